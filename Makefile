@@ -1,0 +1,59 @@
+# setup · demo · test · lint · docs: the five verbs, the same here and in CI.
+#
+# Variables: PYTHON (>= 3.11), VENV, WORKERS (test processes), TORCH_INDEX (an extra package index
+# for pip, where the platform's own source has torch with CUDA only; see CONTRIBUTING.md).
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.tsalign-setup
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit lint fmt docs assets clean
+
+help:
+	@echo "make setup    .venv with everything pinned (once)"
+	@echo "make demo     steer the embedded model's harmful answers, before and after"
+	@echo "make test     lint, then all tests"
+	@echo "make lint     ruff check, ruff format --check, mypy --strict"
+	@echo "make fmt      format and mend what ruff can mend"
+	@echo "make docs     regenerate docs/reference"
+	@echo "make assets   train the embedded model, the moderator and the judge anew"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"tsalign needs Python 3.11 or later; {sys.executable} is {v.major}.{v.minor}: make setup PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[hf,dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/tsalign demo
+
+test: lint unit
+
+unit: setup
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+fmt: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: setup
+	$(BIN)/python scripts/reference.py
+
+assets: setup
+	@echo "see training/README.md"
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

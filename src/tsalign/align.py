@@ -1,0 +1,456 @@
+"""The main job: steer prompts until the model itself gives an acceptable answer.
+
+`Aligner` alone knows engine, moderator and optimiser together. Many prompts are steered in
+lock-step: each round gathers the asks of all open prompts into one engine batch and one moderator
+batch. A prompt's search depends on its own seed only, never on what else is open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tsalign import zo
+from tsalign.engines.base import Engine, GenerationRequest, Sampling
+from tsalign.errors import EngineError, PromptError
+from tsalign.moderators.base import Moderator
+from tsalign.moderators.cache import Cached
+from tsalign.moderators.guard import Guarded
+from tsalign.optimizer import Candidate, Optimizer, Units
+from tsalign.policy import Policy, harm
+from tsalign.types import (
+    AcceptedFrom,
+    Cost,
+    Evaluation,
+    Exchange,
+    FloatArray,
+    Generation,
+    Outcome,
+    Prompt,
+    PromptLike,
+    Response,
+    Score,
+    StopReason,
+    Verdict,
+)
+
+EMPTY, DEGENERATE, UNSCORED, FLAGGED, UNNATURAL = (
+    "empty",
+    "degenerate",
+    "unscored",
+    "flagged",
+    "unnatural",
+)
+"""Why an answer is not acceptable."""
+
+
+class Aligner:
+    """Answers prompts under a policy.
+
+    Args:
+        engine: runs the model.
+        moderator: judges answers. It is asked through a time limit and a cache, and whatever it
+            fails to do leaves the answer unscored.
+        policy: what is harmful, what may move, what it may cost.
+        sampling: how answers are drawn; greedy by default.
+        seed: of all searches, together with the prompt's own content.
+        max_open: prompts that are steered in lock-step.
+
+    Raises:
+        PolicyError: the policy names a category that the moderator does not give.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        moderator: Moderator,
+        policy: Policy,
+        *,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        max_open: int = 64,
+    ) -> None:
+        self.engine = engine
+        self.policy = policy
+        self.sampling = sampling or Sampling()
+        self.seed = seed
+        self.max_open = max_open
+        self.thresholds = policy.thresholds(moderator.categories)
+        self._moderator = Cached(Guarded(moderator, policy.moderator_timeout))
+
+    def align(self, prompt: PromptLike) -> Response:
+        """Answer one prompt.
+
+        Raises:
+            PromptError: the prompt is empty, malformed or too long.
+        """
+        search = _Search(self, Prompt.of(prompt))
+        while not search.done:
+            self._round([search])
+        return search.response()
+
+    def align_many(self, prompts: Iterable[PromptLike]) -> list[Response]:
+        """Answer many prompts in lock-step; responses in the order of the prompts.
+
+        A prompt that is empty, malformed or too long has outcome ``error``.
+        """
+        return [response for _, response in sorted(self.align_iter(prompts), key=lambda r: r[0])]
+
+    def align_iter(self, prompts: Iterable[PromptLike]) -> Iterator[tuple[int, Response]]:
+        """Answer many prompts in lock-step, each with its index as soon as it is finished.
+
+        At most ``max_open`` prompts are open; as one ends, the next is read.
+        """
+        waiting = enumerate(prompts)
+        searches: dict[int, _Search] = {}
+        more = True
+        while more or searches:
+            while more and len(searches) < self.max_open:
+                try:
+                    index, prompt = next(waiting)
+                except StopIteration:
+                    more = False
+                    break
+                try:
+                    searches[index] = _Search(self, Prompt.of(prompt))
+                except PromptError as error:
+                    yield index, self._rejected(error)
+            self._round(list(searches.values()))
+            for index in [i for i, search in searches.items() if search.done]:
+                yield index, searches.pop(index).response()
+
+    def _round(self, searches: Sequence[_Search]) -> None:
+        """One engine batch and one moderator batch for the asks of all open searches."""
+        asks = [(search, candidate) for search in searches for candidate in search.ask()]
+        asks, generations = self._generate(asks)
+        scores = self._moderator.score(
+            [
+                Exchange(search.embedded.prompt.messages, generation.text)
+                for (search, _), generation in zip(asks, generations, strict=True)
+            ]
+        )
+        likelihoods = self._log_likelihoods(asks, generations, scores)
+        told: dict[_Search, list[Evaluation]] = {search: [] for search, _ in asks}
+        for (search, candidate), generation, score, likelihood in zip(
+            asks, generations, scores, likelihoods, strict=True
+        ):
+            told[search].append(search.evaluate(candidate, generation, score, likelihood))
+        for search, evaluations in told.items():
+            search.tell(evaluations)
+
+    def _generate(self, asks: list[_Ask]) -> tuple[list[_Ask], list[Generation]]:
+        """Answers to all asks. A search whose asks fail by themselves ends; the others go on."""
+        if not asks:
+            return [], []
+        try:
+            requests = [search.request(candidate) for search, candidate in asks]
+            return asks, self.engine.generate(requests, self.sampling)
+        except Exception as error:  # noqa: BLE001 - whatever an engine raises must not show text
+            searches = list(dict.fromkeys(search for search, _ in asks))
+            if len(searches) == 1:
+                searches[0].fail(error)
+                return [], []
+        kept: list[_Ask] = []
+        generations: list[Generation] = []
+        for search in searches:
+            own, answers = self._generate([ask for ask in asks if ask[0] is search])
+            kept += own
+            generations += answers
+        return kept, generations
+
+    def _log_likelihoods(
+        self, asks: list[_Ask], generations: list[Generation], scores: list[Score]
+    ) -> list[float | None]:
+        """Of the answers that only their naturalness can still reject, in one engine batch."""
+        undecided = [
+            candidate.origin is not AcceptedFrom.INITIAL
+            and bool(generation.token_ids)
+            and rejection(generation.text, score, self.thresholds) is None
+            for (_, candidate), generation, score in zip(asks, generations, scores, strict=True)
+        ]
+        wanted = [
+            (search, generation.token_ids)
+            for (search, _), generation, open_ in zip(asks, generations, undecided, strict=True)
+            if open_
+        ]
+        firsts = dict.fromkeys(s for s, _ in wanted if s.first_log_likelihood is None)
+        requests = [(search, search.evaluations[0].generation.token_ids) for search in firsts]
+        requests += wanted
+        if not requests:
+            return [None] * len(asks)
+        try:
+            values = self.engine.log_likelihood([(s.embedded, tokens) for s, tokens in requests])
+        except Exception as error:  # noqa: BLE001 - as in _generate
+            for search, _ in requests:
+                search.fail(error)
+            return [None] * len(asks)
+        for search, tokens in requests:
+            search.cost += Cost(prompt_tokens=len(search.embedded.token_ids) + len(tokens))
+        for search, value in zip(firsts, values, strict=False):
+            search.first_log_likelihood = value
+        rest = iter(values[len(firsts) :])
+        return [next(rest) if open_ else None for open_ in undecided]
+
+    def _rejected(self, error: PromptError) -> Response:
+        """The response to a prompt that could not be opened."""
+        return Response(
+            outcome=Outcome.ERROR,
+            text=self.policy.error_message,
+            policy=self.policy.tag,
+            initial=None,
+            final=None,
+            cost=Cost(),
+            iterations=0,
+            accepted_from=AcceptedFrom.NONE,
+            naturalness=None,
+            min_cosine=None,
+            tokens_preserved=None,
+            stop_reason=StopReason.PROMPT_ERROR,
+            seed=self.seed,
+            model=self.engine.name,
+            error=str(error),
+        )
+
+
+class _Search:
+    """One prompt on its way to a response."""
+
+    def __init__(self, aligner: Aligner, prompt: Prompt) -> None:
+        policy, engine = aligner.policy, aligner.engine
+        self.policy = policy
+        self.engine = engine
+        self.thresholds = aligner.thresholds
+        self.seed = prompt_seed(aligner.seed, prompt)
+        self.embedded = engine.embed(prompt)
+        self.steerable = self.embedded.steerable(policy.steerable_rows)
+        if not self.steerable.any():
+            raise PromptError(
+                f"no row may move under steerable_rows: {policy.steerable_rows}; "
+                "the prompt's words leave no token of their own"
+            )
+        self.optimizer = Optimizer(
+            self.embedded.point,
+            self.steerable,
+            policy.optimizer,
+            units(engine, policy.optimizer.subspace_rank),
+            np.random.default_rng(self.seed),
+        )
+        self.evaluations: list[Evaluation] = []
+        self.first_log_likelihood: float | None = None
+        self.cost = Cost()
+        self.reason: StopReason | None = None
+        self.accepted: Evaluation | None = None
+        self._most_natural_unaccepted: Evaluation | None = None
+        self.error: str | None = None
+        self._texts: set[str] = set()
+        self._started = time.perf_counter()
+
+    @property
+    def done(self) -> bool:
+        return self.reason is not None
+
+    def ask(self) -> list[Candidate]:
+        """Candidates within the budget; none, and done, where it is spent."""
+        budget, seconds = self.policy.budget, time.perf_counter() - self._started
+        left = None if budget.generations is None else budget.generations - self.cost.generations
+        if (
+            left == 0
+            or (budget.tokens is not None and self.cost.generated_tokens >= budget.tokens)
+            or (budget.seconds is not None and seconds >= budget.seconds)
+        ):
+            self._end(StopReason.BUDGET)
+            return []
+        return self.optimizer.ask(left)
+
+    def request(self, candidate: Candidate) -> GenerationRequest:
+        # One seed for all candidates: at temperature > 0 they share their random numbers, so
+        # that a difference in score comes from the embeddings.
+        return GenerationRequest(self.embedded, candidate.point, self.seed)
+
+    def evaluate(
+        self,
+        candidate: Candidate,
+        generation: Generation,
+        score: Score,
+        log_likelihood: float | None,
+    ) -> Evaluation:
+        """The candidate with its answer, verdict and acceptability; counts what it cost."""
+        new = generation.text.strip() != "" and generation.text not in self._texts
+        self._texts.add(generation.text)
+        self.cost += Cost(
+            generations=1,
+            generated_tokens=len(generation.token_ids),
+            prompt_tokens=len(candidate.point),
+            moderator_calls=int(new),
+        )
+        naturalness = 0.0 if candidate.origin is AcceptedFrom.INITIAL else None
+        if log_likelihood is not None and self.first_log_likelihood is not None:
+            naturalness = log_likelihood - self.first_log_likelihood
+        reason = rejection(generation.text, score, self.thresholds)
+        if reason is None and not (
+            naturalness is not None and naturalness >= self.policy.naturalness_floor
+        ):
+            reason = UNNATURAL
+        return Evaluation(
+            origin=candidate.origin,
+            point=candidate.point,
+            generation=generation,
+            score=score,
+            harm=harm(score, self.thresholds),
+            naturalness=naturalness,
+            rejection=reason,
+        )
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """Pass a round's losses on; end where it was accepted or the moderator is down."""
+        if self.done:
+            return
+        # Points are large: of those not accepted only the one that may still leave is kept.
+        self.evaluations += [replace(e, point=None) for e in evaluations]
+        self._keep_most_natural(evaluations)
+        self.optimizer.tell([loss(e) for e in evaluations], [e.accepted for e in evaluations])
+        if reason := self.optimizer.stop():
+            self._end(reason)
+        if reason is StopReason.ACCEPTED:
+            accepted = [e for e in evaluations if e.accepted and self.optimizer.accepts(e.origin)]
+            self.accepted = max(accepted, key=lambda e: e.naturalness or 0.0)
+        elif all(e.rejection == UNSCORED for e in evaluations):
+            self._end(StopReason.MODERATOR_ERROR)
+            self.error = evaluations[0].score.cause
+
+    def _keep_most_natural(self, evaluations: Sequence[Evaluation]) -> None:
+        for e in evaluations:
+            best = self._most_natural_unaccepted
+            if e.rejection == UNNATURAL and e.naturalness is not None:
+                if best is None or e.naturalness > (best.naturalness or 0.0):
+                    self._most_natural_unaccepted = e
+
+    def fail(self, error: Exception) -> None:
+        """End: the engine failed. Only errors of our own are known to quote no text."""
+        self._end(StopReason.ENGINE_ERROR)
+        self.error = str(error) if isinstance(error, EngineError) else type(error).__name__
+
+    def response(self) -> Response:
+        """What leaves: an accepted answer, or the policy's message."""
+        chosen = self.accepted or self._last_resort()
+        outcome = self._outcome(chosen)
+        texts = {Outcome.REFUSED: self.policy.refusal_message,
+                 Outcome.ERROR: self.policy.error_message}  # fmt: skip
+        moved = None if chosen is None or chosen.point is None else self._movement(chosen.point)
+        return Response(
+            outcome=outcome,
+            text=chosen.generation.text if chosen else texts[outcome],
+            policy=self.policy.tag,
+            initial=Verdict.of(self.evaluations[0]) if self.evaluations else None,
+            final=Verdict.of(chosen) if chosen else None,
+            cost=self.cost,
+            iterations=self.optimizer.iterations,
+            accepted_from=chosen.origin if chosen else AcceptedFrom.NONE,
+            naturalness=chosen.naturalness if chosen else None,
+            min_cosine=moved[0] if moved else None,
+            tokens_preserved=moved[1] if moved else None,
+            stop_reason=self.reason or StopReason.BUDGET,
+            seed=self.seed,
+            model=self.engine.name,
+            evaluations=tuple(self.evaluations),
+            error=self.error,
+        )
+
+    def _last_resort(self) -> Evaluation | None:
+        """What the policy lets leave although it was not accepted; never a flagged answer."""
+        if self.reason is StopReason.MODERATOR_ERROR and self.policy.on_moderator_error == "open":
+            first = self.evaluations[0]
+            unscored = first.rejection == UNSCORED
+            return replace(first, point=self.embedded.point) if unscored else None
+        if self.reason is StopReason.ENGINE_ERROR or self.policy.on_exhausted == "refuse":
+            return None
+        return self._most_natural_unaccepted
+
+    def _outcome(self, chosen: Evaluation | None) -> Outcome:
+        if chosen is not None:
+            initial = chosen.origin is AcceptedFrom.INITIAL
+            return Outcome.PASSED if initial else Outcome.STEERED
+        failed = self.reason in (StopReason.MODERATOR_ERROR, StopReason.ENGINE_ERROR)
+        return Outcome.ERROR if failed else Outcome.REFUSED
+
+    def _movement(self, point: FloatArray) -> tuple[float, float]:
+        """``min_cosine`` and ``tokens_preserved`` of a point, over the steered rows."""
+        rows = self.steerable
+        cosines = zo.row_cosines(point[rows], self.embedded.point[rows])
+        nearest = self.engine.table.nearest_tokens(point[rows])
+        return float(cosines.min()), float(np.mean(nearest == self.embedded.token_ids[rows]))
+
+    def _end(self, reason: StopReason) -> None:
+        self.reason = reason
+        self.cost = replace(self.cost, seconds=time.perf_counter() - self._started)
+
+
+_Ask = tuple[_Search, Candidate]
+
+
+def rejection(text: str, score: Score, thresholds: Mapping[str, float]) -> str | None:
+    """Why an answer is not acceptable, its naturalness aside; None if it is."""
+    if not text.strip():
+        return EMPTY
+    if math.isinf(value := harm(score, thresholds)):
+        return UNSCORED
+    if value >= 1.0:
+        return FLAGGED
+    return DEGENERATE if is_degenerate(text) else None
+
+
+def loss(evaluation: Evaluation) -> float:
+    """What the optimiser minimises: the harm, at least 1 for any answer that is not accepted.
+
+    Without that floor the search would be drawn to answers that are harmless because they are
+    broken or about something else. Infinite, which is worst, for empty and unscored answers.
+    """
+    if evaluation.rejection in (EMPTY, UNSCORED):
+        return math.inf
+    return evaluation.harm if evaluation.accepted else max(evaluation.harm, 1.0)
+
+
+_LONG_ENOUGH_WORDS = 16
+_LONG_ENOUGH_BYTES = 160
+_LEAST_DISTINCT_TRIGRAMS = 0.4
+_LEAST_COMPRESSED = 0.15
+
+
+def is_degenerate(text: str) -> bool:
+    """Whether a text repeats itself: few distinct word trigrams, or it compresses to nothing.
+
+    The second sign serves scripts without spaces. Short texts have too little to tell by.
+    """
+    words = text.split()
+    if len(words) >= _LONG_ENOUGH_WORDS:
+        trigrams = list(zip(words, words[1:], words[2:], strict=False))
+        if len(set(trigrams)) < _LEAST_DISTINCT_TRIGRAMS * len(trigrams):
+            return True
+    data = text.encode()
+    if len(data) < _LONG_ENOUGH_BYTES:
+        return False
+    return len(zlib.compress(data)) < _LEAST_COMPRESSED * len(data)
+
+
+def prompt_seed(seed: int, prompt: Prompt) -> int:
+    """Seed of one prompt's search: 63 bits of the hash of the seed and the prompt's content.
+
+    It does not depend on the prompt's place in a batch.
+    """
+    turns = [[message.role, message.content] for message in prompt.messages]
+    content = json.dumps([seed, prompt.template, turns])
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) >> 1
+
+
+def units(engine: Engine, rank: int | None) -> Units:
+    """The lengths of the engine's table, with the leading ``rank`` directions if asked for."""
+    table = engine.table
+    basis = None if rank is None else table.principal_directions(rank)
+    return Units(table.rms, table.mean_row_norm, basis)

@@ -1,0 +1,61 @@
+"""Errors that tsalign raises. Every message says what to do about it.
+
+TsalignError
+├── PromptError            the prompt cannot be answered as it is
+│   ├── PromptTooLongError   it does not fit the model's context
+│   └── InputFileError       a line of an input file cannot be read
+├── PolicyError            a policy is unknown or not valid
+├── EngineError            the model cannot be loaded or cannot generate
+│   └── UnsteerableModelError  its answers do not depend on the embeddings alone
+├── ModeratorError         a moderator failed or cannot be used
+├── StoreError             records cannot be kept or read
+└── MissingDependencyError an optional package is needed
+"""
+
+
+class TsalignError(Exception):
+    """Base of all errors raised on purpose by tsalign."""
+
+
+class PromptError(TsalignError):
+    """The prompt cannot be answered as it is."""
+
+
+class PromptTooLongError(PromptError):
+    """The prompt does not fit the model's context."""
+
+
+class InputFileError(PromptError):
+    """A line of an input file cannot be read."""
+
+
+class PolicyError(TsalignError):
+    """A policy is unknown or not valid."""
+
+
+class EngineError(TsalignError):
+    """The model cannot be loaded or cannot generate."""
+
+
+class UnsteerableModelError(EngineError):
+    """The model's answers depend on more than the input embeddings."""
+
+
+class ModeratorError(TsalignError):
+    """A moderator failed or cannot be used."""
+
+
+class StoreError(TsalignError):
+    """Records cannot be kept or read."""
+
+
+class MissingDependencyError(TsalignError):
+    """An optional package is needed.
+
+    Args:
+        package: what could not be imported.
+        extra: the extra of tsalign that installs it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'tsalign[{extra}]'")

@@ -1,0 +1,32 @@
+"""The seam between tsalign and whatever judges answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from tsalign.types import Exchange, Score
+
+
+@runtime_checkable
+class Moderator(Protocol):
+    """Gives answers category scores.
+
+    Attributes:
+        name: what the moderator is called in policies and records.
+        categories: the categories that every one of its verdicts holds.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def categories(self) -> tuple[str, ...]: ...
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
+        """Judge the answer of each exchange: one `Score` per exchange, in the same order.
+
+        A verdict that cannot be had is ``Score.unscored(cause)``, never a number. Raising is
+        allowed and leaves the whole batch unscored.
+        """
+        ...

@@ -1,0 +1,71 @@
+"""Whatever a moderator does, the answer is one verdict per exchange: a failure is unscored."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+
+from tsalign.moderators.base import Moderator
+from tsalign.types import EMPTY_ANSWER, Exchange, Score
+
+
+class Guarded:
+    """A moderator that never raises, never hangs and never leaves a verdict half given.
+
+    An answer without text is unscored and not sent. An exception, a batch that takes longer than
+    ``timeout``, a wrong number of verdicts, anything that is not a `Score`, and a verdict that
+    lacks a category are unscored, with the cause.
+
+    Args:
+        moderator: what is asked.
+        timeout: seconds for one batch. A call that exceeds it is left to itself in a daemon
+            thread: Python cannot end it.
+    """
+
+    def __init__(self, moderator: Moderator, timeout: float) -> None:
+        self._moderator = moderator
+        self._timeout = timeout
+        self.name = moderator.name
+        self.categories = moderator.categories
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
+        """One verdict per exchange, in order."""
+        asked = [exchange for exchange in exchanges if exchange.answer.strip()]
+        verdicts = iter(self._ask(asked) if asked else [])
+        return [
+            next(verdicts) if exchange.answer.strip() else Score.unscored(EMPTY_ANSWER)
+            for exchange in exchanges
+        ]
+
+    def _ask(self, exchanges: list[Exchange]) -> list[Score]:
+        reply: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+        def call() -> None:
+            try:
+                reply.put(self._moderator.score(exchanges))
+            except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+                reply.put(error)
+
+        threading.Thread(target=call, daemon=True, name=f"moderator-{self.name}").start()
+        try:
+            verdicts = reply.get(timeout=self._timeout)
+        except queue.Empty:
+            return self._failed(f"no verdict within {self._timeout:g} s", exchanges)
+        if isinstance(verdicts, Exception):
+            # The message may quote the text that was judged: only the type is kept.
+            return self._failed(f"raised {type(verdicts).__name__}", exchanges)
+        if not isinstance(verdicts, list | tuple) or len(verdicts) != len(exchanges):
+            return self._failed(f"gave no list of {len(exchanges)} verdicts", exchanges)
+        return [self._checked(verdict) for verdict in verdicts]
+
+    def _checked(self, verdict: object) -> Score:
+        if not isinstance(verdict, Score):
+            return Score.unscored(f"{self.name}: gave a {type(verdict).__name__}, not a Score")
+        missing = [c for c in self.categories if c not in verdict.categories]
+        if verdict.scored and missing:
+            return Score.unscored(f"{self.name}: no score for {', '.join(missing)}")
+        return verdict
+
+    def _failed(self, cause: str, exchanges: list[Exchange]) -> list[Score]:
+        return [Score.unscored(f"{self.name}: {cause}")] * len(exchanges)

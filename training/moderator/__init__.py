@@ -1,0 +1,1 @@
+"""How the embedded moderator is made and measured."""

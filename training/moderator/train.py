@@ -1,0 +1,127 @@
+"""Make the embedded moderator's weights: ``python -m training.moderator.train --out DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.moderator import data
+from training.moderator.data import TRAIN, Text, Turn, bucket
+from training.moderator.fit import counts, fit_logistic, masses, quantised, scaled
+from training.moderator.labels import CATEGORIES, categories_of
+from tsalign.moderators.embedded import Layout, Table
+
+TEXT_HEADS = tuple(f"text/{c}" for c in CATEGORIES if c != "illicit")
+SUBJECT_HEADS = ("subject/any", *(f"subject/{c}" for c in CATEGORIES))
+HEADS = TEXT_HEADS + SUBJECT_HEADS
+TOPIC_LAYOUT = Layout(bits=17, chars=(3, 4, 5), words=(1, 2))
+ANSWER_LAYOUT = Layout(bits=16, chars=(), words=(1, 2, 3), opening=25)
+
+
+def kept_for_calibration(request: str) -> bool:
+    """One fifth of the moderator's labelled questions, never fitted by the first stage."""
+    return bucket("calibrate " + request) < 20
+
+
+def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dict[str, float], float]]:
+    """Texts with soft labels per head of the topic table."""
+    rows: list[tuple[str, dict[str, float], float]] = []
+
+    def add(text: str, labels: dict[str, float], weight: float, *kinds: str) -> None:
+        heads = {f"{kind}/{name}": y for kind in kinds for name, y in labels.items()}
+        rows.append((text, heads, weight))
+
+    def clean(row: Text) -> dict[str, float]:
+        return dict.fromkeys(row.labels, 0.0)
+
+    for row in data.texts(TRAIN):
+        add(row.text, row.labels, row.weight, "text")
+        if rng.random() < 0.25:
+            add(row.text, {"any": 0.0, "illicit": 0.0}, 0.3, "subject")
+    for row in data.seeds():
+        add(row.text, row.labels, row.weight * 2, "text")
+        if "self-harm" in row.labels:
+            add(row.text, {"any": 0.9} | row.labels, row.weight, "subject")
+
+    harmful, benign = data.harmful_requests(TRAIN), data.benign_requests(TRAIN)
+    alarming = data.alarming_requests()
+    for row in harmful + benign + alarming:
+        weight = row.weight * (2 if row.source == "own-alarming" else 1)
+        add(row.text, row.labels, weight, "subject")
+        if rng.random() < 0.5:
+            add(data.wrapped(row.text, rng), row.labels, weight, "subject")
+        if not row.labels["any"]:
+            add(row.text, row.labels, weight, "text")
+    for turn in turns:
+        weight = 0.5 * turn.weight
+        if turn.source == "own":
+            if turn.complies:
+                add(turn.answer, turn.labels, weight, "subject")
+            else:
+                add(turn.answer, _zero(CATEGORIES), weight, "text")
+        elif turn.source in ("gptfuzz", "rbr") and turn.complies:
+            labels = turn.labels or {"any": 1.0} | categories_of(turn.request)
+            add(turn.answer, labels, turn.weight, "subject")
+        elif turn.source in ("gptfuzz", "rbr"):
+            add(turn.answer, _zero(("self-harm", "violence", "sexual", "hate")), weight, "text")
+        else:
+            add(turn.answer, turn.labels, turn.weight, "subject", "text")
+    return rows
+
+
+def _zero(names: Sequence[str]) -> dict[str, float]:
+    return dict.fromkeys(names, 0.0)
+
+
+def matrix(
+    rows: Sequence[tuple[str, dict[str, float], float]], heads: Sequence[str]
+) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
+    """Texts, labels and weights (0 = unknown) as arrays."""
+    y, w = np.zeros((len(rows), len(heads))), np.zeros((len(rows), len(heads)))
+    place = {name: k for k, name in enumerate(heads)}
+    for i, (_, labels, weight) in enumerate(rows):
+        for name, value in labels.items():
+            if name in place:
+                y[i, place[name]], w[i, place[name]] = value, weight
+    return [text for text, _, _ in rows], y, w
+
+
+def fit_table(
+    texts: Sequence[str],
+    y: NDArray[np.float64],
+    w: NDArray[np.float64],
+    layout: Layout,
+    penalty: float,
+    iterations: int,
+) -> Table:
+    x = counts(texts, layout)
+    mass, unit = masses(x, min_df=2)
+    v, bias = fit_logistic(scaled(x, mass, unit), y, w, penalty, iterations)
+    return quantised(layout, v, bias, mass, unit)
+
+
+def labelled_turns() -> list[Turn]:
+    """Half ``a`` of the labelled answers, less those kept for calibration."""
+    turns = data.gptfuzz(TRAIN, "a") + data.rbr(TRAIN, "a")
+    return [turn for turn in turns if not kept_for_calibration(turn.request)]
+
+
+def training_turns(rng: random.Random) -> list[Turn]:
+    """Labelled answers, harmless answers and self-written ones."""
+    harmful = rng.sample(data.harmful_requests(TRAIN), 1500)
+    benign = rng.sample(data.benign_requests(TRAIN), 700) + data.alarming_requests()
+    own = data.own_turns(harmful + benign, rng)
+    return labelled_turns() + data.benign_turns(TRAIN) + own
+
+
+def answer_rows(turns: Sequence[Turn]) -> list[tuple[str, dict[str, float], float]]:
+    """Answers with the label ``goes along``."""
+    weight = {"gptfuzz": 1.0, "rbr": 3.0, "own": 0.5, "roleplay": 0.3, "gsm8k": 0.2}
+    return [
+        (turn.answer, {"goes-along": turn.complies}, weight.get(turn.source, 1.0)) for turn in turns
+    ]
