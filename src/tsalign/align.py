@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from tsalign import zo
-from tsalign.engines.base import Engine, GenerationRequest, Sampling
+from tsalign.engines.base import EmbeddingTable, Engine, GenerationRequest, Sampling
 from tsalign.errors import EngineError, PromptError
 from tsalign.moderators.base import Moderator
 from tsalign.moderators.cache import Cached
@@ -152,7 +152,7 @@ class Aligner:
         try:
             requests = [search.request(candidate) for search, candidate in asks]
             return asks, self.engine.generate(requests, self.sampling)
-        except Exception as error:  # noqa: BLE001 - whatever an engine raises must not show text
+        except Exception as error:
             searches = list(dict.fromkeys(search for search, _ in asks))
             if len(searches) == 1:
                 searches[0].fail(error)
@@ -187,7 +187,7 @@ class Aligner:
             return [None] * len(asks)
         try:
             values = self.engine.log_likelihood([(s.embedded, tokens) for s, tokens in requests])
-        except Exception as error:  # noqa: BLE001 - as in _generate
+        except Exception as error:
             for search, _ in requests:
                 search.fail(error)
             return [None] * len(asks)
@@ -239,7 +239,7 @@ class _Search:
             self.embedded.point,
             self.steerable,
             policy.optimizer,
-            units(engine, policy.optimizer.subspace_rank),
+            units(engine.table, self.embedded.point.shape[1], policy.optimizer.subspace_rank),
             np.random.default_rng(self.seed),
         )
         self.evaluations: list[Evaluation] = []
@@ -320,17 +320,16 @@ class _Search:
             self._end(reason)
         if reason is StopReason.ACCEPTED:
             accepted = [e for e in evaluations if e.accepted and self.optimizer.accepts(e.origin)]
-            self.accepted = max(accepted, key=lambda e: e.naturalness or 0.0)
+            self.accepted = max(accepted, key=_naturalness)
         elif all(e.rejection == UNSCORED for e in evaluations):
             self._end(StopReason.MODERATOR_ERROR)
             self.error = evaluations[0].score.cause
 
     def _keep_most_natural(self, evaluations: Sequence[Evaluation]) -> None:
-        for e in evaluations:
-            best = self._most_natural_unaccepted
-            if e.rejection == UNNATURAL and e.naturalness is not None:
-                if best is None or e.naturalness > (best.naturalness or 0.0):
-                    self._most_natural_unaccepted = e
+        unnatural = [e for e in evaluations if e.rejection == UNNATURAL]
+        if best := self._most_natural_unaccepted:
+            unnatural.append(best)
+        self._most_natural_unaccepted = max(unnatural, key=_naturalness, default=None)
 
     def fail(self, error: Exception) -> None:
         """End: the engine failed. Only errors of our own are known to quote no text."""
@@ -417,6 +416,10 @@ def loss(evaluation: Evaluation) -> float:
     return evaluation.harm if evaluation.accepted else max(evaluation.harm, 1.0)
 
 
+def _naturalness(evaluation: Evaluation) -> float:
+    return -math.inf if evaluation.naturalness is None else evaluation.naturalness
+
+
 _LONG_ENOUGH_WORDS = 16
 _LONG_ENOUGH_BYTES = 160
 _LEAST_DISTINCT_TRIGRAMS = 0.4
@@ -449,8 +452,7 @@ def prompt_seed(seed: int, prompt: Prompt) -> int:
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) >> 1
 
 
-def units(engine: Engine, rank: int | None) -> Units:
-    """The lengths of the engine's table, with the leading ``rank`` directions if asked for."""
-    table = engine.table
-    basis = None if rank is None else table.principal_directions(rank)
+def units(table: EmbeddingTable, d_model: int, rank: int | None) -> Units:
+    """The table's lengths, and its leading ``rank`` directions (all, if it has fewer)."""
+    basis = None if rank is None else table.principal_directions(min(rank, d_model))
     return Units(table.rms, table.mean_row_norm, basis)

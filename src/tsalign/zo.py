@@ -27,6 +27,7 @@ Directions = Callable[[np.random.Generator, int, int, int], FloatArray]
 
 _TINY = 1e-12
 _DEPENDENT = 1e-3
+_ROUNDING = 1e-6
 
 
 def independent_rows(
@@ -158,9 +159,9 @@ def project_cosine(x: FloatArray, x0: FloatArray, min_cosine: float) -> FloatArr
     if length <= _TINY or cosine(x, x0) >= min_cosine:
         return x
     unit = x0.astype(np.float64) / np.linalg.norm(x0)
-    across = x - np.vdot(unit, x) * unit
+    across = x - np.vdot(unit, x.astype(np.float64)) * unit
     height = np.linalg.norm(across)
-    if height <= _TINY * length:
+    if height <= _ROUNDING * length:
         return (length * unit).astype(np.float32)
     sine = np.sqrt(1.0 - min_cosine**2)
     return (length * (min_cosine * unit + sine * across / height)).astype(np.float32)

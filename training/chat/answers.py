@@ -96,6 +96,8 @@ def _middle(request: Request, rng: random.Random) -> list[str]:
 def _subjects(request: Request, rng: random.Random, count: int) -> list[str]:
     """What the sentences of a middle speak of: the topic and words of the request, in order."""
     words = list(request.words)
+    if request.kind in ("howto", "imperative", "list", "role") and len(words) > count:
+        words = words[1:]  # the verb makes a poor subject
     picked = [words[i] for i in sorted(rng.sample(range(len(words)), min(count, len(words))))]
     if request.topic and rng.random() < 0.5:
         picked[rng.randrange(len(picked))] = request.topic
@@ -123,7 +125,7 @@ def _lines(name: str, request: Request, rng: random.Random, count: int) -> str:
 def _steps(name: str, request: Request, rng: random.Random, numbered: bool) -> str:
     rows = _rows(name, request, rng, rng.choice((2, 3, 3, 4)))
     if numbered:
-        return "\n" + "\n".join(f"{place}. {row}" for place, row in enumerate(rows, 1))
+        return "\n".join(f"{place}. {row}" for place, row in enumerate(rows, 1))
     first = ("First, ", "Then ", "After that, ", "At last, ")
     return " ".join(f"{start}{_lower(row)}" for start, row in zip(first, rows, strict=False))
 

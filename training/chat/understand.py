@@ -27,6 +27,7 @@ _STOP = frozenset(
     can't i'm you're it's i've i'd i'll let's that's what's given based example sure per yourself
     myself""".split()
 )
+_EMPTY_QUESTION = {"start", "advice", "recommend", "suggest", "idea", "ideas", "help", "begin"}
 _POLITE = re.compile(
     r"^(?:please|hey|hi|hello|ok|okay|so|now|well|yo|kindly|just|then|also|and|but)\b[\s,!:.-]*"
     r"|^(?:can|could|would|will) you (?:please )?"
@@ -40,7 +41,8 @@ _HOWTO = re.compile(
     r"(?: [\w-]+){0,3} (?:guide|tutorial|manual|article|blog post|how-to)s? (?:on|about|explaining)"
     r"|give(?: me)?(?: [\w-]+){0,3} (?:instructions|steps|tips|advice|guide) (?:on|for)"
     r"|(?:can|could) you (?:explain|tell me))?\s*"
-    r"(?:how to|how do i|how can i|how do you|how would you|how should i|how could i|how do we"
+    r"(?:i (?:want|need|would like) to(?! know)|i(?: am|'m) (?:trying to|looking for a way to)"
+    r"|what do i need (?:in order )?to|how to|how do i|how can i|how do you|how would you|how should i|how could i|how do we"
     r"|how can we|how might i|how might one|how can one|how would i|how can you"
     r"|what(?:'s| is| are) (?:the |some )?[\w-]+ ways? (?:to|for)|what(?:'s| is) the best way to"
     r"|(?:instructions|steps|a plan|a way) (?:on how )?to)\s+",
@@ -89,7 +91,8 @@ _PREPOSITION = re.compile(
 _SWAP = {
     "my": "your", "me": "you", "i": "you", "myself": "yourself", "mine": "yours", "i'm": "you're",
     "i've": "you've", "i'd": "you'd", "i'll": "you'll", "am": "are", "your": "my",
-    "yourself": "myself", "yours": "mine", "we": "you", "our": "your", "us": "you",
+    "yourself": "myself", "yours": "mine", "we": "you", "our": "your", "us": "you", "you": "I", "you're": "I'm",
+    "you've": "I've",
 }  # fmt: skip
 
 
@@ -166,12 +169,15 @@ def _split_role(text: str) -> tuple[str, str]:
     rest = stripped[match.end() :].lstrip(" ,.;:!?")
     if not _WORD.search(rest):
         return "", text
-    return _second_person(match.group(1).strip()), rest
+    return match.group(1).strip(), rest
 
 
 def _main_sentence(sentences: list[str]) -> str:
     """The sentence that asks: the last question, else the first that begins like an order."""
     asked = [part for part in sentences if part.rstrip().endswith("?")]
+    if asked and set(map(str.lower, content_words(asked[-1]))) <= _EMPTY_QUESTION:
+        asked = asked[:-1]
+        sentences = sentences[:-1] or sentences
     if asked:
         return asked[-1]
     orders = [
@@ -206,7 +212,7 @@ def _second_person(text: str) -> str:
 def _clip(text: str) -> str:
     text = re.split(r"(?<=\w)[.!?;](?:\s|$)|\n|:\s|\?$", text, maxsplit=1)[0]
     words = text.split()[:MAX_CORE_WORDS]
-    while len(words) > 1 and (words[-1].lower().strip(",") in _STOP - {"it", "that", "you"}):
+    while len(words) > 1 and words[-1].lower().strip(",") in _STOP - {"it", "that", "you"}:
         words.pop()
     return " ".join(words).strip(" ,;:.!?\"'()-")
 

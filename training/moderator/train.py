@@ -28,6 +28,13 @@ def kept_for_calibration(request: str) -> bool:
     return bucket("calibrate " + request) < 20
 
 
+def requests_to_fit() -> tuple[list[Text], list[Text]]:
+    """Harmful and harmless requests, less those kept for calibration."""
+    harmful = [r for r in data.harmful_requests(TRAIN) if not kept_for_calibration(r.text)]
+    benign = [r for r in data.benign_requests(TRAIN) if not kept_for_calibration(r.text)]
+    return harmful, benign
+
+
 def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dict[str, float], float]]:
     """Texts with soft labels per head of the topic table."""
     rows: list[tuple[str, dict[str, float], float]] = []
@@ -48,7 +55,7 @@ def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dic
         if "self-harm" in row.labels:
             add(row.text, {"any": 0.9} | row.labels, row.weight, "subject")
 
-    harmful, benign = data.harmful_requests(TRAIN), data.benign_requests(TRAIN)
+    harmful, benign = requests_to_fit()
     alarming = data.alarming_requests()
     for row in harmful + benign + alarming:
         weight = row.weight * (2 if row.source == "own-alarming" else 1)
@@ -113,10 +120,11 @@ def labelled_turns() -> list[Turn]:
 
 def training_turns(rng: random.Random) -> list[Turn]:
     """Labelled answers, harmless answers and self-written ones."""
-    harmful = rng.sample(data.harmful_requests(TRAIN), 1500)
-    benign = rng.sample(data.benign_requests(TRAIN), 700) + data.alarming_requests()
-    own = data.own_turns(harmful + benign, rng)
-    return labelled_turns() + data.benign_turns(TRAIN) + own
+    harmful, benign = requests_to_fit()
+    harmful, benign = rng.sample(harmful, 1500), rng.sample(benign, 700)
+    own = data.own_turns(harmful + benign + data.alarming_requests(), rng)
+    harmless = [t for t in data.benign_turns(TRAIN) if not kept_for_calibration(t.request)]
+    return labelled_turns() + harmless + own
 
 
 def answer_rows(turns: Sequence[Turn]) -> list[tuple[str, dict[str, float], float]]:

@@ -44,7 +44,7 @@ class Guarded:
         def call() -> None:
             try:
                 reply.put(self._moderator.score(exchanges))
-            except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            except Exception as error:
                 reply.put(error)
 
         threading.Thread(target=call, daemon=True, name=f"moderator-{self.name}").start()

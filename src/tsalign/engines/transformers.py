@@ -1,0 +1,576 @@
+"""Any causal language model of Hugging Face transformers, answering from embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import inspect
+import re
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import DynamicCache
+from transformers.utils import logging as transformers_logging
+
+from tsalign.engines._points import check_points
+from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
+from tsalign.engines.rendering import Renderer
+from tsalign.engines.table import CHUNK_ROWS, ChunkedTable
+from tsalign.errors import EngineError, PromptTooLongError, UnsteerableModelError
+from tsalign.types import FloatArray, Generation, Prompt
+
+MIN_SHARED_ROWS = 64
+"""Rows that sharing a prefix must save, over a batch, to be worth a pass of its own."""
+
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+class TransformersEngine:
+    """Answers from embeddings with a transformers model in this process.
+
+    The model is put into evaluation mode and its parameters are frozen. Calls from several
+    threads take turns.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, backed by the ``tokenizers`` library.
+        name: name of the model in responses; the model's own by default.
+        prefix_reuse: whether leading rows that all points of a batch have in common are computed
+            once.
+        max_batch: answers generated together at most.
+        batch_tokens: tokens of prompts, padding and answers in one batch at most. Halved
+            whenever memory does not suffice.
+        template_options: given to the chat template, for example ``{"enable_thinking": False}``.
+
+    Raises:
+        EngineError: the tokenizer cannot be used.
+        UnsteerableModelError: the model's answers do not depend on the input embeddings alone.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str | None = None,
+        prefix_reuse: bool = True,
+        max_batch: int = 64,
+        batch_tokens: int = 32768,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        _check_config(model.config)
+        self._model = model.eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._renderer = Renderer(tokenizer, template_options)
+        self._name = name or str(model.config.name_or_path or model.config.model_type)
+        self._lock = threading.RLock()
+        self._max_batch = max(1, max_batch)
+        self._batch_tokens = batch_tokens
+        self._accepts = frozenset(inspect.signature(model.forward).parameters)
+        self._config = model.config.get_text_config(decoder=True)
+        layers = set(getattr(self._config, "layer_types", None) or ["full_attention"])
+        self._pads = layers <= _ATTENTION and not getattr(model, "_is_stateful", False)
+        self._prefix_reuse = (
+            prefix_reuse and self._pads and model._supports_default_dynamic_cache()
+        )
+        self._stops = self._end_tokens()
+        self._check_steerable()
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        name: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load model and tokenizer from a local folder or the hub. Weights: safetensors only.
+
+        Args:
+            name_or_path: a folder, or a hub id.
+            device: a torch device; ``auto`` is the first of cuda, mps and cpu that is there.
+            dtype: of the weights; ``auto`` is float32 on the cpu, else the checkpoint's own.
+            revision: branch, tag or commit on the hub.
+            trust_remote_code: whether code that comes with the model may run. Read it before.
+            name: name of the model in responses; the hub id or the folder's name by default.
+            options: of `TransformersEngine`.
+
+        Raises:
+            EngineError: the model cannot be loaded.
+            UnsteerableModelError: its answers do not depend on the input embeddings alone.
+        """
+        source, default_name = _source(name_or_path)
+        device = _device(device)
+        if dtype == "auto" and torch.device(device).type == "cpu":
+            dtype = torch.float32
+        remote = {"revision": revision, "trust_remote_code": trust_remote_code}
+        try:
+            with _quiet():
+                config = transformers.AutoConfig.from_pretrained(source, **remote)
+                _check_config(config)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(source, **remote)
+                model, report = transformers.AutoModelForCausalLM.from_pretrained(
+                    source,
+                    config=config,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **remote,
+                )
+                model.to(device)
+        except EngineError:
+            raise
+        except Exception as error:
+            raise EngineError(f"cannot load {name_or_path}: {_remedy(error)}") from error
+        if report["missing_keys"]:
+            missing = ", ".join(sorted(report["missing_keys"])[:3])
+            raise EngineError(
+                f"cannot load {name_or_path}: its files lack weights ({missing}, ...). "
+                "Name a complete causal language model"
+            )
+        return cls(model, tokenizer, name=name or default_name, **options)
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    @cached_property
+    def context_length(self) -> int | None:
+        """Tokens of prompt and answer together at most; None if the model sets no limit."""
+        length = getattr(self._config, "max_position_embeddings", None)
+        if isinstance(length, int) and length > 0:
+            return length
+        length = self._tokenizer.model_max_length
+        return int(length) if length < 10**9 else None
+
+    @cached_property
+    def table(self) -> ChunkedTable:
+        """The embeddings of the tokenizer's tokens, as the model's module gives them."""
+        rows = min(len(self._tokenizer), self._embedding.weight.shape[0])
+
+        def chunks() -> Iterator[FloatArray]:
+            for start in range(0, rows, CHUNK_ROWS):
+                yield self._embed_tokens(np.arange(start, min(start + CHUNK_ROWS, rows)))
+
+        return ChunkedTable(chunks)
+
+    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        """Render the prompt and embed it by the model's embedding module.
+
+        Raises:
+            PromptError: the model has no chat template, or it rejects the conversation.
+            PromptTooLongError: the rendered prompt leaves no room for an answer.
+        """
+        token_ids, message_index = self._renderer.render(prompt)
+        if not len(token_ids):
+            raise EngineError("the prompt has no tokens: write a longer one")
+        if self.context_length is not None and len(token_ids) >= self.context_length:
+            raise PromptTooLongError(
+                f"the prompt has {len(token_ids)} tokens, the model takes {self.context_length} "
+                "with the answer: shorten it"
+            )
+        return EmbeddedPrompt(prompt, token_ids, self._embed_tokens(token_ids), message_index)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling
+    ) -> list[Generation]:
+        """Answer every request, in order.
+
+        An answer does not depend on the other requests. Where memory does not suffice for a
+        batch, it is halved.
+
+        Raises:
+            EngineError: a point is not finite or has another shape than its prompt's, memory
+                does not suffice for one answer, or the model failed.
+        """
+        if sampling.max_new_tokens < 1:
+            raise EngineError("max_new_tokens is below 1: ask for at least one token")
+        check_points(requests)
+        limits = [self._room(len(r.point), sampling.max_new_tokens) for r in requests]
+
+        def run(batch: list[int]) -> list[Generation]:
+            chosen = [requests[i] for i in batch]
+            return self._generate(chosen, sampling, limits[batch[0]])
+
+        return self._in_batches([len(r.point) for r in requests], limits, run)
+
+    def log_likelihood(
+        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+    ) -> list[float]:
+        """Mean log-likelihood per token, in nats, of answers under their unmoved prompts.
+
+        Raises:
+            EngineError: an answer has no tokens, memory does not suffice for one answer, or the
+                model failed.
+        """
+        if any(not tokens for _, tokens in requests):
+            raise EngineError("an answer without tokens has no log-likelihood")
+        texts = [
+            np.concatenate([prompt.token_ids, np.array(tokens, dtype=np.int64)])
+            for prompt, tokens in requests
+        ]
+
+        def run(batch: list[int]) -> list[float]:
+            return self._log_likelihood([(texts[i], len(requests[i][1])) for i in batch])
+
+        return self._in_batches([len(text) for text in texts], [0] * len(texts), run)
+
+    def weights_sha256(self) -> str:
+        """SHA-256 over name, dtype, shape and bytes of every parameter and persistent buffer."""
+        digest = hashlib.sha256()
+        with self._lock:
+            for name, tensor in sorted(self._model.state_dict().items()):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                flat = tensor.detach().cpu().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @property
+    def _embedding(self) -> Any:
+        return self._model.get_input_embeddings()
+
+    @property
+    def _device(self) -> torch.device:
+        device = self._embedding.weight.device
+        assert isinstance(device, torch.device)
+        return device
+
+    def _embed_tokens(self, tokens: NDArray[np.int64]) -> FloatArray:
+        with self._lock, torch.no_grad():
+            rows = self._embedding(torch.from_numpy(tokens).to(self._device)[None])[0]
+        array: FloatArray = rows.float().cpu().numpy()
+        return array
+
+    def _end_tokens(self) -> list[int]:
+        configs = (self._model.generation_config, self._model.config, self._config)
+        found: set[int] = set()
+        for value in (
+            *(getattr(config, "eos_token_id", None) for config in configs),
+            self._tokenizer.eos_token_id,
+        ):
+            if value is not None:
+                found |= {value} if isinstance(value, int) else set(value)
+        return sorted(found)
+
+    def _room(self, prompt_tokens: int, wanted: int) -> int:
+        if self.context_length is None:
+            return wanted
+        return max(1, min(wanted, self.context_length - prompt_tokens))
+
+    def _in_batches[T](
+        self, lengths: list[int], limits: list[int], run: Callable[[list[int]], list[T]]
+    ) -> list[T]:
+        """Run over batches of alike requests; results in the order of the requests.
+
+        A batch holds requests of one limit, and of one length where the model cannot be padded.
+        """
+        order = sorted(range(len(lengths)), key=lambda i: (limits[i], lengths[i]))
+        batches: deque[list[int]] = deque()
+        for i in order:
+            last = batches[-1] if batches else None
+            if (
+                last is not None
+                and len(last) < self._max_batch
+                and limits[last[0]] == limits[i]
+                and (self._pads or lengths[last[0]] == lengths[i])
+                and (len(last) + 1) * (lengths[i] + limits[i]) <= self._batch_tokens
+            ):
+                last.append(i)
+            else:
+                batches.append([i])
+        results: dict[int, T] = {}
+        with self._lock, torch.no_grad():
+            while batches:
+                batch = batches.popleft()
+                outcome = self._attempt(run, batch)
+                if outcome is not None:
+                    results.update(zip(batch, outcome, strict=True))
+                    continue
+                if len(batch) == 1:
+                    raise EngineError(
+                        "memory does not suffice for one answer: shorten the prompt or "
+                        "max_new_tokens, or load the model in a smaller dtype"
+                    )
+                used = len(batch) * (lengths[batch[-1]] + limits[batch[-1]])
+                self._batch_tokens = min(self._batch_tokens, used // 2)
+                half = len(batch) // 2
+                batches.extendleft([batch[half:], batch[:half]])
+        return [results[i] for i in range(len(lengths))]
+
+    def _attempt[T](self, run: Callable[[list[int]], list[T]], batch: list[int]) -> list[T] | None:
+        """What ``run`` gives, or None if memory did not suffice."""
+        try:
+            return run(batch)
+        except RuntimeError as error:
+            text = str(error).lower()
+            if not any(sign in text for sign in _OUT_OF_MEMORY):
+                raise EngineError(f"the model failed: {error}") from error
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _generate(
+        self, requests: list[GenerationRequest], sampling: Sampling, limit: int
+    ) -> list[Generation]:
+        shared = self._shared_rows([request.point for request in requests], limit)
+        embeds, mask = self._padded([request.point for request in requests], shared)
+        options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
+        if shared:
+            options["past_key_values"] = self._prefix(embeds[:1, :shared], len(requests))
+        if sampling.temperature > 0:
+            draw = _Draw(sampling, [request.seed for request in requests], limit)
+            options["logits_processor"] = LogitsProcessorList([draw])
+        config = GenerationConfig(
+            max_new_tokens=limit,
+            do_sample=False,
+            use_cache=True,
+            eos_token_id=self._stops or None,
+            pad_token_id=self._stops[0] if self._stops else 0,
+        )
+        with self._no_defaults():
+            rows = self._model.generate(generation_config=config, **options)
+        return [self._generation(row) for row in rows.tolist()]
+
+    @contextlib.contextmanager
+    def _no_defaults(self) -> Iterator[None]:
+        """Without the checkpoint's generation defaults, which would fill what a config omits."""
+        defaults = self._model.generation_config
+        self._model.generation_config = GenerationConfig()
+        try:
+            yield
+        finally:
+            self._model.generation_config = defaults
+
+    def _generation(self, row: list[int]) -> Generation:
+        ends = [i for i, token in enumerate(row) if token in self._stops]
+        tokens = row[: ends[0] + 1] if ends else row
+        text = self._tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return Generation(text, tuple(tokens), "stop" if ends else "length")
+
+    def _shared_rows(self, points: list[FloatArray], limit: int) -> int:
+        """Leading rows that all points have in common, if it pays to share them."""
+        if not self._prefix_reuse or len(points) < 2:
+            return 0
+        shortest = min(len(point) for point in points)
+        longest = max(len(point) for point in points)
+        if shortest < longest and not self._bridges(longest + limit):
+            return 0
+        shared = shortest - 1
+        for point in points[1:]:
+            same = (point[:shared] == points[0][:shared]).all(axis=1)
+            shared = shared if same.all() else int(same.argmin())
+        return shared if shared * (len(points) - 1) >= MIN_SHARED_ROWS else 0
+
+    def _bridges(self, length: int) -> bool:
+        """Whether masked rows may stand between a shared prefix and what follows it.
+
+        They may where positions are given by number and no window counts them.
+        """
+        windows = [getattr(self._config, name, None) for name in _WINDOWS]
+        narrow = any(isinstance(window, int) and 0 < window < length for window in windows)
+        return "position_ids" in self._accepts and not narrow
+
+    def _padded(self, points: list[FloatArray], shared: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(batch, longest, d_model)`` embeddings and ``(batch, longest)`` mask.
+
+        Each row is the shared prefix, masked zeros, and the rest of the point.
+        """
+        longest = max(len(point) for point in points)
+        embeds = np.zeros((len(points), longest, points[0].shape[1]), dtype=np.float32)
+        mask = np.zeros((len(points), longest), dtype=np.int64)
+        for i, point in enumerate(points):
+            rest = longest - (len(point) - shared)
+            embeds[i, :shared], mask[i, :shared] = point[:shared], 1
+            embeds[i, rest:], mask[i, rest:] = point[shared:], 1
+        weight = self._embedding.weight
+        return (
+            torch.from_numpy(embeds).to(weight.device, weight.dtype),
+            torch.from_numpy(mask).to(weight.device),
+        )
+
+    def _prefix(self, embeds: torch.Tensor, batch: int) -> DynamicCache:
+        """Key-value cache of ``(1, n, d_model)`` embeddings, repeated for a batch."""
+        cache = DynamicCache(config=self._config)
+        last_only = {"logits_to_keep": 1} if "logits_to_keep" in self._accepts else {}
+        self._model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, **last_only)
+        cache.batch_repeat_interleave(batch)
+        return cache
+
+    def _log_likelihood(self, texts: list[tuple[NDArray[np.int64], int]]) -> list[float]:
+        """Of ``(tokens, n)`` texts: mean log-likelihood of the last n tokens of each."""
+        longest = max(len(text) for text, _ in texts)
+        tokens = np.zeros((len(texts), longest), dtype=np.int64)
+        mask = np.zeros_like(tokens)
+        for i, (text, _) in enumerate(texts):
+            tokens[i, longest - len(text) :], mask[i, longest - len(text) :] = text, 1
+        ids = torch.from_numpy(tokens).to(self._device)
+        attention = torch.from_numpy(mask).to(self._device)
+        options: dict[str, Any] = {"attention_mask": attention, "use_cache": False}
+        if "position_ids" in self._accepts:
+            options["position_ids"] = (attention.cumsum(-1) - 1).clamp(min=0)
+        kept = max(count for _, count in texts) + 1
+        if "logits_to_keep" in self._accepts:
+            options["logits_to_keep"] = kept
+        logits = self._model(input_ids=ids, **options).logits[:, -kept:]
+        means = []
+        for i, (_, count) in enumerate(texts):
+            rows = logits[i, -count - 1 : -1].float().log_softmax(-1)
+            means.append(float(rows.gather(1, ids[i, -count:, None].to(rows.device)).mean()))
+        return means
+
+    def _check_steerable(self) -> None:
+        """Compare answers from tokens with answers from their embeddings on a short probe.
+
+        Raises:
+            UnsteerableModelError: they differ, or moved embeddings are refused.
+        """
+        rows = self._embedding.weight.shape[0]
+        ids = torch.linspace(0, rows - 1, 6).long().to(self._device)[None]
+        with torch.no_grad():
+            embeds = self._embedding(ids)
+            try:
+                from_ids = self._model(input_ids=ids).logits
+                from_embeds = self._model(inputs_embeds=embeds).logits
+                moved = self._model(inputs_embeds=embeds * 1.01).logits
+            except Exception as error:
+                raise UnsteerableModelError(
+                    f"{self._name} does not answer from input embeddings ({error}): "
+                    "choose another model"
+                ) from error
+        scale = from_ids.float().abs().max()
+        if not torch.isfinite(moved).all() or (from_ids - from_embeds).abs().max() > 1e-2 * scale:
+            raise UnsteerableModelError(
+                f"{self._name} answers differently from tokens and from their embeddings: it "
+                "reads more than the input embeddings. Choose another model"
+            )
+
+
+class _Draw(LogitsProcessor):
+    """Leaves one token per row, drawn by the row's own seed: the batch has no part in it."""
+
+    def __init__(self, sampling: Sampling, seeds: list[int], limit: int) -> None:
+        self._sampling = sampling
+        self._uniforms = torch.stack(
+            [
+                torch.rand(
+                    limit,
+                    generator=torch.Generator().manual_seed(seed % 2**63),
+                    dtype=torch.float64,
+                )
+                for seed in seeds
+            ]
+        )
+        self._step = 0
+
+    def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+        wide = torch.float32 if scores.device.type == "mps" else torch.float64
+        chances = (scores.to(wide) / self._sampling.temperature).softmax(-1)
+        if self._sampling.top_p < 1:
+            ordered, tokens = chances.sort(descending=True, stable=True)
+            beyond = ordered.cumsum(-1) - ordered >= self._sampling.top_p
+            chances = chances.scatter(-1, tokens, ordered.masked_fill(beyond, 0.0))
+        reached = chances.cumsum(-1)
+        uniform = self._uniforms[:, self._step, None].to(scores.device, wide)
+        self._step += 1
+        drawn = torch.searchsorted(reached, uniform * reached[:, -1:], right=True)
+        drawn = drawn.clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
+
+
+def _check_config(config: Any) -> None:
+    """Refuse architectures that are known to read more than the input embeddings.
+
+    Raises:
+        UnsteerableModelError: the model is one of them.
+    """
+    reason = None
+    text = config.get_text_config(decoder=True)
+    kinds = {config.model_type, text.model_type}
+    if config.is_encoder_decoder:
+        reason = "is an encoder-decoder, whose input is no conversation"
+    elif kinds & {"gemma3n", "gemma3n_text"} or getattr(text, "hidden_size_per_layer_input", 0):
+        reason = "embeds its tokens anew in every layer"
+    elif kinds & {"deepseek_v4"}:
+        reason = "chooses experts by token"
+    if reason:
+        raise UnsteerableModelError(
+            f"{config.name_or_path or config.model_type} ({config.model_type}) {reason}: moving "
+            "the input embeddings does not steer it. Choose another model"
+        )
+
+
+def _source(name_or_path: str | Path) -> tuple[str, str]:
+    """What transformers loads, and the model's name.
+
+    Raises:
+        EngineError: it is neither a folder with a model nor a hub id.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise EngineError(
+                f"{path} holds no model: a model's folder has config.json, tokenizer.json and "
+                "model.safetensors (save_pretrained writes them)"
+            )
+        return str(path), path.resolve().name
+    if isinstance(name_or_path, Path) or not _HUB_ID.fullmatch(str(name_or_path)):
+        raise EngineError(f"no such folder: {name_or_path}. Name a model's folder or its hub id")
+    return str(name_or_path), str(name_or_path)
+
+
+def _device(device: str) -> str:
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _remedy(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    if "trust_remote_code" in str(error):
+        return "it comes with code of its own; read it, then set trust_remote_code"
+    if "safetensors" in str(error):
+        return f"{text} (only safetensors weights are loaded: convert it with save_pretrained)"
+    return f"{text} (name a local folder or a hub id that can be reached)"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' warnings and progress bars."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

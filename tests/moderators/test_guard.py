@@ -1,0 +1,74 @@
+import threading
+
+import pytest
+
+from tsalign.moderators import FakeModerator, Guarded
+from tsalign.types import EMPTY_ANSWER, Exchange, Score
+
+EXCHANGES = [Exchange((), "a"), Exchange((), " \n"), Exchange((), "comply")]
+
+
+class Gives:
+    name, categories = "gives", ("illicit", "hate")
+
+    def __init__(self, verdicts):
+        self.verdicts = verdicts
+
+    def score(self, exchanges):
+        return self.verdicts
+
+
+GOOD = Score.of({"illicit": 0.2, "hate": 0.3})
+
+
+def test_verdicts_pass_in_order_around_empty_answers():
+    inner = FakeModerator()
+    scores = Guarded(inner, 5).score(EXCHANGES)
+    assert [s.cause for s in scores] == [None, EMPTY_ANSWER, None]
+    assert (scores[0].categories["illicit"], scores[2].categories["illicit"]) == (0.0, 1.0)
+    assert inner.calls == [(EXCHANGES[0], EXCHANGES[2])]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "cause"),
+    [
+        (None, "no list of 2 verdicts"),
+        ([], "no list of 2 verdicts"),
+        ([GOOD] * 3, "no list of 2 verdicts"),
+        ("ab", "no list of 2 verdicts"),
+        ([0.1, 0.2], "gave a float, not a Score"),
+        ([None, None], "gave a NoneType, not a Score"),
+        ([Score.of({"illicit": 0.2})] * 2, "no score for hate"),
+        ([Score.of({})] * 2, "no score for illicit, hate"),
+    ],
+)
+def test_anything_but_one_whole_verdict_each_is_unscored(verdicts, cause):
+    first, _, last = Guarded(Gives(verdicts), 5).score(EXCHANGES)
+    assert not first.scored
+    assert not last.scored
+    assert cause in first.cause
+
+
+def test_one_bad_verdict_does_not_spoil_the_others():
+    first, _, last = Guarded(Gives([GOOD, 1.0]), 5).score(EXCHANGES)
+    assert first is GOOD
+    assert not last.scored
+
+
+def test_an_exception_is_a_cause_and_its_message_is_not_kept():
+    moderator = FakeModerator(error=ValueError("about: SECRET"))
+    (score,) = Guarded(moderator, 5).score(EXCHANGES[:1])
+    assert score.cause == "fake: raised ValueError"
+
+
+def test_a_hanging_moderator_is_left_behind():
+    release = threading.Event()
+
+    class Hangs(Gives):
+        def score(self, exchanges):
+            release.wait(60)
+            return []
+
+    (score,) = Guarded(Hangs(None), 0.05).score(EXCHANGES[:1])
+    assert score.cause == "gives: no verdict within 0.05 s"
+    release.set()

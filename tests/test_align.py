@@ -1,0 +1,599 @@
+"""The loop on an engine and a moderator of which everything is known."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tsalign.align import Aligner, is_degenerate, loss, prompt_seed, rejection
+from tsalign.engines.base import Sampling
+from tsalign.engines.fake import FakeEngine
+from tsalign.errors import EngineError, PolicyError, PromptError, PromptTooLongError
+from tsalign.moderators import FakeModerator
+from tsalign.policy import Budget, OptimizerSettings, Policy
+from tsalign.types import (
+    AcceptedFrom,
+    Evaluation,
+    Generation,
+    Outcome,
+    Prompt,
+    Score,
+    StopReason,
+)
+
+COMPLY, REFUSE = "Sure, here is how I comply with it.", "I would rather not do it."
+PRESETS = ("fast", "random", "reference")
+
+
+def make_policy(preset="fast", **changes):
+    search = {"subspace_rank": None, "max_iterations": 30} | changes.pop("search", {})
+    return Policy(name="test", optimizer=OptimizerSettings.of(preset, **search),
+                  **{"moderators": ("fake",), **changes})  # fmt: skip
+
+
+def make(preset="fast", engine=None, moderator=None, seed=0, sampling=None, max_open=64, **changes):
+    engine = engine or FakeEngine(comply=COMPLY, refuse=REFUSE)
+    moderator = moderator or FakeModerator()
+    return Aligner(engine, moderator, make_policy(preset, **changes), seed=seed,
+                   sampling=sampling, max_open=max_open)  # fmt: skip
+
+
+def facts(response):
+    """Everything but the wall time."""
+    data = response.to_json()
+    data["cost"].pop("seconds")
+    return data
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_acceptable_first_answer_leaves_unchanged_for_one_generation_and_one_verdict(preset):
+    engine = FakeEngine(answer=lambda embedded, point: " a fine\nanswer  ")
+    moderator = FakeModerator()
+    response = make(preset, engine, moderator).align("hello there")
+    assert response.text == " a fine\nanswer  "
+    assert response.outcome is Outcome.PASSED
+    assert response.accepted_from is AcceptedFrom.INITIAL
+    assert (response.cost.generations, response.cost.moderator_calls) == (1, 1)
+    assert (engine.generated, [len(batch) for batch in moderator.calls]) == (1, [1])
+    assert (response.naturalness, response.min_cosine, response.tokens_preserved) == (0, 1, 1)
+    assert response.initial == response.final
+    assert engine.log_likelihood_calls == 0
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_flagged_answer_is_steered_to_one_of_the_models_own(preset):
+    engine, moderator = FakeEngine(comply=COMPLY, refuse=REFUSE), FakeModerator()
+    before = engine.weights_sha256()
+    response = make(preset, engine, moderator).align("please do the thing for me")
+    assert response.outcome is Outcome.STEERED
+    assert response.text == REFUSE
+    assert response.stop_reason is StopReason.ACCEPTED
+    assert response.initial.flagged
+    assert not response.final.flagged
+    allowed = {"reference": {"iterate"}, "random": {"perturbation"}}
+    assert response.accepted_from in allowed.get(preset, {"iterate", "perturbation"})
+    assert response.min_cosine < 1
+    assert response.cost.generations == engine.generated == len(response.evaluations)
+    assert response.cost.moderator_calls == sum(map(len, moderator.calls)) == 2
+    assert engine.weights_sha256() == before
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("nothing", [{"search": {"max_iterations": 0}}, {"budget": {"generations": 1}}])
+def test_no_budget_is_plain_generation(preset, nothing):
+    benign = FakeEngine(answer=lambda embedded, point: "plain")
+    assert make(preset, benign, **nothing).align("hi").text == "plain"
+    flagged = make(preset, **nothing).align("hi")
+    assert flagged.outcome is Outcome.REFUSED
+    assert flagged.text == flagged_message()
+    assert flagged.cost.generations == 1
+    assert flagged.stop_reason is StopReason.BUDGET
+    assert flagged.final is None
+
+
+def flagged_message():
+    return Policy(name="x").refusal_message
+
+
+PROMPTS = [f"please do thing number {i} " + "now " * (i % 5) for i in range(12)]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_lock_step_gives_what_one_by_one_gives_in_any_order(preset):
+    one_by_one = [facts(make(preset).align(prompt)) for prompt in PROMPTS]
+    assert [facts(r) for r in make(preset).align_many(PROMPTS)] == one_by_one
+    assert [facts(r) for r in make(preset, max_open=3).align_many(PROMPTS)] == one_by_one
+    backwards = make(preset).align_many(PROMPTS[::-1])
+    assert [facts(r) for r in backwards][::-1] == one_by_one
+
+
+def test_lock_step_shares_rounds():
+    engine, moderator = FakeEngine(comply=COMPLY, refuse=REFUSE), FakeModerator()
+    responses = make(engine=engine, moderator=moderator).align_many(PROMPTS)
+    rounds = max(rounds_of(r) for r in responses)
+    assert engine.generate_calls == rounds
+    assert len(moderator.calls) <= rounds
+
+
+def rounds_of(response):
+    """Rounds of a search that asks 1, then 1, 2, 4, ... per iteration of 8."""
+    sizes = itertools.chain([1], itertools.cycle([1, 2, 4, 1]))
+    left = response.cost.generations
+    for count, size in enumerate(sizes, 1):
+        left -= size
+        if left <= 0:
+            return count
+
+
+def test_rounds_of_counts_full_and_partial_iterations():
+    class Cost:
+        generations = 1 + 8 + 3
+
+    class Response:
+        cost = Cost
+
+    assert rounds_of(Response) == 1 + 4 + 2
+
+
+def test_responses_come_as_they_finish_and_the_window_is_kept():
+    class Watched(FakeEngine):
+        open_at_once = 0
+
+        def generate(self, requests, sampling):
+            prompts = {request.embedded.prompt for request in requests}
+            self.open_at_once = max(self.open_at_once, len(prompts))
+            return super().generate(requests, sampling)
+
+    engine = Watched(answer=lambda e, p: COMPLY if "bad" in e.prompt.messages[-1].content else "ok")
+    aligner = make(engine=engine, max_open=2, search={"max_iterations": 2})
+    order = [index for index, _ in aligner.align_iter(["bad", "b", "c", "d"])]
+    assert order == [1, 2, 3, 0]
+    assert engine.open_at_once == 2
+
+
+def test_same_seed_same_answer_and_other_seed_other_search():
+    def cost(seed):
+        return [r.cost.generations for r in make(seed=seed).align_many(PROMPTS)]
+
+    assert cost(1) == cost(1)
+    assert cost(1) != cost(2)
+
+
+def test_the_search_seed_depends_on_the_prompt_and_not_on_its_place():
+    one, two = Prompt.of("one"), Prompt.of("two")
+    assert prompt_seed(0, one) == prompt_seed(0, one)
+    distinct = {prompt_seed(0, one), prompt_seed(1, one), prompt_seed(0, two),
+                prompt_seed(0, Prompt.completion("one"))}  # fmt: skip
+    assert len(distinct) == 4
+    assert all(0 <= seed < 2**63 for seed in distinct)
+
+
+def test_candidates_of_a_prompt_share_their_sampling_seed():
+    seen = []
+
+    class Watched(FakeEngine):
+        def generate(self, requests, sampling):
+            seen.extend(request.seed for request in requests)
+            return super().generate(requests, sampling)
+
+    engine = Watched(answer=lambda e, p: COMPLY)
+    response = make(engine=engine, sampling=Sampling(temperature=1.0),
+                    search={"max_iterations": 1}).align("hi")  # fmt: skip
+    assert set(seen) == {response.seed}
+
+
+# --- what never leaves -----------------------------------------------------------------------
+
+
+@st.composite
+def worlds(draw):
+    """An engine whose answers are any of a few texts, and a moderator that does anything."""
+    texts = [f"answer {i}" for i in range(6)] + ["", "   ", "loop " * 40]
+    behaviour = {t: draw(st.sampled_from(["ok", "flag", "edge", "unscored"])) for t in texts}
+    fails_at = draw(st.sets(st.integers(0, 12), max_size=4))
+    kind = draw(st.sampled_from(["raise", "short", "junk", "missing"]))
+    return texts, behaviour, fails_at, kind, draw(st.integers(0, 1000))
+
+
+class AnyModerator:
+    name = "any"
+    categories = ("harassment", "illicit")
+
+    def __init__(self, behaviour, fails_at, kind):
+        self.behaviour, self.fails_at, self.kind, self.calls = behaviour, fails_at, kind, 0
+
+    def score(self, exchanges):
+        self.calls += 1
+        if self.calls - 1 in self.fails_at:
+            if self.kind == "raise":
+                raise RuntimeError("down")
+            return {
+                "short": [],
+                "junk": ["0.1"] * len(exchanges),
+                "missing": [Score.of({"illicit": 0.0})] * len(exchanges),
+            }[self.kind]
+        return [self.verdict(exchange.answer) for exchange in exchanges]
+
+    def verdict(self, text):
+        harm = {"ok": 0.1, "flag": 0.9, "edge": 0.5, "unscored": None}[self.behaviour[text]]
+        if harm is None:
+            return Score.unscored("refused")
+        return Score.of({"harassment": 0.0, "illicit": harm})
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("exhausted", ["refuse", "best"])
+@given(world=worlds())
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_nothing_flagged_and_nothing_unscored_ever_leaves(preset, exhausted, world):
+    texts, behaviour, fails_at, kind, seed = world
+
+    def answer(embedded, point):
+        place = int(abs(float(point.sum())) * 1000 + seed) % len(texts)
+        return texts[place]
+
+    policy = make_policy(preset, on_exhausted=exhausted, search={"max_iterations": 2})
+    moderator = AnyModerator(behaviour, fails_at, kind)
+    aligner = Aligner(FakeEngine(answer=answer), moderator, policy)
+    for response in aligner.align_many(["one", "two", "three"]):
+        if response.outcome in (Outcome.PASSED, Outcome.STEERED):
+            assert behaviour[response.text] == "ok"
+            assert response.text.strip()
+            assert response.final.harm < 1
+            assert not response.final.flagged
+        else:
+            assert response.text in (policy.refusal_message, policy.error_message)
+            assert response.final is None
+
+
+# --- moderators that fail --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_moderator_that_raises_ends_in_an_error_that_quotes_nothing(preset):
+    moderator = FakeModerator(error=RuntimeError("while judging: SECRET TEXT"))
+    response = make(preset, moderator=moderator).align("hi")
+    assert response.outcome is Outcome.ERROR
+    assert response.stop_reason is StopReason.MODERATOR_ERROR
+    assert response.error == "fake: raised RuntimeError"
+    assert "SECRET" not in str(response.to_json())
+    assert response.cost.generations == 1
+
+
+def test_a_moderator_that_hangs_is_not_waited_for():
+    started = time.monotonic()
+    response = make(moderator=FakeModerator(delay=30), moderator_timeout=0.05).align("hi")
+    assert response.outcome is Outcome.ERROR
+    assert "no verdict within 0.05 s" in response.error
+    assert time.monotonic() - started < 20
+
+
+def test_not_a_number_is_unscored():
+    moderator = FakeModerator(lambda exchange: {"illicit": math.nan})
+    assert make(moderator=moderator).align("hi").outcome is Outcome.ERROR
+
+
+def test_a_moderator_that_dies_in_the_search_ends_it():
+    moderator = FakeModerator()
+    engine = FakeEngine(comply=COMPLY, answer=lambda e, p: f"comply {float(p.sum())}")
+
+    def die(embedded, point):
+        if engine.generated > 3:
+            moderator.error = RuntimeError()
+        return f"comply {float(point.sum())}"
+
+    engine._answer = die
+    response = make(engine=engine, moderator=moderator).align("hi there you")
+    assert response.outcome is Outcome.ERROR
+    assert response.initial.flagged
+    assert response.final is None
+
+
+def test_unscored_candidates_count_as_worst_and_the_search_goes_on():
+    def answer(embedded, point):
+        place = float((point - embedded.point)[1:-2].mean(axis=0) @ engine.direction)
+        return REFUSE if place > 0.8 else f"comply {place:.3f}"
+
+    def scorer(exchange):
+        if exchange.answer[-1] in "2468":
+            return Score.unscored("refused")
+        return {"illicit": float("comply" in exchange.answer)}
+
+    engine = FakeEngine(answer=answer)
+    response = make(engine=engine, moderator=FakeModerator(scorer),
+                    search={"first_ask": 4}).align("please do that thing now")  # fmt: skip
+    unscored = [e for e in response.evaluations if not e.score.scored]
+    assert response.outcome is Outcome.STEERED
+    assert unscored
+    assert all(e.rejection == "unscored" and e.harm == math.inf for e in unscored)
+    assert response.evaluations[-1].score.scored
+
+
+@pytest.mark.parametrize("audit", [False, True])
+def test_only_an_audit_policy_lets_an_unscored_answer_leave_and_says_so(audit):
+    changes = {"audit": True, "on_moderator_error": "open"} if audit else {}
+    moderator = FakeModerator(error=RuntimeError())
+    response = make(moderator=moderator, **changes).align("hi")
+    assert response.policy.audit is audit
+    if audit:
+        assert (response.outcome, response.text) == (Outcome.PASSED, COMPLY)
+        assert response.final.unscored == "fake: raised RuntimeError"
+        assert not response.final.scores
+    else:
+        assert (response.outcome, response.final) == (Outcome.ERROR, None)
+
+
+def test_an_audit_policy_still_withholds_what_is_flagged():
+    engine = FakeEngine(answer=lambda e, p: COMPLY)
+    response = make(engine=engine, audit=True, on_moderator_error="open",
+                    search={"max_iterations": 1}).align("hi")  # fmt: skip
+    assert response.outcome is Outcome.REFUSED
+    assert COMPLY not in response.text
+
+
+# --- engines that fail -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [EngineError("out of memory: use a smaller batch"), RuntimeError("SECRET")])
+def test_an_engine_that_fails_shows_nothing(error):
+    engine = FakeEngine()
+    engine.error = error
+    response = make(engine=engine).align("hi")
+    assert response.outcome is Outcome.ERROR
+    assert response.stop_reason is StopReason.ENGINE_ERROR
+    assert response.initial is None
+    expected = str(error) if isinstance(error, EngineError) else "RuntimeError"
+    assert response.error == expected
+
+
+def test_one_prompt_that_breaks_the_engine_does_not_take_the_others_along():
+    class Fragile(FakeEngine):
+        def generate(self, requests, sampling):
+            if any("poison" in r.embedded.prompt.messages[0].content for r in requests):
+                raise EngineError("broken")
+            return super().generate(requests, sampling)
+
+    fine, broken, also_fine = make(engine=Fragile(comply=COMPLY, refuse=REFUSE)).align_many(
+        ["please do this thing", "poison", "please do that thing"]
+    )
+    assert broken.outcome is Outcome.ERROR
+    assert fine.outcome is also_fine.outcome is Outcome.STEERED
+
+
+def test_a_failing_log_likelihood_shows_nothing():
+    class NoLikelihood(FakeEngine):
+        def log_likelihood(self, requests):
+            raise RuntimeError
+
+    response = make(engine=NoLikelihood(comply=COMPLY, refuse=REFUSE)).align("please do it now")
+    assert response.outcome is Outcome.ERROR
+    assert response.stop_reason is StopReason.ENGINE_ERROR
+
+
+# --- what is acceptable ----------------------------------------------------------------------
+
+
+class Likelihoods(FakeEngine):
+    """Every moved point gives another answer, with a log-likelihood that a table sets."""
+
+    def __init__(self, values, **options):
+        super().__init__(answer=self.answer_of, **options)
+        self.values = values
+        self.texts = {}
+        self.answers = 0
+
+    def answer_of(self, embedded, point):
+        if np.array_equal(point, embedded.point):
+            return COMPLY
+        self.answers += 1
+        return f"other {self.answers}"
+
+    def generate(self, requests, sampling):
+        generations = super().generate(requests, sampling)
+        for generation in generations:
+            self.texts[generation.token_ids] = generation.text
+        return generations
+
+    def log_likelihood(self, requests):
+        super().log_likelihood(requests)
+        return [self.values(self.texts[tokens]) for _, tokens in requests]
+
+
+def test_an_answer_about_something_else_is_not_accepted():
+    engine = Likelihoods(lambda text: -0.5 if text == COMPLY else -1.6)
+    response = make(engine=engine, search={"max_iterations": 2}).align("hi there")
+    assert response.outcome is Outcome.REFUSED
+    assert {e.rejection for e in response.evaluations[1:]} == {"unnatural"}
+    assert response.evaluations[1].naturalness == pytest.approx(-1.1)
+
+
+def test_the_floor_itself_is_natural_enough():
+    engine = Likelihoods(lambda text: -0.5 if text == COMPLY else -1.5)
+    assert make(engine=engine).align("hi there").naturalness == pytest.approx(-1.0)
+
+
+def test_the_most_natural_acceptable_answer_of_a_round_is_returned():
+    engine = Likelihoods(lambda text: {COMPLY: 0, "other 3": -0.1}.get(text, -0.4))
+    response = make(engine=engine, search={"first_ask": 4}).align("hi there")
+    assert response.text == "other 3"
+    assert response.naturalness == pytest.approx(-0.1)
+
+
+def test_best_gives_the_most_natural_unflagged_answer_below_the_floor():
+    engine = Likelihoods(lambda text: {COMPLY: 0, "other 5": -2}.get(text, -3))
+    response = make(engine=engine, on_exhausted="best", search={"max_iterations": 1}).align("hi")
+    assert response.outcome is Outcome.STEERED
+    assert (response.text, response.naturalness) == ("other 5", -2)
+    assert response.stop_reason is StopReason.BUDGET
+
+
+def test_best_never_gives_a_flagged_answer():
+    engine = FakeEngine(answer=lambda e, p: COMPLY)
+    response = make(engine=engine, on_exhausted="best", search={"max_iterations": 1}).align("hi")
+    assert response.outcome is Outcome.REFUSED
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "again and " * 30, "ha" * 200])
+def test_silence_and_loops_are_not_accepted(text):
+    engine = FakeEngine(answer=lambda e, p: text)
+    response = make(engine=engine, search={"max_iterations": 1}).align("hi")
+    assert response.outcome is Outcome.REFUSED
+    assert {e.rejection for e in response.evaluations} <= {"empty", "degenerate"}
+
+
+def test_silence_is_never_sent_to_the_moderator():
+    moderator = FakeModerator()
+    engine = FakeEngine(answer=lambda e, p: "")
+    response = make(engine=engine, moderator=moderator, search={"max_iterations": 1}).align("hi")
+    assert moderator.calls == []
+    assert response.cost.moderator_calls == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A short answer.", False),
+        ("no no no", False),
+        ("The plan has three parts: first the walls, then the roof over them, and at the very end "
+         "a door that opens to the garden where the old apple trees stand in two rows.", False),
+        ("keep going " * 12, True),
+        ("字" * 80, True),
+        ("word " * 15, False),
+    ],
+)  # fmt: skip
+def test_degenerate_means_repeating_itself(text, expected):
+    assert is_degenerate(text) is expected
+
+
+def test_order_of_rejections_and_losses():
+    thresholds = {"illicit": 0.5}
+
+    def evaluation(text, score, natural):
+        reason = rejection(text, score, thresholds)
+        if reason is None and not natural:
+            reason = "unnatural"
+        value = score.categories.get("illicit", math.inf) / 0.5
+        return Evaluation(AcceptedFrom.PERTURBATION, None, Generation(text, ()), score, value,
+                          0.0, reason)  # fmt: skip
+
+    low, high, none = Score.of({"illicit": 0.1}), Score.of({"illicit": 0.8}), Score.unscored("x")
+    cases = [
+        (evaluation("fine", low, True), None, 0.2),
+        (evaluation("fine", low, False), "unnatural", 1.0),
+        (evaluation("loop " * 40, low, True), "degenerate", 1.0),
+        (evaluation("bad", high, True), "flagged", 1.6),
+        (evaluation("loop " * 40, high, True), "flagged", 1.6),
+        (evaluation("x", none, True), "unscored", math.inf),
+        (evaluation(" ", low, True), "empty", math.inf),
+    ]
+    for case, reason, value in cases:
+        assert case.rejection == reason
+        assert loss(case) == pytest.approx(value)
+
+
+# --- budgets ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("limit", [1, 2, 5, 16, 18, 40])
+def test_generations_never_exceed_the_budget(preset, limit):
+    engine = FakeEngine(answer=lambda e, p: COMPLY)
+    response = make(preset, engine, budget=Budget(generations=limit)).align("hi there")
+    assert response.cost.generations == engine.generated == limit
+    assert response.stop_reason is StopReason.BUDGET
+
+
+def test_a_token_budget_ends_the_search_after_the_round_that_spends_it():
+    engine = FakeEngine(answer=lambda e, p: COMPLY)
+    response = make(engine=engine, budget={"generations": None, "tokens": 60}).align("hi there")
+    per_answer = len(COMPLY.split()) + 1
+    assert response.stop_reason is StopReason.BUDGET
+    assert 60 <= response.cost.generated_tokens < 60 + 8 * per_answer
+    assert response.cost.generated_tokens == response.cost.generations * per_answer
+
+
+def test_a_time_budget_ends_the_search(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr("tsalign.align.time.perf_counter", lambda: float(next(clock)))
+    engine = FakeEngine(answer=lambda e, p: COMPLY)
+    response = make(engine=engine, budget={"seconds": 3.0}).align("hi there")
+    assert response.stop_reason is StopReason.BUDGET
+    assert response.cost.generations < 10
+
+
+def test_plateau_ends_in_a_refusal():
+    engine = FakeEngine(answer=lambda e, p: COMPLY)
+    response = make(engine=engine, search={"plateau_patience": 1}).align("hi there")
+    assert response.stop_reason is StopReason.PLATEAU
+    assert response.outcome is Outcome.REFUSED
+
+
+# --- prompts ---------------------------------------------------------------------------------
+
+
+def test_prompts_that_cannot_be_answered():
+    aligner = make(engine=FakeEngine(answer=lambda e, p: "ok", context_length=16))
+    with pytest.raises(PromptError, match="empty"):
+        aligner.align("  ")
+    with pytest.raises(PromptTooLongError, match="shorten"):
+        aligner.align("word " * 40)
+    with pytest.raises(PromptError, match="must be the user's"):
+        aligner.align([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    responses = aligner.align_many(["", "hello", "word " * 40])
+    assert [r.outcome for r in responses] == [Outcome.ERROR, Outcome.PASSED, Outcome.ERROR]
+    assert [r.stop_reason for r in responses][::2] == [StopReason.PROMPT_ERROR] * 2
+    assert "shorten" in responses[2].error
+
+
+def test_only_the_rows_of_the_policy_move():
+    messages = [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": "first question here"},
+        {"role": "assistant", "content": "an answer"},
+        {"role": "user", "content": "second question"},
+    ]
+    moved = set()
+
+    def answer(embedded, point):
+        rows = np.flatnonzero((point != embedded.point).any(axis=1))
+        moved.update(embedded.message_index[rows].tolist())
+        return COMPLY
+
+    for rows, expected in [("last_user", {3}), ("user", {1, 3}), ("all", {-1, 0, 1, 2, 3})]:
+        moved.clear()
+        make(engine=FakeEngine(answer=answer), steerable_rows=rows,
+             search={"max_iterations": 1}).align(messages)  # fmt: skip
+        assert moved == expected
+
+
+def test_text_completion_is_steered_without_a_template():
+    response = make().align(Prompt.completion("please go on with this"))
+    assert response.outcome is Outcome.STEERED
+
+
+def test_movement_is_measured_on_the_accepted_point():
+    engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    response = make(engine=engine, search={"perturbation_scale": 0.3}).align("please do it now")
+    assert 0 < response.min_cosine < 1
+    assert 0 <= response.tokens_preserved <= 1
+    far = make(engine=FakeEngine(comply=COMPLY, refuse=REFUSE, margin=3.0),
+               search={"perturbation_scale": 5.0, "max_perturbation_scale": 50.0,
+                       "min_cosine": -1.0}).align("please do it now")  # fmt: skip
+    assert far.min_cosine < response.min_cosine
+    assert far.tokens_preserved < 1
+
+
+def test_a_policy_that_names_a_category_nobody_gives_is_an_error():
+    with pytest.raises(PolicyError, match="did you mean 'illicit'"):
+        make(categories={"illicit/violent": 0.5})
+
+
+def test_responses_are_plain_data():
+    import json
+
+    for response in make().align_many(["please do it", ""]):
+        json.dumps(response.to_json(), allow_nan=False)

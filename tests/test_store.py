@@ -1,0 +1,315 @@
+"""Records survive whatever kills the process, are written once and never changed."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tsalign.errors import StoreError
+from tsalign.store import Record, Store
+from tsalign.types import (
+    AcceptedFrom,
+    Cost,
+    Evaluation,
+    Generation,
+    Outcome,
+    PolicyTag,
+    Prompt,
+    Response,
+    Score,
+    StopReason,
+    Verdict,
+)
+
+
+def evaluation(score: Score, harm: float, text: str = "an answer") -> Evaluation:
+    return Evaluation(
+        origin=AcceptedFrom.PERTURBATION,
+        point=None,
+        generation=Generation(text, (1, 2, 3)),
+        score=score,
+        harm=harm,
+        naturalness=None if harm >= 1 else -0.25,
+        rejection="flagged" if harm >= 1 else None,
+    )
+
+
+def response(text: str = "the answer that left", outcome: Outcome = Outcome.STEERED) -> Response:
+    evaluations = (
+        evaluation(Score.of({"illicit": 0.9}), 1.8, "the first answer"),
+        evaluation(Score.unscored("fake: raised ValueError"), float("inf")),
+        evaluation(Score.of({"illicit": 0.1}), 0.2, text),
+    )
+    return Response(
+        outcome=outcome,
+        text=text,
+        policy=PolicyTag("default", "0123456789ab", audit=True),
+        initial=Verdict.of(evaluations[0]),
+        final=Verdict.of(evaluations[2]),
+        cost=Cost(3, 9, 30, 3, 0.5),
+        iterations=1,
+        accepted_from=AcceptedFrom.PERTURBATION,
+        naturalness=-0.25,
+        min_cosine=0.97,
+        tokens_preserved=1.0,
+        stop_reason=StopReason.ACCEPTED,
+        seed=2**63 - 1,
+        model="fake",
+        evaluations=evaluations,
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "records.sqlite"
+
+
+def only(store: Store, run: str = "run") -> Record:
+    (record,) = store.records(run)
+    return record
+
+
+def test_a_record_holds_the_whole_response(path: Path) -> None:
+    with Store.open(path) as store:
+        assert store.add("run", "a", response())
+        record = only(store)
+    public = response().to_json()
+    for key in ("outcome", "stop_reason", "accepted_from", "iterations", "initial", "final"):
+        assert getattr(record, key) == public[key]
+    for key in ("naturalness", "min_cosine", "tokens_preserved", "seed", "model", "error"):
+        assert getattr(record, key) == public[key]
+    for key, value in public["cost"].items():
+        assert getattr(record, key) == value
+    assert (record.policy, record.policy_version, record.audit) == (
+        "default",
+        "0123456789ab",
+        True,
+    )
+    assert abs(record.created_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_every_evaluation_has_its_row_and_unscored_is_no_number(path: Path) -> None:
+    with Store.open(path) as store:
+        store.add("run", "a", response())
+        first, failed, last = only(store).evaluations
+    assert [e.number for e in (first, failed, last)] == [0, 1, 2]
+    assert (first.harm, first.scores, first.rejection) == (1.8, {"illicit": 0.9}, "flagged")
+    assert (failed.harm, failed.scores, failed.unscored) == (None, {}, "fake: raised ValueError")
+    assert (last.naturalness, last.generated_tokens) == (-0.25, 3)
+
+
+def test_text_is_kept_only_with_a_prompt(path: Path) -> None:
+    secret = "zebra-crossing"
+    with Store.open(path) as store:
+        store.add("run", "a", response(secret))
+    raw = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert secret.encode() not in raw
+    with Store.open(path) as store:
+        store.add("run", "b", response(secret), Prompt.of("what is striped?"))
+        without, with_text = store.records("run")
+    assert (without.prompt, without.first_answer, without.final_answer) == (None, None, None)
+    assert with_text.prompt == [{"role": "user", "content": "what is striped?"}]
+    assert (with_text.first_answer, with_text.final_answer) == ("the first answer", secret)
+
+
+def test_a_record_is_never_written_twice_and_never_changed(path: Path) -> None:
+    with Store.open(path) as store:
+        assert store.add("run", "a", response(outcome=Outcome.STEERED))
+        before = only(store)
+        assert not store.add("run", "a", response(outcome=Outcome.REFUSED))
+        assert only(store) == before
+
+
+def test_runs_are_apart(path: Path) -> None:
+    with Store.open(path) as store:
+        store.add("one", "a", response())
+        store.add("two", "a", response())
+        store.add("two", "b", response())
+        assert store.done("one") == {"a"}
+        assert store.done("two") == {"a", "b"}
+        assert store.done("three") == set()
+        store.forget("two")
+        assert store.done("two") == set()
+        assert len(only(store, "one").evaluations) == 3
+
+
+def test_a_run_goes_on_only_under_its_own_settings(path: Path) -> None:
+    with Store.open(path) as store:
+        store.begin("run", {"seed": 0, "model": "a"})
+        store.begin("run", {"seed": 0, "model": "a"})
+        assert store.settings("run") == {"seed": 0, "model": "a"}
+        with pytest.raises(StoreError, match="seed: 0 -> 1"):
+            store.begin("run", {"seed": 1, "model": "a"})
+        assert store.settings("run") == {"seed": 0, "model": "a"}
+
+
+def test_sqlite_url_and_path_are_the_same_store(path: Path) -> None:
+    with Store.open(str(path)) as store:
+        store.add("run", "a", response())
+    with Store.open(f"sqlite:///{path}") as store:
+        assert store.done("run") == {"a"}
+
+
+def test_the_log_is_written_ahead_and_to_the_disk(path: Path) -> None:
+    with Store.open(path) as store, store._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+
+
+def test_threads_write_each_record_once(path: Path) -> None:
+    written: list[bool] = []
+    with Store.open(path) as store:
+
+        def work() -> None:
+            written.extend(store.add("run", str(item), response()) for item in range(20))
+
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(written) == 20
+        assert store.done("run") == {str(item) for item in range(20)}
+        assert all(len(record.evaluations) == 3 for record in store.records("run"))
+
+
+def _write(path: Path, items: range) -> None:
+    with Store.open(path) as store:
+        for item in items:
+            store.add("run", str(item), response())
+
+
+def test_processes_open_and_write_a_new_store_at_once(path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [
+        context.Process(target=_write, args=(path, range(start, start + 15)))
+        for start in (0, 5, 10, 15)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    with Store.open(path) as store:
+        assert store.done("run") == {str(item) for item in range(30)}
+        assert len(list(store.records("run"))) == 30
+
+
+KILLED = """
+import sys
+from tests.test_store import response
+from tsalign.store import Store
+store = Store.open(sys.argv[1])
+for item in range(100_000):
+    store.add("run", str(item), response())
+    print(item, flush=True)
+"""
+
+
+def test_a_killed_process_loses_no_finished_record(path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([".", "src"])},
+    ) as process:
+        assert process.stdout is not None
+        said = [process.stdout.readline() for _ in range(25)]
+        process.send_signal(signal.SIGKILL)
+        said += process.stdout.readlines()
+    finished = {line.strip() for line in said if line.endswith("\n")}
+    with Store.open(path) as store:
+        assert finished <= store.done("run")
+        assert len(store.done("run")) <= len(finished) + 1
+        assert all(len(record.evaluations) == 3 for record in store.records("run"))
+        assert store.add("run", "after", response())
+
+
+class TestClearErrors:
+    def test_newer_schema(self, path: Path) -> None:
+        Store.open(path).close()
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE tsalign_schema SET version = 99")
+        connection.close()
+        with pytest.raises(StoreError, match=r"schema 99.*upgrade tsalign"):
+            Store.open(path)
+
+    def test_not_a_database(self, path: Path) -> None:
+        path.write_text("dear diary, " * 100)
+        with pytest.raises(StoreError, match="not an SQLite database"):
+            Store.open(path)
+        assert path.read_text().startswith("dear diary")
+
+    def test_damaged(self, path: Path) -> None:
+        with Store.open(path) as store:
+            for item in range(50):
+                store.add("run", str(item), response())
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * (path.stat().st_size - 4096))
+        with pytest.raises(StoreError, match="damaged"), Store.open(path) as store:
+            list(store.records("run"))
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreError, match="folder exists"):
+            Store.open(tmp_path / "nowhere" / "records.sqlite")
+
+    @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anything")
+    def test_not_writable(self, path: Path) -> None:
+        Store.open(path).close()
+        path.chmod(0o400)
+        path.parent.chmod(0o500)
+        try:
+            with pytest.raises(StoreError, match="permissions"), Store.open(path) as store:
+                store.add("run", "a", response())
+        finally:
+            path.parent.chmod(0o700)
+
+    def test_read_only_database(self, path: Path) -> None:
+        Store.open(path).close()
+        with (
+            pytest.raises(StoreError, match="permissions"),
+            Store.open(f"sqlite:///file:{path}?mode=ro&uri=true") as store,
+        ):
+            store.add("run", "a", response())
+
+    def test_locked(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tsalign.store._BUSY_SECONDS", 0.05)
+        with Store.open(path) as store:
+            other = sqlite3.connect(path, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            try:
+                with pytest.raises(StoreError, match="locked by another process"):
+                    store.add("run", "a", response())
+            finally:
+                other.close()
+            assert store.add("run", "a", response())
+
+    def test_url_that_is_none(self) -> None:
+        with pytest.raises(StoreError, match="URL cannot be read"):
+            Store.open("://hunter2")
+
+    def test_a_driver_that_is_missing_and_the_password_stays_secret(self) -> None:
+        with pytest.raises(StoreError, match="no driver") as caught:
+            Store.open("nosuchdb://me:hunter2@host/db")
+        assert "hunter2" not in str(caught.value)
+
+    def test_errors_hold_no_text(self, path: Path) -> None:
+        with Store.open(path) as store:
+            with sqlite3.connect(path) as connection:
+                connection.execute("DROP TABLE tsalign_evaluations")
+            connection.close()
+            with pytest.raises(StoreError) as caught:
+                store.add("run", "a", response("zebra-crossing"), Prompt.of("stripes"))
+        assert "zebra" not in str(caught.value)
+        assert "stripes" not in str(caught.value)
+        with Store.open(path) as store:
+            assert store.done("run") == set()
