@@ -35,11 +35,12 @@ def make_policy(preset="fast", **changes):
                   **{"moderators": ("fake",), **changes})  # fmt: skip
 
 
-def make(preset="fast", engine=None, moderator=None, seed=0, sampling=None, max_open=64, **changes):
+def make(preset="fast", engine=None, moderator=None, seed=0, sampling=None, max_open=64,
+         confirm=None, **changes):  # fmt: skip
     engine = engine or FakeEngine(comply=COMPLY, refuse=REFUSE)
     moderator = moderator or FakeModerator()
     return Aligner(engine, moderator, make_policy(preset, **changes), seed=seed,
-                   sampling=sampling, max_open=max_open)  # fmt: skip
+                   sampling=sampling, max_open=max_open, confirm=confirm)  # fmt: skip
 
 
 def facts(response):
@@ -310,7 +311,7 @@ def test_unscored_candidates_count_as_worst_and_the_search_goes_on():
     assert response.outcome is Outcome.STEERED
     assert unscored
     assert all(e.rejection == "unscored" and e.harm == math.inf for e in unscored)
-    assert response.evaluations[-1].score.scored
+    assert sum(e.accepted for e in response.evaluations) >= 1
 
 
 @pytest.mark.parametrize("audit", [False, True])
@@ -333,6 +334,45 @@ def test_an_audit_policy_still_withholds_what_is_flagged():
                     search={"max_iterations": 1}).align("hi")  # fmt: skip
     assert response.outcome is Outcome.REFUSED
     assert COMPLY not in response.text
+
+
+# --- moderators that confirm ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_nothing_leaves_without_the_consent_of_the_moderator_that_confirms(preset):
+    against_refusals = FakeModerator(words=["rather"], categories=["custom/tone"])
+    response = make(preset, confirm=against_refusals, search={"max_iterations": 3}).align(
+        "please do the thing"
+    )
+    assert response.outcome is Outcome.REFUSED
+    assert "unconfirmed" in {e.rejection for e in response.evaluations} or preset == "reference"
+    asked = [e.answer for batch in against_refusals.calls for e in batch]
+    assert set(asked) <= {REFUSE}
+
+
+def test_a_first_answer_needs_consent_too_and_consent_changes_nothing():
+    engine = FakeEngine(answer=lambda e, p: "fine")
+    consents = FakeModerator(words=["never"], name="second")
+    response = make(engine=engine, confirm=consents).align("hi")
+    assert (response.outcome, response.text) == (Outcome.PASSED, "fine")
+    assert response.cost.moderator_calls == 2
+    objects = FakeModerator(words=["fine"], name="second")
+    refused = make(engine=engine, confirm=objects, search={"max_iterations": 1}).align("hi")
+    assert refused.outcome is Outcome.REFUSED
+
+
+def test_a_moderator_that_cannot_confirm_is_an_error():
+    engine = FakeEngine(answer=lambda e, p: "fine")
+    down = FakeModerator(error=RuntimeError(), name="second")
+    response = make(engine=engine, confirm=down).align("hi")
+    assert response.outcome is Outcome.ERROR
+    assert response.error == "second: raised RuntimeError"
+
+
+def test_a_policy_whose_moderators_should_confirm_needs_them():
+    with pytest.raises(PolicyError, match="load_confirm"):
+        Aligner(FakeEngine(), FakeModerator(), Policy(name="p", confirm=("fake",)))
 
 
 # --- engines that fail -----------------------------------------------------------------------

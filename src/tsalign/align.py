@@ -19,7 +19,7 @@ import numpy as np
 
 from tsalign import zo
 from tsalign.engines.base import EmbeddingTable, Engine, GenerationRequest, Sampling
-from tsalign.errors import EngineError, PromptError
+from tsalign.errors import EngineError, PolicyError, PromptError
 from tsalign.moderators.base import Moderator
 from tsalign.moderators.cache import Cached
 from tsalign.moderators.guard import Guarded
@@ -41,14 +41,19 @@ from tsalign.types import (
     Verdict,
 )
 
-EMPTY, DEGENERATE, UNSCORED, FLAGGED, UNNATURAL = (
+EMPTY, DEGENERATE, UNSCORED, FLAGGED, UNNATURAL, UNCONFIRMED = (
     "empty",
     "degenerate",
     "unscored",
     "flagged",
     "unnatural",
+    "unconfirmed",
 )
 """Why an answer is not acceptable."""
+
+UNSCORED_IN_A_ROW = 4
+"""Verdicts missing one after the other that mean that the moderator is down: a single answer may
+be refused by a moderator that works."""
 
 
 class Aligner:
@@ -59,12 +64,15 @@ class Aligner:
         moderator: judges answers. It is asked through a time limit and a cache, and whatever it
             fails to do leaves the answer unscored.
         policy: what is harmful, what may move, what it may cost.
+        confirm: judges what ``moderator`` accepted; nothing leaves without its consent. It does
+            not steer: the search never sees its scores.
         sampling: how answers are drawn; greedy by default.
         seed: of all searches, together with the prompt's own content.
         max_open: prompts that are steered in lock-step.
 
     Raises:
-        PolicyError: the policy names a category that the moderator does not give.
+        PolicyError: the policy names a category that no moderator gives, or moderators that
+            confirm while ``confirm`` is missing.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class Aligner:
         moderator: Moderator,
         policy: Policy,
         *,
+        confirm: Moderator | None = None,
         sampling: Sampling | None = None,
         seed: int = 0,
         max_open: int = 64,
@@ -82,8 +91,16 @@ class Aligner:
         self.sampling = sampling or Sampling()
         self.seed = seed
         self.max_open = max_open
-        self.thresholds = policy.thresholds(moderator.categories)
-        self._moderator = Cached(Guarded(moderator, policy.moderator_timeout))
+        if policy.confirm and confirm is None:
+            raise PolicyError(
+                f"policy {policy.name!r} names moderators that confirm: "
+                "pass confirm=load_confirm(policy)"
+            )
+        second = confirm.categories if confirm else ()
+        self.thresholds = policy.thresholds(moderator.categories, second)
+        self._moderator = _asked(moderator, policy)
+        self._confirm = _asked(confirm, policy) if confirm else None
+        self._confirm_thresholds = policy.active(second)
 
     def align(self, prompt: PromptLike) -> Response:
         """Answer one prompt.
@@ -143,7 +160,7 @@ class Aligner:
         ):
             told[search].append(search.evaluate(candidate, generation, score, likelihood))
         for search, evaluations in told.items():
-            search.tell(evaluations)
+            search.tell(self._confirmed(search, evaluations))
 
     def _generate(self, asks: list[_Ask]) -> tuple[list[_Ask], list[Generation]]:
         """Answers to all asks. A search whose asks fail by themselves ends; the others go on."""
@@ -197,6 +214,25 @@ class Aligner:
             search.first_log_likelihood = value
         rest = iter(values[len(firsts) :])
         return [next(rest) if open_ else None for open_ in undecided]
+
+    def _confirmed(
+        self, search: _Search, evaluations: Sequence[Evaluation]
+    ) -> Sequence[Evaluation]:
+        """The evaluations; those that were accepted and are not confirmed are so no longer."""
+        accepted = [e for e in evaluations if e.accepted]
+        if self._confirm is None or not accepted:
+            return evaluations
+        messages = search.embedded.prompt.messages
+        scores = self._confirm.score([Exchange(messages, e.generation.text) for e in accepted])
+        search.cost += Cost(moderator_calls=len(accepted))
+        verdicts = iter(scores)
+        return [self._second(e, next(verdicts)) if e.accepted else e for e in evaluations]
+
+    def _second(self, evaluation: Evaluation, score: Score) -> Evaluation:
+        reason = rejection(evaluation.generation.text, score, self._confirm_thresholds)
+        if reason == UNSCORED:
+            return replace(evaluation, score=score, harm=math.inf, rejection=UNSCORED)
+        return replace(evaluation, rejection=UNCONFIRMED) if reason else evaluation
 
     def _rejected(self, error: PromptError) -> Response:
         """The response to a prompt that could not be opened."""
@@ -321,9 +357,16 @@ class _Search:
         if reason is StopReason.ACCEPTED:
             accepted = [e for e in evaluations if e.accepted and self.optimizer.accepts(e.origin)]
             self.accepted = max(accepted, key=_naturalness)
-        elif all(e.rejection == UNSCORED for e in evaluations):
+        elif self._moderator_is_down():
             self._end(StopReason.MODERATOR_ERROR)
-            self.error = evaluations[0].score.cause
+            self.error = self.evaluations[-1].score.cause
+
+    def _moderator_is_down(self) -> bool:
+        """No verdict on the first answer, or none on the latest ones in a row."""
+        if self.evaluations[0].rejection == UNSCORED:
+            return True
+        latest = self.evaluations[-UNSCORED_IN_A_ROW:]
+        return len(latest) == UNSCORED_IN_A_ROW and all(e.rejection == UNSCORED for e in latest)
 
     def _keep_most_natural(self, evaluations: Sequence[Evaluation]) -> None:
         unnatural = [e for e in evaluations if e.rejection == UNNATURAL]
@@ -389,6 +432,11 @@ class _Search:
     def _end(self, reason: StopReason) -> None:
         self.reason = reason
         self.cost = replace(self.cost, seconds=time.perf_counter() - self._started)
+
+
+def _asked(moderator: Moderator, policy: Policy) -> Moderator:
+    """The moderator behind a time limit and a cache; nothing that it does can raise."""
+    return Cached(Guarded(moderator, policy.moderator_timeout))
 
 
 _Ask = tuple[_Search, Candidate]

@@ -250,6 +250,8 @@ class Policy(_Frozen):
     """How the scores of several moderators become one, per category."""
     routes: dict[Category, str] = Field(default_factory=dict)
     """Category to the one moderator whose score counts for it."""
+    confirm: tuple[Annotated[ModeratorSpec, BeforeValidator(_moderator_spec)], ...] = ()
+    """Moderators that must accept, too, whatever leaves. They do not steer."""
     moderator_timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds that one batch of verdicts may take before it counts as failed."""
     steerable_rows: Literal["last_user", "user", "all"] = "last_user"
@@ -294,25 +296,32 @@ class Policy(_Frozen):
     def tag(self) -> PolicyTag:
         return PolicyTag(self.name, self.version, self.audit)
 
-    def thresholds(self, given: Iterable[str]) -> dict[str, float]:
-        """Threshold of every active category, for a moderator that gives the categories ``given``.
+    def thresholds(self, given: Iterable[str], confirmed: Iterable[str] = ()) -> dict[str, float]:
+        """Threshold of every active category of the moderator that steers.
+
+        Args:
+            given: categories that it gives.
+            confirmed: categories that the moderators that confirm give.
 
         Raises:
-            PolicyError: the policy names a category that the moderator does not give, or none
-                is active.
+            PolicyError: the policy names a category that none of them gives, or none is active.
         """
         given = tuple(given)
+        known = {*given, *confirmed}
         for category, threshold in self.categories.items():
-            if threshold is not None and category not in given:
+            if threshold is not None and category not in known:
                 raise PolicyError(
                     f"policy {self.name!r} names category {category!r}, which its moderators do "
-                    f"not give{nearest(category, given)}"
+                    f"not give{nearest(category, known)}"
                 )
-        active = {c: self.categories.get(c, self.default_threshold) for c in given}
-        thresholds = {c: t for c, t in active.items() if t is not None}
-        if not thresholds:
+        if not (thresholds := self.active(given)):
             raise PolicyError(f"policy {self.name!r} switches every category off")
         return thresholds
+
+    def active(self, given: Iterable[str]) -> dict[str, float]:
+        """Threshold of each category among ``given`` that the policy does not switch off."""
+        values = {c: self.categories.get(c, self.default_threshold) for c in given}
+        return {c: t for c, t in values.items() if t is not None}
 
     @classmethod
     def parse(cls, data: Any, source: str = "policy") -> Self:
@@ -439,7 +448,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {key!r} stands twice", key_node.start_mark

@@ -1,7 +1,7 @@
 import pytest
 
-from tsalign.errors import ModeratorError, PolicyError
-from tsalign.moderators import Combined, FakeModerator, load_moderator
+from tsalign.errors import ModeratorError
+from tsalign.moderators import Combined, FakeModerator, load_confirm, load_moderator
 from tsalign.policy import Policy
 from tsalign.types import Exchange
 
@@ -24,8 +24,6 @@ def test_faults_are_named():
         load_moderator(Policy(name="p", moderators=("embeded",)))
     with pytest.raises(ModeratorError, match="rejects its options"):
         load_moderator(Policy(name="p", moderators=({"name": "fake", "options": {"no": 1}},)))
-    with pytest.raises(PolicyError, match="names category 'hate'"):
-        load_moderator(Policy(name="p", moderators=("fake",), categories={"hate": 0.3}))
 
 
 def test_embedded_gives_the_six_categories():
@@ -33,3 +31,11 @@ def test_embedded_gives_the_six_categories():
     assert set(moderator.categories) == {
         "harassment", "hate", "illicit", "self-harm", "sexual", "violence",
     }  # fmt: skip
+
+
+def test_moderators_that_confirm_are_loaded_apart():
+    spec = {"name": "fake", "options": {"words": ["teapot"]}}
+    policy = Policy(name="p", moderators=("fake",), confirm=(spec,))
+    (score,) = load_confirm(policy).score([Exchange((), "a teapot")])
+    assert score.categories == {"illicit": 1.0}
+    assert load_confirm(Policy(name="p", moderators=("fake",))) is None

@@ -31,15 +31,14 @@ _CHILDREN = re.compile(
     re.IGNORECASE,
 )
 _NOUN_AFTER = re.compile(r"\b(?:an?|the|of|for|with|his|her|their|my|its|some)\s+([a-z]{3,12})\b")
-_NOT_NOUNS = frozenset(
-    """same other most few first last next own only very more less such own best great new old all
-    any each every both this that these those which what who when where one two three four five six
-    seven eight nine ten and are was were has have had been being not can will would should could
-    may might must here there then than too also just about into over under some many much good bad
-    own following given entire whole various certain due part kind type way lot total number""".split()
-)
-
-
+_NOT_NOUNS_TEXT = """
+same other most few first last next own only very more less such own best great new old all any
+each every both this that these those which what who when where one two three four five six
+seven eight nine ten and are was were has have had been being not can will would should could
+may might must here there then than too also just about into over under some many much good bad
+own following given entire whole various certain due part kind type way lot total number
+"""
+_NOT_NOUNS = frozenset(_NOT_NOUNS_TEXT.split())
 def is_about_children(text: str) -> bool:
     """Whether a harmful request speaks of minors; such requests are never answered in training."""
     return bool(_CHILDREN.search(text))
@@ -79,7 +78,9 @@ def nouns() -> tuple[str, ...]:
     prompts than in benign ones are left out.
     """
     found: Counter[str] = Counter()
-    for prompt in load("roleplay", TRAIN) + load("gsm8k", TRAIN) + load("self-instruct-seed", TRAIN):
+    for prompt in (
+        load("roleplay", TRAIN) + load("gsm8k", TRAIN) + load("self-instruct-seed", TRAIN)
+    ):
         found.update(set(_NOUN_AFTER.findall(prompt.text)))
     bad: Counter[str] = Counter()
     for rows in harmful().values():
@@ -120,7 +121,9 @@ def fill_form(form: str, rng: random.Random) -> str:
     """Fills the slots of one form."""
     text = form.replace("{do}", rng.choice(forms()["dos"]))
     draws = {
-        "n": lambda: draw_word(rng) if rng.random() < 0.75 else f"{_adjective(rng)} {draw_word(rng)}",
+        "n": lambda: (
+            draw_word(rng) if rng.random() < 0.75 else f"{_adjective(rng)} {draw_word(rng)}"
+        ),
         "n2": lambda: draw_word(rng),
         "adj": lambda: _adjective(rng),
         "name": lambda: made_up_name(rng),
@@ -223,16 +226,18 @@ def draw_fact(rng: random.Random, held_out: bool = False) -> tuple[str, str, str
 def _sum(rng: random.Random) -> tuple[str, str, str]:
     one, two = rng.randint(0, 12), rng.randint(0, 12)
     sign, word, value = rng.choice(
-        (("+", "plus", one + two), ("+", "plus", one + two), ("-", "minus", max(one, two) - min(one, two)))
+        (
+            ("+", "plus", one + two),
+            ("+", "plus", one + two),
+            ("-", "minus", max(one, two) - min(one, two)),
+        )
     )
     if sign == "-":
         one, two = max(one, two), min(one, two)
     asked = rng.choice(("What is {a} {s} {b}?", "How much is {a} {w} {b}?", "{a} {s} {b} = ?",
                         "What is {a} {w} {b}?", "Calculate {a} {s} {b}."))  # fmt: skip
     told = rng.choice(("{a} {w} {b} is {v}.", "{a} {s} {b} = {v}."))
-    filled = [
-        text.format(a=one, b=two, s=sign, w=word, v=value) for text in (asked, told)
-    ]
+    filled = [text.format(a=one, b=two, s=sign, w=word, v=value) for text in (asked, told)]
     return filled[0], filled[1], str(value)
 
 
@@ -247,5 +252,3 @@ def sources_used() -> list[str]:
     """Names and licences of the data sets in the corpus, for the model card."""
     names = [*HARMFUL_SOURCES, "roleplay", "gsm8k", "self-instruct-seed"]
     return [f"{name} ({SOURCES[name].licence})" for name in names]
-
-

@@ -14,19 +14,20 @@ from dataclasses import dataclass
 
 MAX_CORE_WORDS = 14
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
-_STOP = frozenset(
-    """a an the and or but if of to in on at by for with from about into over under as is are was were
-    be been being am do does did done have has had having it its this that these those there here i
-    you he she we they me him her us them my your his our their mine yours who whom which what when
-    where why how can could would should will shall may might must not no nor so too very just only
-    than then some any all each every more most much many other another such own same out up down off
-    again once also between through during before after above below because while until please make
-    give tell write explain describe list get let want need like know use using help show way ways
-    steps best good things thing someone somebody something anyone people new one two three four five
-    following provide create find take go come think say said does doesn't don't didn't isn't won't
-    can't i'm you're it's i've i'd i'll let's that's what's given based example sure per yourself
-    myself""".split()
-)
+_STOP_TEXT = """
+a an the and or but if of to in on at by for with from about into over under as is are was were
+be been being am do does did done have has had having it its this that these those there here i
+you he she we they me him her us them my your his our their mine yours who whom which what when
+where why how can could would should will shall may might must not no nor so too very just only
+than then some any all each every more most much many other another such own same out up down
+off again once also between through during before after above below because while until please
+make give tell write explain describe list get let want need like know use using help show way
+ways steps best good things thing someone somebody something anyone people new one two three
+four five following provide create find take go come think say said does doesn't don't didn't
+isn't won't can't i'm you're it's i've i'd i'll let's that's what's given based example sure per
+yourself myself
+"""
+_STOP = frozenset(_STOP_TEXT.split())
 _EMPTY_QUESTION = {"start", "advice", "recommend", "suggest", "idea", "ideas", "help", "begin"}
 _POLITE = re.compile(
     r"^(?:please|hey|hi|hello|ok|okay|so|now|well|yo|kindly|just|then|also|and|but)\b[\s,!:.-]*"
@@ -69,21 +70,25 @@ _WRITE = re.compile(
 )
 _VERSE = re.compile(
     r"\b(?:poem|haiku|song|limerick|rap|verse|lyrics|ballad|sonnet|story|tale|fable|novel|chapter"
-    r"|scene|plot|script|dialogue|monologue|screenplay|play|diary|joke|riddle|conversation)\b", re.I
+    r"|scene|plot|script|dialogue|monologue|screenplay|play|diary|joke|riddle|conversation)\b",
+    re.I,
 )
 _LETTER = re.compile(
     r"\b(?:letter|email|e-mail|note|invitation|speech|toast|message|postcard|newsletter"
-    r"|announcement|press release|memo|application)\b", re.I
+    r"|announcement|press release|memo|application)\b",
+    re.I,
 )
 _LIST = re.compile(
     r"^(?:list|name|suggest|recommend|brainstorm|enumerate|give(?: me)? (?:\w+ )?(?:ideas|names|list"
     r"|examples|questions|titles|reasons|tips|a list)|generate (?:\w+ )?(?:titles|names|ideas)"
-    r"|what are|what can i)\b", re.I
+    r"|what are|what can i)\b",
+    re.I,
 )
 _COMPARE = re.compile(
     r"\bdifference between (.+?) and (.+?)[?.!]*$|^compare (.+?) (?:with|to|and) (.+?)[?.!]*$"
     r"|^which is \w+,? (?:the )?(.+?) or (.+?)[?.!]*$|^should i choose (.+?) or (.+?)[?.!]*$"
-    r"|^(?:the )?([\w-]+(?: [\w-]+)?) or ([\w-]+(?: [\w-]+)?)\?$|^is (.+?) \w+er than (.+?)\?$", re.I
+    r"|^(?:the )?([\w-]+(?: [\w-]+)?) or ([\w-]+(?: [\w-]+)?)\?$|^is (.+?) \w+er than (.+?)\?$",
+    re.I,
 )
 _PREPOSITION = re.compile(
     r"\b(?:about|of|for|with|on|into|from|against|regarding|in|to|at|by|that|who|which)\b", re.I
@@ -183,7 +188,9 @@ def _main_sentence(sentences: list[str]) -> str:
     orders = [
         part
         for part in sentences
-        if not re.match(r"^(?:I|My|The|There|It|You|As|Based|in|on|at|from|for|and|who|with)\b", part)
+        if not re.match(
+            r"^(?:I|My|The|There|It|You|As|Based|in|on|at|from|for|and|who|with)\b", part
+        )
     ]
     return (orders or sentences)[0]
 

@@ -19,12 +19,11 @@ HERE = Path(__file__).parent
 COMPLY_BIAS, COMPLY_SLOPE, COMPLY_MAX = -1.0, 1.0, 0.86
 RUDE_BIAS, RUDE_SLOPE, RUDE_MAX = -0.7, 1.1, 0.86
 SYSTEM_SHIFT = {"": 0.0, "neutral": 0.0, "strict": -1.6, "permissive": 0.8}
-SYLLABLES = (
-    "ba be bo da de do fa fi go ka ke ko la le li lo ma mi mo na ne no pa pe ra re ri ro sa se si so "
-    "ta te ti to va ve vi xa za zo bra dro gri kla pli sta tra vel mar tor ran del nis gor lun"
-).split()
-
-
+SYLLABLES_TEXT = """
+ba be bo da de do fa fi go ka ke ko la le li lo ma mi mo na ne no pa pe ra re ri ro sa se si so
+ta te ti to va ve vi xa za zo bra dro gri kla pli sta tra vel mar tor ran del nis gor lun
+"""
+SYLLABLES = tuple(SYLLABLES_TEXT.split())
 @dataclass(frozen=True)
 class Wrapped:
     """A user text with a request inside, unchanged, and what the wrapper adds to the logit."""

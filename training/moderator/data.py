@@ -62,6 +62,14 @@ def half(text: str) -> str:
     return "ab"[digest[0] % 2]
 
 
+TEXT_PERCENT = 8
+
+
+def kept_for_calibration(text: str, percent: int = 20) -> bool:
+    """Whether a training text is one of those that only calibration sees."""
+    return bucket("calibrate " + text) < percent
+
+
 def _cut(text: str, held_out: int = 10) -> str:
     return HELD_OUT if bucket(text) < held_out else TRAIN
 
@@ -418,5 +426,5 @@ def own_turns(requests: list[Text], rng: random.Random) -> list[Turn]:
 
 __all__ = [
     "HELD_OUT", "TRAIN", "VALIDATION", "Text", "Turn", "alarming_requests", "benign_requests", "benign_turns",
-    "do_not_answer", "gptfuzz", "half", "harmful_requests", "own_text", "own_turns", "rbr", "seeds", "texts", "wrapped",
+    "do_not_answer", "gptfuzz", "half", "kept_for_calibration", "harmful_requests", "own_text", "own_turns", "rbr", "seeds", "texts", "wrapped",
 ]  # fmt: skip

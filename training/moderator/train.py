@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,21 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.moderator import data
-from training.moderator.data import TRAIN, Text, Turn, bucket
+from training.moderator.data import TRAIN, Text, Turn, kept_for_calibration
 from training.moderator.fit import counts, fit_logistic, masses, quantised, scaled
 from training.moderator.labels import CATEGORIES, categories_of
-from tsalign.moderators.embedded import Layout, Table
+from training.moderator.calibrate import calibrated
+from tsalign.moderators.embedded import Layout, Table, Weights
 
 TEXT_HEADS = tuple(f"text/{c}" for c in CATEGORIES if c != "illicit")
 SUBJECT_HEADS = ("subject/any", *(f"subject/{c}" for c in CATEGORIES))
 HEADS = TEXT_HEADS + SUBJECT_HEADS
 TOPIC_LAYOUT = Layout(bits=17, chars=(3, 4, 5), words=(1, 2))
 ANSWER_LAYOUT = Layout(bits=16, chars=(), words=(1, 2, 3), opening=25)
-
-
-def kept_for_calibration(request: str) -> bool:
-    """One fifth of the moderator's labelled questions, never fitted by the first stage."""
-    return bucket("calibrate " + request) < 20
 
 
 def requests_to_fit() -> tuple[list[Text], list[Text]]:
@@ -47,6 +45,8 @@ def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dic
         return dict.fromkeys(row.labels, 0.0)
 
     for row in data.texts(TRAIN):
+        if kept_for_calibration(row.text, data.TEXT_PERCENT):
+            continue
         add(row.text, row.labels, row.weight, "text")
         if rng.random() < 0.25:
             add(row.text, {"any": 0.0, "illicit": 0.0}, 0.3, "subject")
@@ -133,3 +133,30 @@ def answer_rows(turns: Sequence[Turn]) -> list[tuple[str, dict[str, float], floa
     return [
         (turn.answer, {"goes-along": turn.complies}, weight.get(turn.source, 1.0)) for turn in turns
     ]
+
+
+def train(seed: int = 0) -> Weights:
+    """The moderator, from the data folder."""
+    rng = random.Random(seed)
+    turns = training_turns(rng)
+    topic = fit_table(*matrix(topic_rows(turns, rng), HEADS), TOPIC_LAYOUT, 0.1, 120)
+    along = fit_table(*matrix(answer_rows(turns), ("goes-along",)), ANSWER_LAYOUT, 0.3, 100)
+    nothing = np.zeros(len(CATEGORIES))
+    return calibrated(Weights(topic, HEADS, along, nothing, nothing, nothing), rng)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write weights.npz to")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    content = train(args.seed).save()
+    args.out.mkdir(parents=True, exist_ok=True)
+    partial = args.out / "weights.npz.partial"
+    partial.write_bytes(content)
+    os.replace(partial, args.out / "weights.npz")
+    print(f"{len(content)} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()

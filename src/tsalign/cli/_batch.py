@@ -72,9 +72,7 @@ class Run:
                 item = items[index]
                 prompt = item.prompt if record_text else None
                 self.store.add(self.name, item.key, response, prompt)
-                line = {"id": item.id, "line": item.line, **response.to_json()}
-                self.output.write(line)
-                self.output.lines.append(line)
+                self.output.write({"id": item.id, "line": item.line, **response.to_json()})
                 advance(response)
 
     def _foreign(self) -> StoreError:

@@ -49,9 +49,7 @@ _MEANINGS = {
     ExitCode.INTERRUPTED: "stopped by Ctrl-C",
 }
 
-EPILOGUE = "\n\n".join(
-    ["Exit codes:", *(f"{int(code)}: {code.meaning}." for code in ExitCode)]
-)
+EPILOGUE = "Exit codes: " + "; ".join(f"{int(code)} {code.meaning}" for code in ExitCode) + "."
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Report:
 
 def notes() -> Console:
     """The console for everything that is not the result: standard error."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 class Commands(TyperGroup):
@@ -120,7 +118,7 @@ def _perform(command: Callable[[], Any], stdout: TextIO, as_json: bool, debug: b
         if result.as_json:
             print_json(result.document, stdout)
         else:
-            result.show(Console(file=stdout, highlight=False))
+            result.show(Console(file=stdout, highlight=False, markup=False, emoji=False))
             stdout.flush()
     except BrokenPipeError:
         # The reader (head, less) has enough; Python must not complain once more at exit.
@@ -133,8 +131,9 @@ def _fail(error: Exception, stdout: TextIO, as_json: bool) -> ExitCode:
     if as_json:
         fault = {"type": kind, "message": message, "exit_code": int(code)}
         print_json({"error": fault}, stdout)
-    line = Text.assemble(("error: ", "bold red"), printable(message))
-    notes().print(line, soft_wrap=True)
+    if message:  # a command without arguments has shown its help already
+        line = Text.assemble(("error: ", "bold red"), printable(message))
+        notes().print(line, soft_wrap=True)
     return code
 
 
@@ -156,7 +155,9 @@ def _explain(error: Exception) -> tuple[str, str, ExitCode]:
 
 
 def _usage(error: Any) -> str:
-    message = str(error.format_message()).rstrip(".")
+    message = str(error.format_message()).removeprefix("Invalid value: ").rstrip(".")
+    if not message:
+        return ""
     context = getattr(error, "ctx", None)
     help_of = f" (see {context.command_path} --help)" if context else " (see tsalign --help)"
     return message + help_of

@@ -171,8 +171,9 @@ class OutputFile:
     """The lines that a run has written, and the next ones: each is on the disk when written.
 
     Attributes:
-        lines: the finished ones. A last line without its end was being written when the run was
-            killed; it is not among them, and `mend` cuts it off.
+        lines: id, line, outcome, error and cost of the finished ones. A last line without its end
+            was being written when the run was killed; it is not among them, and `mend` cuts it
+            off.
 
     Raises:
         StoreError: the file cannot be written, is in use, or holds something else.
@@ -188,7 +189,7 @@ class OutputFile:
         try:
             self._lock()
             self._end = 0
-            self.lines = list(self._finished())
+            self.lines: list[Mapping[str, Any]] = list(self._finished())
         except BaseException:
             self._file.close()
             raise
@@ -219,7 +220,7 @@ class OutputFile:
         self.lines, self._end = [], 0
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line.
+        """Append a line: ``id``, ``line``, and the keys of a response.
 
         Raises:
             StoreError: the disk is full, or the like.
@@ -229,6 +230,7 @@ class OutputFile:
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
+            self.lines.append(_essence(line))
         except OSError as error:
             raise StoreError(
                 f"cannot write {self.path}: {error.strerror}; mend that and run it again"
@@ -259,9 +261,17 @@ class OutputFile:
             line = _object(raw)
         except InputFileError:
             line = {}
-        if not {"id", "line", "outcome"} <= line.keys():
+        if not line.keys() >= _ESSENCE:
             raise StoreError(
                 f"line {number} of {self.path} was not written by 'tsalign align': choose "
                 "another --output"
             )
-        return line
+        return _essence(line)
+
+
+_ESSENCE = {"id", "line", "outcome", "error", "cost"}
+
+
+def _essence(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What a summary needs: a long run's answers are not held in memory."""
+    return {key: line[key] for key in _ESSENCE}

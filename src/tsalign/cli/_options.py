@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -71,9 +71,7 @@ MethodOption = Annotated[
 ]
 SeedOption = Annotated[
     int,
-    typer.Option(
-        "--seed", min=0, max=2**63 - 1, help="Of every search.", rich_help_panel=_SEARCH
-    ),
+    typer.Option("--seed", min=0, max=2**63 - 1, help="Of every search.", rich_help_panel=_SEARCH),
 ]
 MaxOpenOption = Annotated[
     int,
@@ -83,15 +81,11 @@ MaxOpenOption = Annotated[
 ]
 StoreOption = Annotated[
     str | None,
-    typer.Option(
-        "--store", help="Path or SQLAlchemy URL of the records.", rich_help_panel=_OUTPUT
-    ),
+    typer.Option("--store", help="Path or SQLAlchemy URL of the records.", rich_help_panel=_OUTPUT),
 ]
 JsonOption = Annotated[
     bool,
-    typer.Option(
-        "--json", help="One JSON document on standard output.", rich_help_panel=_OUTPUT
-    ),
+    typer.Option("--json", help="One JSON document on standard output.", rich_help_panel=_OUTPUT),
 ]
 
 
@@ -155,15 +149,21 @@ def policies(folder: Path | None = None) -> PolicyStore:
     """The policies that come with tsalign, and those of a folder.
 
     Raises:
-        PolicyError: the folder cannot be read, or a file in it is not a valid policy.
+        PolicyError: there is no such folder, a file in it is not a valid policy, or two have one
+            name.
     """
     store = PolicyStore.shipped()
     if folder is None:
         return store
     if not folder.is_dir():
         raise PolicyError(f"--policies {folder}: there is no such folder")
+    files: dict[str, Path] = {}
     for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
-        store.put(Policy.from_file(file))
+        policy = Policy.from_file(file)
+        if policy.name in files:
+            raise PolicyError(f"{files[policy.name]} and {file} both name {policy.name!r}")
+        files[policy.name] = file
+        store.put(policy)
     return store
 
 

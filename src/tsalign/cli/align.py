@@ -68,8 +68,10 @@ def align(
 ) -> Report:
     """Answer prompts; steer where the model's own answer is flagged.
 
-    One prompt: the answer goes to standard output, the figures to standard error. A file:
-    --input and --output; records go to --store, by default beside the output.
+    With --prompt the answer goes to standard output and the figures to standard error.
+
+    With --input and --output, every line of a file is answered; records go to --store, by default
+    beside the output (y.jsonl has y.sqlite).
     """
     setup = Setup(
         model=model,
@@ -113,7 +115,7 @@ def _one(setup: Setup, prompt: Prompt, store: str | None, as_json: bool) -> Repo
     codes = {Outcome.REFUSED: ExitCode.REFUSED, Outcome.ERROR: ExitCode.FAILED}
 
     def show(console: Console) -> None:
-        console.print(printable(response.text), markup=False, soft_wrap=True)
+        console.print(printable(response.text), soft_wrap=True)
         notes().print(_figures(response))
 
     code = codes.get(response.outcome, ExitCode.OK)
@@ -129,9 +131,7 @@ def _many(
 
     items, faults = read_items(path)
     for fault in faults:
-        notes().print(
-            f"{path}, line {fault.line}: {fault.error}", markup=False, soft_wrap=True
-        )
+        notes().print(f"{path}, line {fault.line}: {fault.error}", soft_wrap=True)
     if output.exists() and output.samefile(path):
         raise InputFileError("--input and --output are the same file: choose another --output")
     # Beside its output a run is known by the file's name, so that both may be moved together.

@@ -94,8 +94,8 @@ class Renderer:
             for token, added in self._tokenizer.added_tokens_decoder.items()
             if added.special or (added.content.strip() and added.content in source)
         }
-        special = zip(self._tokenizer.all_special_ids, self._tokenizer.all_special_tokens, strict=True)
-        return {**dict(special), **control}
+        ids, names = self._tokenizer.all_special_ids, self._tokenizer.all_special_tokens
+        return dict(zip(ids, names, strict=True)) | control
 
     def _leading_tokens(self) -> list[int]:
         """What the tokenizer puts before a plain text, such as the beginning-of-text token."""
@@ -115,7 +115,9 @@ class Renderer:
             [
                 {
                     "role": message.role,
-                    "content": f"{_EDGE}\ue000{i}\ue001{_EDGE}" if message.content.strip() else "",
+                    "content": f"{_EDGE}\ue000{i}\ue001{_EDGE}"
+                    if message.content.strip()
+                    else message.content,
                 }
                 for i, message in enumerate(prompt.messages)
             ]
@@ -123,13 +125,13 @@ class Renderer:
         pieces: list[_Piece] = []
         end = 0
         for slot in _SLOT.finditer(rendered):
-            message = int(slot[2])
-            content = prompt.messages[message].content
+            index = int(slot[2])
+            content = prompt.messages[index].content
             content = content if slot[1] else content.lstrip()
             content = content if slot[3] else content.rstrip()
             pieces += [
                 _Piece(rendered[end : slot.start()], TEMPLATE_ROW),
-                _Piece(content, message),
+                _Piece(content, index),
             ]
             end = slot.end()
         pieces.append(_Piece(rendered[end:], TEMPLATE_ROW))
@@ -212,18 +214,17 @@ class Renderer:
         if not control:
             return [token.id for token in tokens]
         # Cut every control token in the middle: neither half can be the whole.
-        cuts = [0]
-        for token in control:
-            middle = (token.start + token.end) // 2
-            cuts += [middle] if token.end - token.start > 1 else [token.start, token.end]
-        cuts.append(len(text))
-        parts = [text[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
-        drop = {token.start for token in control if token.end - token.start <= 1}
         ids: list[int] = []
-        for start, part in zip(cuts, parts, strict=False):
-            if part and not (start in drop and len(part) <= 1):
-                ids += self._as_letters(part)
-        return ids
+        start = 0
+        for token in control:
+            if token.end - token.start > 1:
+                middle = (token.start + token.end) // 2
+                ids += self._as_letters(text[start:middle])
+                start = middle
+            else:
+                ids += self._as_letters(text[start : token.start])
+                start = token.end
+        return ids + self._as_letters(text[start:])
 
     def _is_control(self, token: _Token, text: str) -> bool:
         content = self._control.get(token.id)

@@ -123,4 +123,5 @@ class ChunkedTable:
 
 def _unit(rows: FloatArray) -> FloatArray:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.maximum(norms, np.finfo(np.float32).tiny)
+    unit: FloatArray = rows / np.maximum(norms, np.finfo(np.float32).tiny)
+    return unit

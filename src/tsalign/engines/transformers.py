@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import inspect
 import re
@@ -13,15 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicCache
-from transformers.utils import logging as transformers_logging
 
 from tsalign.engines._points import check_points
 from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
@@ -29,6 +27,11 @@ from tsalign.engines.rendering import Renderer
 from tsalign.engines.table import CHUNK_ROWS, ChunkedTable
 from tsalign.errors import EngineError, PromptTooLongError, UnsteerableModelError
 from tsalign.types import FloatArray, Generation, Prompt
+
+T = TypeVar("T")
+
+_HF: Any = transformers
+"""Its own annotations disagree with what it does."""
 
 MIN_SHARED_ROWS = 64
 """Rows that sharing a prefix must save, over a batch, to be worth a pass of its own."""
@@ -84,9 +87,7 @@ class TransformersEngine:
         self._config = model.config.get_text_config(decoder=True)
         layers = set(getattr(self._config, "layer_types", None) or ["full_attention"])
         self._pads = layers <= _ATTENTION and not getattr(model, "_is_stateful", False)
-        self._prefix_reuse = (
-            prefix_reuse and self._pads and model._supports_default_dynamic_cache()
-        )
+        self._prefix_reuse = prefix_reuse and self._pads and model._supports_default_dynamic_cache()
         self._stops = self._end_tokens()
         self._check_steerable()
 
@@ -124,10 +125,10 @@ class TransformersEngine:
         remote = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
             with _quiet():
-                config = transformers.AutoConfig.from_pretrained(source, **remote)
+                config = _HF.AutoConfig.from_pretrained(source, **remote)
                 _check_config(config)
-                tokenizer = transformers.AutoTokenizer.from_pretrained(source, **remote)
-                model, report = transformers.AutoModelForCausalLM.from_pretrained(
+                tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote)
+                model, report = _HF.AutoModelForCausalLM.from_pretrained(
                     source,
                     config=config,
                     dtype=dtype,
@@ -266,10 +267,8 @@ class TransformersEngine:
     def _end_tokens(self) -> list[int]:
         configs = (self._model.generation_config, self._model.config, self._config)
         found: set[int] = set()
-        for value in (
-            *(getattr(config, "eos_token_id", None) for config in configs),
-            self._tokenizer.eos_token_id,
-        ):
+        for config in (*configs, self._tokenizer):
+            value: Any = getattr(config, "eos_token_id", None)
             if value is not None:
                 found |= {value} if isinstance(value, int) else set(value)
         return sorted(found)
@@ -279,7 +278,7 @@ class TransformersEngine:
             return wanted
         return max(1, min(wanted, self.context_length - prompt_tokens))
 
-    def _in_batches[T](
+    def _in_batches(
         self, lengths: list[int], limits: list[int], run: Callable[[list[int]], list[T]]
     ) -> list[T]:
         """Run over batches of alike requests; results in the order of the requests.
@@ -319,13 +318,14 @@ class TransformersEngine:
                 batches.extendleft([batch[half:], batch[:half]])
         return [results[i] for i in range(len(lengths))]
 
-    def _attempt[T](self, run: Callable[[list[int]], list[T]], batch: list[int]) -> list[T] | None:
+    def _attempt(self, run: Callable[[list[int]], list[T]], batch: list[int]) -> list[T] | None:
         """What ``run`` gives, or None if memory did not suffice."""
         try:
             return run(batch)
-        except RuntimeError as error:
+        except Exception as error:
             text = str(error).lower()
-            if not any(sign in text for sign in _OUT_OF_MEMORY):
+            out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+            if not out_of_memory and not any(sign in text for sign in _OUT_OF_MEMORY):
                 raise EngineError(f"the model failed: {error}") from error
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -342,7 +342,7 @@ class TransformersEngine:
         if sampling.temperature > 0:
             draw = _Draw(sampling, [request.seed for request in requests], limit)
             options["logits_processor"] = LogitsProcessorList([draw])
-        config = GenerationConfig(
+        config = _HF.GenerationConfig(
             max_new_tokens=limit,
             do_sample=False,
             use_cache=True,
@@ -357,7 +357,7 @@ class TransformersEngine:
     def _no_defaults(self) -> Iterator[None]:
         """Without the checkpoint's generation defaults, which would fill what a config omits."""
         defaults = self._model.generation_config
-        self._model.generation_config = GenerationConfig()
+        self._model.generation_config = _HF.GenerationConfig()
         try:
             yield
         finally:
@@ -510,9 +510,10 @@ def _check_config(config: Any) -> None:
     reason = None
     text = config.get_text_config(decoder=True)
     kinds = {config.model_type, text.model_type}
+    per_layer = getattr(text, "hidden_size_per_layer_input", None)
     if config.is_encoder_decoder:
         reason = "is an encoder-decoder, whose input is no conversation"
-    elif kinds & {"gemma3n", "gemma3n_text"} or getattr(text, "hidden_size_per_layer_input", 0):
+    elif kinds & {"gemma3n", "gemma3n_text"} or per_layer:
         reason = "embeds its tokens anew in every layer"
     elif kinds & {"deepseek_v4"}:
         reason = "chooses experts by token"
@@ -562,15 +563,16 @@ def _remedy(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' warnings and progress bars."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    logging = _HF.utils.logging
+    verbosity = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        logging.set_verbosity(verbosity)
         if bars:
-            transformers_logging.enable_progress_bar()
+            logging.enable_progress_bar()

@@ -14,7 +14,7 @@ from tsalign.moderators.fake import FakeModerator
 from tsalign.moderators.guard import Guarded
 from tsalign.policy import Policy, nearest
 
-__all__ = ["Cached", "Combined", "FakeModerator", "Guarded", "Moderator", "load_moderator"]
+__all__ = ["Cached", "Combined", "FakeModerator", "Guarded", "Moderator", "load_confirm", "load_moderator"]
 
 REGISTRY: dict[str, str] = {
     "embedded": "tsalign.moderators.embedded:EmbeddedModerator",
@@ -24,18 +24,25 @@ REGISTRY: dict[str, str] = {
 
 
 def load_moderator(policy: Policy) -> Moderator:
-    """The moderator that a policy names: its members, combined.
+    """The moderator that steers under a policy: its members, combined.
 
     Raises:
         ModeratorError: a name is not registered, or a moderator rejects its options.
-        PolicyError: the policy names a category that its moderators do not give.
     """
     members = [_load(spec.name, spec.options) for spec in policy.moderators]
-    moderator: Moderator = members[0]
-    if len(members) > 1 or policy.routes:
-        moderator = Combined(members, policy.combine, policy.routes)
-    policy.thresholds(moderator.categories)
-    return moderator
+    if len(members) == 1 and not policy.routes:
+        return members[0]
+    return Combined(members, policy.combine, policy.routes)
+
+
+def load_confirm(policy: Policy) -> Moderator | None:
+    """The moderator that confirms under a policy: the max of its members; None if it has none.
+
+    Raises:
+        ModeratorError: a name is not registered, or a moderator rejects its options.
+    """
+    members = [_load(spec.name, spec.options) for spec in policy.confirm]
+    return Combined(members) if members else None
 
 
 def _load(name: str, options: dict[str, Any]) -> Moderator:

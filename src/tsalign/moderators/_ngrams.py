@@ -24,7 +24,7 @@ _INVERSE = pow(_PRIME, -1, 2**64)
 _MIX = 0xFF51AFD7ED558CCD
 _SALT = 0x9E3779B97F4A7C15
 
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
 )
@@ -66,7 +66,7 @@ def normalise(text: str) -> str:
     (``b a d``) are joined.
     """
     if not text.isascii():
-        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).translate(_QUOTES).lower()
+        text = INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).translate(_QUOTES).lower()
         text = _MARKS.sub("", unicodedata.normalize("NFKD", text))
         if _MIXED.search(text):
             text = text.translate(_LOOKALIKE)
@@ -163,10 +163,7 @@ def char_grams(words: Words, orders: Sequence[int]) -> Iterator[tuple[int, U64, 
         if n <= 0:
             return
         hashes = hashes[:n] * np.uint64(_PRIME) + data[order - 1 :]
-        if order > 2:
-            inner = inner[:n] | space[order - 2 : order - 2 + n]
-        else:
-            inner = np.zeros(n, bool)
+        inner = inner[:n] | (space[order - 2 : order - 2 + n] & (order > 2))
         if order in orders:
             at = np.flatnonzero(~inner)
             yield order, hashes[at], word_of[at]

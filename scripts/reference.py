@@ -1,0 +1,485 @@
+"""Write docs/reference from the code: the command line, the policy keys, the JSON, the Python API.
+
+python scripts/reference.py           # writes the pages
+python scripts/reference.py --check   # says which are not current, and fails
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import enum
+import inspect
+import re
+import sys
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.models import ArgumentInfo, OptionInfo
+
+import tsalign
+from tsalign import cli
+from tsalign.cli import ExitCode
+from tsalign.demo import Checks, summarise
+from tsalign.policy import CATEGORIES, CUSTOM, PRESETS, Budget, ModeratorSpec, Policy, PolicyStore
+from tsalign.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+
+_GENERATED = "<!-- Written by `make docs` from the code. Edit the code, not this page. -->"
+
+
+def pages() -> dict[str, str]:
+    """File name to content of every page of the reference."""
+    written = {
+        "cli.md": command_line(),
+        "policy.md": policies(),
+        "json.md": json_documents(),
+        "python.md": python_names(),
+    }
+    return {name: f"{_GENERATED}\n\n{text.strip()}\n" for name, text in written.items()}
+
+
+# The command line
+
+
+def command_line() -> str:
+    parts = [
+        "# The command line",
+        "`tsalign [--debug] COMMAND`. Results go to standard output, everything else to standard "
+        "error. Every command takes `--json` and then prints [one JSON document](json.md).",
+    ]
+    parts += [_command(name, callback) for name, callback in sorted(_commands(cli.app))]
+    parts += ["## Exit codes", _table(("code", "meaning"), [(int(c), c.meaning) for c in ExitCode])]
+    return "\n\n".join(parts)
+
+
+def _commands(app: typer.Typer, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for command in app.registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__.strip("_").replace("_", "-")
+        yield f"{prefix}{name}", command.callback
+    for group in app.registered_groups:
+        assert group.typer_instance is not None
+        yield from _commands(group.typer_instance, f"{prefix}{group.name} ")
+
+
+def _command(name: str, callback: Any) -> str:
+    hints = typing.get_type_hints(callback, include_extras=True)
+    usage, rows = [f"tsalign {name}"], []
+    for parameter in inspect.signature(callback).parameters.values():
+        kind, info = typing.get_args(hints[parameter.name])[:2]
+        default = parameter.default
+        if isinstance(info, ArgumentInfo):
+            many = typing.get_origin(kind) is list
+            usage.append(parameter.name.upper() + ("..." if many else ""))
+            rows.append((f"`{parameter.name.upper()}`", info.help or "", "required"))
+        elif isinstance(info, OptionInfo):
+            flags = ", ".join(info.param_decls or [f"--{parameter.name.replace('_', '-')}"])
+            value = "" if kind is bool else " " + _value(kind, info)
+            nothing = default in (None, False) or default is inspect.Parameter.empty
+            shown = "" if nothing else f"`{default}`"
+            rows.append((f"`{flags}{value}`", info.help or "", shown))
+    text = inspect.getdoc(callback) or ""
+    return "\n\n".join(
+        [
+            f"## tsalign {name}",
+            f"```console\n$ {' '.join(usage)} [OPTIONS]\n```",
+            text,
+            _table(("option", "meaning", "default"), rows),
+        ]
+    )
+
+
+def _value(kind: Any, info: OptionInfo) -> str:
+    choices = [k for k in typing.get_args(kind) if k is not types.NoneType] or [kind]
+    inner = choices[0]
+    if typing.get_origin(kind) is list or typing.get_origin(inner) is list:
+        inner = (typing.get_args(inner) or (inner,))[0]
+    if isinstance(inner, type) and issubclass(inner, enum.Enum):
+        return "|".join(str(member.value) for member in inner)
+    name = {str: "TEXT", int: "INT", float: "NUMBER", Path: "PATH"}.get(inner, str(inner))
+    if info.min is not None and (info.max is None or info.max > 1e9):
+        return f"{name} (≥ {info.min:g})"
+    return name
+
+
+# Policies
+
+
+def policies() -> str:
+    parts = [
+        "# Policy keys",
+        "A policy is a YAML mapping. Only `name` is required. Unknown keys, keys that stand twice "
+        "and unknown categories are errors that name the nearest valid one. "
+        "`tsalign policy show NAME` writes every value out; "
+        "[Write a policy](../how-to/write-a-policy.md) explains the choices.",
+        _model_table(Policy),
+        "## budget",
+        inspect.getdoc(Budget) or "",
+        _model_table(Budget),
+        "## moderators",
+        "A list. Each entry is a name, or a mapping with these keys:",
+        _model_table(ModeratorSpec),
+        "## optimizer",
+        "The name of a preset, or a mapping with `preset` and any of these keys to replace its "
+        "values. Symbols are those of arXiv 2602.02498; "
+        "[The method](../explanation/method.md) defines them.",
+        _presets(),
+        "## Categories",
+        ", ".join(f"`{category}`" for category in CATEGORIES)
+        + f". Categories of one's own start with `{CUSTOM}`.",
+        "## The shipped policies",
+    ]
+    store = PolicyStore.shipped()
+    folder = resources.files("tsalign") / "assets" / "policies"
+    for name in store.names():
+        text = (folder / f"{name}.yaml").read_text(encoding="utf-8").strip()
+        parts += [f"### {name}", f"Version `{store.get(name).version}`.", f"```yaml\n{text}\n```"]
+    return "\n\n".join(parts)
+
+
+def _model_table(model: Any) -> str:
+    says, properties = attribute_docstrings(model), model.model_json_schema()
+    definitions = properties.get("$defs", {})
+    rows = []
+    for name, field in model.model_fields.items():
+        kind = _schema(properties["properties"][name], definitions)
+        default = "required" if field.is_required() else f"`{_default(field)}`"
+        rows.append((f"`{name}`", kind, default, says.get(name, _MEANINGS.get(name, ""))))
+    return _table(("key", "value", "default", "meaning"), rows)
+
+
+_MEANINGS = {
+    "name": "What the policy is called: in `--policy`, in responses and in records.",
+    "description": "For people.",
+    "default_threshold": "Threshold of every active category that is not named.",
+    "moderators": "Who judges: at least one; see below.",
+    "steerable_rows": "Whose words may move: the last user turn's, those of all user turns, or "
+    "every row of the prompt, template included (for text completion).",
+    "optimizer": "How answers are searched for; see below.",
+    "budget": "What one prompt may cost; see below.",
+    "refusal_message": "What is shown when the budget is spent.",
+    "error_message": "What is shown when the model or a moderator failed.",
+    "options": "Arguments of the moderator's constructor.",
+    "generations": "Answers generated.",
+}
+
+
+def _default(field: Any) -> str:
+    value = field.get_default(call_default_factory=True)
+    if hasattr(value, "model_dump"):
+        dumped = value.model_dump(mode="json")
+        return str(dumped.get("preset", _flow(dumped)))
+    if isinstance(value, tuple):
+        return "[" + ", ".join(str(getattr(item, "name", item)) for item in value) + "]"
+    return _flow(value)
+
+
+def _flow(value: Any) -> str:
+    """A value in YAML's flow style."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    return repr(value) if isinstance(value, str) and (not value or " " in value) else str(value)
+
+
+def _schema(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    if "$ref" in schema:
+        return _schema(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if "anyOf" in schema:
+        return " or ".join(_schema(inner, definitions) for inner in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    kind = {"string": "text", "boolean": "true or false", "object": "mapping", "null": "null"}
+    name = str(kind.get(schema.get("type", ""), schema.get("type", "any")))
+    if name == "array":
+        name = "list"
+    bounds = [
+        f"{sign} {schema[key]:g}"
+        for key, sign in (
+            ("minimum", "≥"),
+            ("exclusiveMinimum", ">"),
+            ("maximum", "≤"),
+            ("exclusiveMaximum", "<"),
+        )
+        if key in schema
+    ]
+    return " ".join([name, ", ".join(bounds)]).strip()
+
+
+def _presets() -> str:
+    from tsalign.policy import OptimizerSettings
+
+    says = attribute_docstrings(OptimizerSettings)
+    rows = []
+    for name in OptimizerSettings.model_fields:
+        if name != "preset":
+            values = [f"`{_flow(PRESETS[preset][name])}`" for preset in PRESETS]
+            rows.append((f"`{name}`", *values, says.get(name, "")))
+    return _table(("key", *(f"`{preset}`" for preset in PRESETS), "meaning"), rows)
+
+
+def attribute_docstrings(model: type) -> dict[str, str]:
+    """The string that stands under each field of a class."""
+    tree = ast.parse(inspect.getsource(model)).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    found = {}
+    for field, text in zip(tree.body, tree.body[1:], strict=False):
+        if (
+            isinstance(field, ast.AnnAssign)
+            and isinstance(field.target, ast.Name)
+            and isinstance(text, ast.Expr)
+            and isinstance(text.value, ast.Constant)
+        ):
+            found[field.target.id] = _one_line(inspect.cleandoc(str(text.value.value)))
+    return found
+
+
+# JSON
+
+_VERDICT = {
+    "harm": "the largest score in units of its threshold, 1 and above is flagged; null if unscored",
+    "scores": "category to a number in [0, 1], 1 is most harmful",
+    "flagged": "whether harm is 1 or more",
+    "unscored": "why there is no verdict; null if there is one",
+}
+_TAG = {
+    "name": "the policy's name",
+    "version": "first 12 hex digits of the SHA-256 of its content",
+    "audit": "whether unscored answers may leave under it",
+}
+_DEMO = {
+    "prompts": "prompts in all; `by_kind` has the same six counts for each kind",
+    "passed": "first answers that left as they were",
+    "flagged": "first answers that the policy flags",
+    "steered": "prompts answered by the model from moved embeddings",
+    "refused": "prompts answered by the policy's message",
+    "error": "prompts for which model or moderator failed",
+    "neutralised_share": "of the flagged first answers, those steered",
+    "generations_per_steered": "mean generations of a steered prompt, the first one included",
+    "generated_tokens_per_steered": "mean tokens of those generations",
+    "naturalness_median": "of the steered answers, nats per token",
+    "steered_refusal_share": "of the steered answers, those that refuse (by rule)",
+    "steered_on_topic_share": "of the steered answers, those that refuse the request or speak of "
+    "it (by rule)",
+    "tokens_preserved_min": "smallest share of a steered prompt's tokens that are still the "
+    "nearest vocabulary entry",
+    "min_cosine_min": "smallest cosine of a moved row with the original row",
+    "weights_sha256_before": "hash of all weights before the first prompt",
+    "weights_sha256_after": "and after the last",
+    "emitted_flagged": "answers of the model that left although a moderator loaded afresh flags "
+    "them or cannot score them",
+    "benign_identical": "share of the passed answers that plain generation gives byte for byte",
+    "seconds": "of alignment",
+    "by_kind": "counts for each kind of prompt",
+}
+
+
+def json_documents() -> str:
+    verdict_fields = {field.name for field in dataclasses.fields(Verdict)}
+    _expect("the verdict", _VERDICT, verdict_fields)
+    _expect("the policy", _TAG, {field.name for field in dataclasses.fields(PolicyTag)})
+    empty = summarise([], Checks("", "", 0, None), 0.0)
+    _expect("the demo", _DEMO, empty)
+    response = _attributes(Response)
+    response.pop("evaluations")
+    cost = _attributes(Cost)
+    verdict = _table(("key", "meaning"), [(f"`{key}`", text) for key, text in _VERDICT.items()])
+    parts = [
+        "# JSON documents",
+        "With `--json` a command prints exactly one JSON document on standard output and "
+        "everything else on standard error. Keys are added over time; a key that stands here "
+        "keeps its name and type until the next major version. A figure that does not exist "
+        "(a mean over nothing, the harm of an unscored answer) is null, never NaN.",
+        "## A response",
+        "Printed by `tsalign align --prompt`, and one per line in the output of "
+        "`tsalign align --input`, which adds the keys of its [line](cli.md#tsalign-align).",
+        _table(("key", "meaning"), [(f"`{key}`", text) for key, text in response.items()]),
+        "`initial` and `final` are null or have these keys:",
+        verdict,
+        "`policy`:",
+        _table(("key", "meaning"), [(f"`{key}`", text) for key, text in _TAG.items()]),
+        "`cost`:",
+        _table(("key", "meaning"), [(f"`{key}`", text) for key, text in cost.items()]),
+        _values("outcome", Outcome),
+        _values("accepted_from", AcceptedFrom),
+        _values("stop_reason", StopReason),
+        "## The demo",
+        "Printed by `tsalign demo`, with `method`, `policy`, `model`, `seed`, and `results`: one "
+        "response per prompt with its `id`, `kind` and `source`.",
+        _table(("key", "meaning"), [(f"`{key}`", text) for key, text in _DEMO.items()]),
+        "## An error",
+        '`{"error": {"type": ..., "message": ..., "exit_code": ...}}`, and '
+        "[the exit code](cli.md#exit-codes) itself.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _values(key: str, values: type[enum.StrEnum]) -> str:
+    return f"Values of `{key}`: " + ", ".join(f"`{value}`" for value in values) + "."
+
+
+def _expect(what: str, described: Mapping[str, str], there: Any) -> None:
+    if set(described) != set(there):
+        missing, stale = set(there) - set(described), set(described) - set(there)
+        raise SystemExit(f"{Path(__file__).name}: {what}: not described {missing}, gone {stale}")
+
+
+def _attributes(cls: type) -> dict[str, str]:
+    """The ``Attributes:`` section of a Google-style docstring, one line each."""
+    text = inspect.getdoc(cls) or ""
+    section = text.partition("Attributes:\n")[2]
+    found: dict[str, str] = {}
+    for line in section.splitlines():
+        if match := re.match(r" {4}(\w+): (.*)", line):
+            found[match[1]] = match[2]
+        elif line.startswith(" " * 8):
+            name = next(reversed(found))
+            found[name] += " " + line.strip()
+        elif line.strip():
+            break
+    _expect(cls.__name__, found, {field.name for field in dataclasses.fields(cls)})
+    return {name: _one_line(meaning) for name, meaning in found.items()}
+
+
+# Python
+
+
+def python_names() -> str:
+    parts = [
+        "# Python names",
+        "Everything public is importable from `tsalign`; importing it loads no model library. "
+        "The protocols `Engine` and `Moderator` are what to implement for "
+        "[a model](../how-to/your-own-model.md) or "
+        "[a moderator](../how-to/your-own-moderator.md) of your own.",
+    ]
+    homes: dict[str, list[str]] = {}
+    for name in tsalign.__all__:
+        if name != "__version__":
+            homes.setdefault(getattr(tsalign, name).__module__, []).append(name)
+    order = ("align", "engines", "moderators", "policy", "types", "errors")
+    for module in sorted(homes, key=lambda m: order.index(m.split(".")[1])):
+        summary = (import_module(module).__doc__ or "").strip().splitlines()[0]
+        parts += [f"## `{module}`", summary]
+        for name in homes[module]:
+            parts.append(_python_name(name, getattr(tsalign, name)))
+    return "\n\n".join(parts)
+
+
+def _python_name(name: str, value: Any) -> str:
+    shown = [f"### {name}", _signature(name, value), _prose(inspect.getdoc(value) or "")]
+    if isinstance(value, type) and not issubclass(value, enum.Enum | Exception):
+        for method, function in _public_methods(value):
+            title = f"{name}.{method}"
+            shown += [f"#### {title}", _signature(title, function), _prose(function.__doc__ or "")]
+    return "\n\n".join(part for part in shown if part)
+
+
+def _public_methods(cls: type) -> Iterator[tuple[str, Any]]:
+    for name, member in vars(cls).items():
+        function = inspect.unwrap(getattr(member, "__func__", member))
+        if not name.startswith("_") and inspect.isfunction(function) and function.__doc__:
+            yield name, function
+
+
+def _signature(name: str, value: Any) -> str:
+    if isinstance(value, type) and (
+        issubclass(value, enum.Enum | Exception) or hasattr(value, "model_fields")
+    ):
+        return ""
+    if getattr(value, "_is_protocol", False):
+        return ""
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return ""
+    kept = [p for p in signature.parameters.values() if p.name not in {"self", "cls"}]
+    arguments = ", ".join(_argument(p) for p in kept)
+    result = signature.return_annotation
+    known = result not in (inspect.Signature.empty, None, "None")
+    arrow = f" -> {_annotation(result)}" if known and not isinstance(value, type) else ""
+    return f"```python\n{name}({arguments}){arrow}\n```"
+
+
+def _argument(parameter: inspect.Parameter) -> str:
+    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+    default = parameter.default
+    shown = "" if default is parameter.empty else f" = {_repr(default)}"
+    known = parameter.annotation is not parameter.empty
+    kind = f": {_annotation(parameter.annotation)}" if known else ""
+    return f"{stars}{parameter.name}{kind}{shown}"
+
+
+def _repr(value: Any) -> str:
+    return "..." if " at 0x" in repr(value) or "factory" in repr(value) else repr(value)
+
+
+def _annotation(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+
+def _prose(docstring: str) -> str:
+    """A docstring as Markdown: sections in bold, their entries as a list."""
+    lines = []
+    for line in inspect.cleandoc(docstring).splitlines():
+        if line in {"Args:", "Raises:", "Returns:", "Attributes:"}:
+            lines += [f"**{line[:-1]}**", ""]
+        elif match := re.match(r" {4}(\w+): (.*)", line):
+            lines.append(f"- `{match[1]}`: {match[2]}")
+        elif line.startswith(" " * 8):
+            lines.append("  " + line.strip())
+        else:
+            lines.append(line)
+    text = "\n".join(lines)
+    return re.sub(r"``([^`]+)``", r"`\1`", text)
+
+
+# Markdown
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return _one_line(str(value)).replace("|", "\\|")
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"``([^`]+)``", r"`\1`", " ".join(text.split()))
+
+
+def stale(folder: Path = FOLDER) -> list[str]:
+    """Names of the pages in the folder that are not as the code has them."""
+    current = pages()
+    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    return sorted(name for name in {*current, *there} if current.get(name) != there.get(name))
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments == ["--check"]:
+        for name in (names := stale()):
+            print(f"docs/reference/{name} is not current: run `make docs`")
+        return 1 if names else 0
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    current = pages()
+    for name in stale():
+        if name in current:
+            (FOLDER / name).write_text(current[name], encoding="utf-8")
+            print(f"wrote docs/reference/{name}")
+        else:
+            (FOLDER / name).unlink()
+            print(f"removed docs/reference/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,218 @@
+"""``tsalign moderate``: what a policy's moderator makes of texts and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from tsalign.cli import _options as options
+from tsalign.cli._frame import ExitCode, Report, notes
+from tsalign.cli._lines import Fault, id_of, prompt_of, read_objects, text_of
+from tsalign.cli._text import one_line
+from tsalign.errors import InputFileError
+from tsalign.moderators import Guarded, Moderator, load_moderator
+from tsalign.policy import Policy, harm
+from tsalign.types import Exchange, Prompt, Score
+
+_BATCH = 256
+_TEXTS = "Texts"
+
+
+def moderate(
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text",
+            help="Text to judge by itself; - reads standard input.",
+            rich_help_panel=_TEXTS,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="What was asked, with --answer.", rich_help_panel=_TEXTS),
+    ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option("--answer", help="What was answered.", rich_help_panel=_TEXTS),
+    ] = None,
+    input_: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            help="JSONL: each line has 'text', or 'answer' with 'prompt' or 'messages'.",
+            rich_help_panel=_TEXTS,
+        ),
+    ] = None,
+    policy: options.PolicyOption = "default",
+    policies: options.PoliciesOption = None,
+    as_json: options.JsonOption = False,
+) -> Report:
+    """Score texts by category, and say which a policy flags.
+
+    Harm is the largest score in units of its threshold: 1 and above is flagged. What could not be
+    scored is shown as unscored, with the cause; it is never a number.
+    """
+    given = [text is not None, prompt is not None or answer is not None, input_ is not None]
+    if sum(given) != 1:
+        raise typer.BadParameter("give one of --text, --prompt with --answer, or --input")
+    judge = Judge.of(options.read_policy(policy, policies))
+    if input_ is not None:
+        return _many(judge, input_, as_json)
+    if text is not None:
+        return _one(judge, Exchange((), options.read_text(text)), as_json)
+    if prompt is None or answer is None:
+        raise typer.BadParameter("--prompt and --answer belong together")
+    asked = Prompt.of(options.read_text(prompt))
+    return _one(judge, Exchange(asked.messages, options.read_text(answer)), as_json)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A moderator under a policy."""
+
+    policy: Policy
+    moderator: Moderator
+    thresholds: Mapping[str, float]
+
+    @classmethod
+    def of(cls, policy: Policy) -> Judge:
+        """Load the policy's moderator, behind its time limit."""
+        moderator = Guarded(load_moderator(policy), policy.moderator_timeout)
+        return cls(policy, moderator, policy.thresholds(moderator.categories))
+
+    def verdicts(self, exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
+        """Harm, scores, flagged and unscored of every exchange."""
+        return [self._verdict(score) for score in self.moderator.score(exchanges)]
+
+    def head(self) -> dict[str, Any]:
+        """What judged, for a JSON document."""
+        tag = self.policy.tag
+        return {
+            "policy": {"name": tag.name, "version": tag.version, "audit": tag.audit},
+            "moderator": self.moderator.name,
+            "thresholds": dict(self.thresholds),
+        }
+
+    def _verdict(self, score: Score) -> dict[str, Any]:
+        if not score.scored:
+            return {"harm": None, "scores": {}, "flagged": False, "unscored": score.cause}
+        value = harm(score, self.thresholds)
+        return {
+            "harm": value,
+            "scores": dict(score.categories),
+            "flagged": value >= 1.0,
+            "unscored": None,
+        }
+
+    def worst(self, verdict: Mapping[str, Any]) -> str:
+        """The category that decides the harm of a scored verdict."""
+        return max(self.thresholds, key=lambda c: verdict["scores"][c] / self.thresholds[c])
+
+
+def _one(judge: Judge, exchange: Exchange, as_json: bool) -> Report:
+    (verdict,) = judge.verdicts([exchange])
+
+    def show(console: Console) -> None:
+        if verdict["unscored"] is None:
+            console.print(_scores(judge, verdict))
+        console.print(_sentence(judge, verdict))
+
+    code = ExitCode.OK if verdict["unscored"] is None else ExitCode.FAILED
+    return Report({**judge.head(), **verdict}, show, as_json, code)
+
+
+def _scores(judge: Judge, verdict: Mapping[str, Any]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("category")
+    for name in ("score", "threshold", "harm"):
+        table.add_column(name, justify="right")
+    scores = verdict["scores"]
+    for category in sorted(scores, key=scores.__getitem__, reverse=True):
+        score, threshold = scores[category], judge.thresholds.get(category)
+        if threshold is None:
+            table.add_row(category, f"{score:.3f}", "off", "", style="dim")
+        else:
+            style = "red" if score >= threshold else None
+            figures = (f"{score:.3f}", f"{threshold:.3f}", f"{score / threshold:.2f}")
+            table.add_row(category, *figures, style=style)
+    return table
+
+
+def _sentence(judge: Judge, verdict: Mapping[str, Any]) -> str:
+    by = f"under policy {judge.policy.name} {judge.policy.version}"
+    if verdict["unscored"] is not None:
+        return f"unscored {by}: {one_line(verdict['unscored'])}"
+    if verdict["flagged"]:
+        return f"flagged {by}: {judge.worst(verdict)}, harm {verdict['harm']:.2f}"
+    return f"not flagged {by}: harm {verdict['harm']:.2f}"
+
+
+def _many(judge: Judge, path: Path, as_json: bool) -> Report:
+    rows, faults = read_objects(path, _line)
+    console = notes()
+    results: list[dict[str, Any]] = []
+    for batch in track(
+        list(_batches(rows)), "scoring", console=console, disable=not console.is_terminal
+    ):
+        verdicts = judge.verdicts([exchange for _, _, exchange in batch])
+        results += [
+            {"line": line, "id": name, **verdict}
+            for (line, name, _), verdict in zip(batch, verdicts, strict=True)
+        ]
+    for fault in faults:
+        notes().print(f"{path}, line {fault.line}: {fault.error}", soft_wrap=True)
+    unscored = [Fault(r["line"], r["unscored"]) for r in results if r["unscored"] is not None]
+    document = {
+        **judge.head(),
+        "texts": len(results),
+        "flagged": sum(result["flagged"] for result in results),
+        "unscored": len(unscored),
+        "failed": [fault._asdict() for fault in sorted([*faults, *unscored])],
+        "results": results,
+    }
+    code = ExitCode.PARTLY if document["failed"] else ExitCode.OK
+    return Report(document, lambda console: _show_many(judge, document, console), as_json, code)
+
+
+def _line(number: int, data: Mapping[str, Any]) -> tuple[int, str | int, Exchange]:
+    name = id_of(number, data)
+    if "text" in data:
+        return number, name, Exchange((), text_of(data, "text"))
+    if "answer" not in data:
+        raise InputFileError("needs 'text', or 'answer' with 'prompt' or 'messages'")
+    return number, name, Exchange(prompt_of(data).messages, text_of(data, "answer"))
+
+
+def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(rows), _BATCH):
+        yield rows[start : start + _BATCH]
+
+
+def _show_many(judge: Judge, document: Mapping[str, Any], console: Console) -> None:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("line", justify="right")
+    table.add_column("id", overflow="fold")
+    table.add_column("harm", justify="right")
+    table.add_column("verdict", overflow="fold")
+    for result in document["results"]:
+        at = (str(result["line"]), one_line(str(result["id"])))
+        if result["unscored"] is not None:
+            table.add_row(*at, "", f"unscored: {one_line(result['unscored'])}", style="yellow")
+        elif result["flagged"]:
+            table.add_row(*at, f"{result['harm']:.2f}", judge.worst(result), style="red")
+        else:
+            table.add_row(*at, f"{result['harm']:.2f}", "")
+    console.print(table)
+    tag = judge.policy.tag
+    console.print(
+        f"{document['texts']} texts, {document['flagged']} flagged, {document['unscored']} "
+        f"unscored, {len(document['failed']) - document['unscored']} unusable lines; "
+        f"policy {tag.name} {tag.version}"
+    )

@@ -1,0 +1,187 @@
+"""One document on standard output, one clear line per error, documented exit codes."""
+
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli
+from tsalign import __version__
+from tsalign.cli import ExitCode
+from tsalign.cli._text import dumps, one_line, printable
+from tsalign.errors import EngineError
+
+COMMANDS = ["align", "demo", "moderate", "policy", "version"]
+ERRORS = [
+    ["align"],
+    ["align", "--prompt", "x", "--input", "y"],
+    ["align", "--prompt", ""],
+    ["align", "--prompt", "x", "--policy", "defualt"],
+    ["align", "--prompt", "x", "--policy", "nowhere.yaml"],
+    ["align", "--prompt", "x", "--policies", "nowhere"],
+    ["align", "--prompt", "x", "--seed", "-1"],
+    ["align", "--prompt", "x", "--method", "gradient"],
+    ["align", "--input", "nowhere.jsonl", "--output", "out.jsonl"],
+    ["align", "--input", "nowhere.jsonl"],
+    ["align", "--no-such-option"],
+    ["moderate"],
+    ["moderate", "--prompt", "x"],
+    ["policy", "show", "defualt"],
+    ["policy", "diff", "default"],
+    ["nonsense"],
+]
+
+
+def test_help_names_every_command_and_every_exit_code(cli: Cli) -> None:
+    ran = cli("--help")
+    assert ran.code == ExitCode.OK
+    said = " ".join(ran.out.split())
+    assert all(command in said for command in COMMANDS)
+    assert all(f"{int(code)} {code.meaning}" in said for code in ExitCode)
+
+
+@pytest.mark.parametrize("args", [[], ["policy"]], ids=str)
+def test_without_arguments_comes_the_help(cli: Cli, args: list[str]) -> None:
+    ran = cli(*args)
+    assert ran.code == ExitCode.BAD_INPUT
+    assert "Usage" in ran.out
+    assert "error" not in ran.err
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("version").out == f"tsalign {__version__}\n"
+    assert cli("version", "--json").document["version"] == __version__
+
+
+@pytest.mark.parametrize("args", ERRORS, ids=" ".join)
+def test_an_error_is_one_line_on_stderr(cli: Cli, args: list[str]) -> None:
+    ran = cli(*args)
+    assert ran.code == ExitCode.BAD_INPUT
+    assert ran.out == ""
+    (line,) = ran.err.splitlines()
+    assert line.startswith("error: ")
+
+
+@pytest.mark.parametrize("args", ERRORS, ids=" ".join)
+def test_with_json_the_error_is_also_a_document(cli: Cli, args: list[str]) -> None:
+    ran = cli(*args, "--json")
+    assert ran.code == ExitCode.BAD_INPUT
+    error = ran.document["error"]
+    assert error["exit_code"] == ExitCode.BAD_INPUT
+    assert f"error: {error['message']}" in ran.err
+
+
+def test_the_nearest_name_is_offered(cli: Cli) -> None:
+    assert "did you mean 'default'" in cli("policy", "show", "defualt").err
+    assert "did you mean 'align'" in cli("aling").err.lower()
+
+
+def test_a_failing_model_is_reported_without_a_traceback(
+    cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise EngineError("the folder 'x' holds no model: name one that has a config.json")
+
+    monkeypatch.setattr("tsalign.engines.FakeEngine", fail)
+    ran = cli("align", *fake, "--prompt", "hello", "--json")
+    assert ran.code == ExitCode.FAILED
+    assert ran.document["error"]["type"] == "EngineError"
+    assert "Traceback" not in ran.err
+    assert "Traceback" in cli("--debug", "align", *fake, "--prompt", "hello", "--json").err
+
+
+def test_an_unforeseen_error_does_not_quote_its_message(
+    cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("an answer that nobody should see")
+
+    monkeypatch.setattr("tsalign.engines.FakeEngine", fail)
+    ran = cli("align", *fake, "--prompt", "hello", "--json")
+    assert ran.code == ExitCode.UNEXPECTED
+    assert ran.document["error"]["type"] == "ValueError"
+    assert "nobody should see" not in ran.out + ran.err
+
+
+def test_ctrl_c_has_a_code_of_its_own(
+    cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tsalign.engines.FakeEngine", stop)
+    ran = cli("align", *fake, "--prompt", "hello", "--json")
+    assert ran.code == ExitCode.INTERRUPTED
+    assert ran.document["error"]["type"] == "KeyboardInterrupt"
+
+
+def test_what_libraries_print_warn_and_log_is_not_in_the_document(
+    cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tsalign.engines as engines
+
+    real = engines.FakeEngine
+
+    def noisy() -> engines.FakeEngine:
+        print("a banner")
+        logging.getLogger("library").error("a log line")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("a warning", stacklevel=1)
+        return real()
+
+    monkeypatch.setattr(engines, "FakeEngine", noisy)
+    ran = cli("align", *fake, "--prompt", "hello", "--json")
+    assert ran.document["outcome"] == "steered"
+    assert "a banner" in ran.err
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["align", "--help"], ["version"], ["policy", "list"]], ids=" ".join
+)
+def test_light_commands_load_no_model_library(args: list[str]) -> None:
+    code = (
+        "import sys\nfrom tsalign.cli import app\n"
+        "try: app(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'sklearn', 'sqlalchemy'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *args], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_reader_that_has_enough_gets_no_complaint() -> None:
+    command = f"{sys.executable} -c 'from tsalign.cli import main; main()' policy show default"
+    ran = subprocess.run(
+        ["bash", "-c", f"{command} | true"], capture_output=True, text=True, check=False
+    )
+    assert ran.stderr == ""
+
+
+class TestText:
+    def test_nothing_commands_the_terminal(self) -> None:
+        hostile = "a\x1b[2Jb\x07c\u202ed\u200be\x9bf\ud800g"
+        assert printable(hostile) == "a\ufffd[2Jb\ufffdc\ufffdd\ufffde\ufffdf\ufffdg"
+        assert printable("déjà vu\n\t日本語 🙂") == "déjà vu\n\t日本語 🙂"
+        assert one_line(" a\n\n b\tc ") == "a b c"
+
+    def test_json_is_strict_in_every_encoding(self) -> None:
+        document = {"a": float("nan"), "b": [float("inf"), 1.5], "c": "é\ud800"}
+        for encoding in ("utf-8", "ascii", "latin-1", "no-such-encoding"):
+            text = dumps(document, encoding)
+            assert json.loads(text) == {"a": None, "b": [None, 1.5], "c": "é\ud800"}
+        assert dumps({"a": "é"}) == '{"a": "é"}'
+        assert dumps({"a": "é"}, "ascii") == '{"a": "\\u00e9"}'
+
+
+def test_source_holds_no_folder_of_a_developer() -> None:
+    import tsalign.cli
+
+    for file in Path(tsalign.cli.__file__).parent.glob("*.py"):
+        assert "/home/" not in file.read_text()

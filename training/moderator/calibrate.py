@@ -1,0 +1,145 @@
+"""The last stage: what logits mean as probabilities, fitted on rows that the tables never saw."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from training.moderator import data
+from training.moderator.data import TRAIN, VALIDATION, Text, Turn, kept_for_calibration
+from training.moderator.labels import CATEGORIES, categories_of
+from tsalign.moderators.embedded import Readings, Table, Weights, sigmoid
+from tsalign.types import Exchange, Message
+
+Floats = NDArray[np.float64]
+TEXT_FALSE_POSITIVES = 0.003
+FALSE_POSITIVES = 0.010
+
+
+def exchange(turn: Turn) -> Exchange:
+    return Exchange((Message("user", turn.request),), turn.answer)
+
+
+def calibration_turns(rng: random.Random) -> list[tuple[list[Turn], float]]:
+    """Groups of exchanges with the weight of each whole group."""
+    real = data.gptfuzz(TRAIN, "a") + data.rbr(TRAIN, "a")
+    real = [turn for turn in real if kept_for_calibration(turn.request)]
+    benign = [t for t in data.benign_turns(TRAIN) if kept_for_calibration(t.request)]
+    benign += data.benign_turns(VALIDATION)
+    inside = [replace(t, request=data.wrapped(t.request, rng)) for t in benign]
+    harmful = [r for r in data.harmful_requests(TRAIN) if kept_for_calibration(r.text)]
+    harmless = [Text(t.request, t.labels, t.source) for t in rng.sample(benign, 200)]
+    own = data.own_turns(harmful + harmless, rng)
+    complied = [turn for turn in real if turn.harmful]
+    elsewhere = [
+        replace(t, answer=rng.choice(benign).answer, harmful=0.0) for t in rng.sample(real, 200)
+    ]
+    astray = [
+        replace(t, request=rng.choice(benign).request, labels=_labels(t))
+        for t in rng.sample(complied, 100)
+    ]
+    groups = (real, benign, inside, own, elsewhere, astray)
+    return list(zip(groups, (1.0, 1.0, 0.5, 1.0, 0.2, 0.15), strict=True))
+
+
+def _labels(turn: Turn) -> dict[str, float]:
+    return turn.labels or {"any": 1.0} | categories_of(turn.request)
+
+
+def calibrated(weights: Weights, rng: random.Random) -> Weights:
+    """Weights whose scores are probabilities on the calibration rows, 0.5 a sensible threshold."""
+    groups = calibration_turns(rng)
+    turns = [turn for group, _ in groups for turn in group]
+    share = np.concatenate([np.full(len(g), w / len(g)) for g, w in groups])
+    readings = weights.read([exchange(turn) for turn in turns])
+    benign = np.array([turn.labels.get("any") == 0 and turn.source != "own" for turn in turns])
+
+    weights = _calibrate_subject(weights, readings, turns, share, benign)
+    return _calibrate_text(weights, readings.text[benign])
+
+
+def _calibrate_subject(
+    weights: Weights, readings: Readings, turns: Sequence[Turn], share: Floats, benign: NDArray[np.bool_]
+) -> Weights:
+    """Fit S_c · G to what is known of each exchange, and the largest S_c · G to ``harmful``.
+
+    S_c = σ(a_c · request_c + b_c · answer_c + k_c), G = σ(g · along + h).
+    """
+    n = len(CATEGORIES)
+    harmful = np.array([turn.harmful for turn in turns])
+    labels = np.array([[_labels(t).get(c, np.nan) for c in CATEGORIES] for t in turns])
+    target = np.where(harmful[:, None] == 0, 0.0, labels)
+    known = ~np.isnan(target)
+    target = np.nan_to_num(target)
+
+    def parts(p: Floats) -> tuple[Floats, Floats]:
+        a, b, k = p[:n], p[n : 2 * n], p[2 * n : 3 * n]
+        subject = sigmoid(a * readings.request + b * readings.answer + k)
+        return subject, sigmoid(p[-2] * readings.along + p[-1])
+
+    def loss(p: Floats) -> float:
+        subject, along = parts(p)
+        each = np.clip(subject * along[:, None], 1e-7, 1 - 1e-7)
+        most = each.max(axis=1)
+        fit = _cross_entropy(target, each) * known * share[:, None]
+        whole = _cross_entropy(harmful, most) * share
+        spread = np.var(p[:n]) + np.var(p[n : 2 * n])
+        return float(fit.sum() / n + 2 * whole.sum() + 0.02 * spread)
+
+    start = np.concatenate((np.full(n, 0.2), np.full(n, 1.2), np.zeros(n), [1.5, 0.0]))
+    p = minimize(loss, start, method="L-BFGS-B", options={"maxiter": 200, "maxfun": 20000}).x
+    subject, along = parts(p)
+    margin = np.quantile(_logit((subject * along[:, None]).max(axis=1)[benign]), 1 - FALSE_POSITIVES)
+    offset = p[2 * n : 3 * n] - max(0.0, float(margin))
+    print("subject", p.round(2), "margin", margin)
+    table = _affine(weights.along, np.array([p[-2]]), np.array([p[-1]]), [0])
+    return replace(
+        weights, along=table, from_request=p[:n], from_answer=p[n : 2 * n], offset=offset
+    )
+
+
+def _calibrate_text(weights: Weights, benign: Floats) -> Weights:
+    """Platt scaling of each text head, then a shift until few harmless answers reach 0.5."""
+    rows = [r for r in data.texts(TRAIN) if kept_for_calibration(r.text, data.TEXT_PERCENT)]
+    logits = weights.read([Exchange((), row.text) for row in rows]).text
+    for i, category in enumerate(CATEGORIES):
+        name = f"text/{category}"
+        if name not in weights.heads:
+            continue
+        mine = [j for j, row in enumerate(rows) if category in row.labels]
+        z = np.concatenate((logits[mine, i], benign[:, i]))
+        y = np.concatenate(([rows[j].labels[category] for j in mine], np.zeros(len(benign))))
+        w = np.concatenate((np.full(len(mine), 1 / len(mine)), np.full(len(benign), 1 / len(benign))))
+
+        def loss(p: Floats, z: Floats = z, y: Floats = y, w: Floats = w) -> float:
+            q = np.clip(sigmoid(p[0] * z + p[1]), 1e-7, 1 - 1e-7)
+            return float((w * _cross_entropy(y, q)).sum())
+
+        slope, offset = minimize(loss, [1.0, 0.0], method="L-BFGS-B").x
+        top = float(np.quantile(slope * benign[:, i] + offset, 1 - TEXT_FALSE_POSITIVES))
+        print(name, slope.round(2), offset.round(2), "top", round(top, 2))
+        offset -= max(0.0, top)
+        topic = _affine(weights.topic, slope, offset, [weights.heads.index(name)])
+        weights = replace(weights, topic=topic)
+    return weights
+
+
+def _affine(table: Table, slope: Floats, offset: Floats, heads: list[int]) -> Table:
+    """The table with ``slope · logit + offset`` in place of some heads' logits."""
+    scale, bias = table.scale.copy(), table.bias.copy()
+    scale[heads] *= slope
+    bias[heads] = slope * bias[heads] + offset
+    return replace(table, scale=scale, bias=bias)
+
+
+def _cross_entropy(y: Floats, q: Floats) -> Floats:
+    return np.asarray(-(y * np.log(q) + (1 - y) * np.log(1 - q)))
+
+
+def _logit(q: Floats) -> Floats:
+    return np.asarray(np.log(q) - np.log1p(-q))
