@@ -80,9 +80,9 @@ def _command(name: str, callback: Any) -> str:
             usage.append(parameter.name.upper() + ("..." if many else ""))
             rows.append((f"`{parameter.name.upper()}`", info.help or "", "required"))
         elif isinstance(info, OptionInfo):
-            flags = ", ".join(info.param_decls or [f"--{parameter.name.replace('_', '-')}"])
+            flags = ", ".join(d for d in (info.default, *(info.param_decls or ())) if _flag(d))
             value = "" if kind is bool else " " + _value(kind, info)
-            nothing = default in (None, False) or default is inspect.Parameter.empty
+            nothing = any(default is x for x in (None, False, inspect.Parameter.empty))
             shown = "" if nothing else f"`{default}`"
             rows.append((f"`{flags}{value}`", info.help or "", shown))
     text = inspect.getdoc(callback) or ""
@@ -94,6 +94,10 @@ def _command(name: str, callback: Any) -> str:
             _table(("option", "meaning", "default"), rows),
         ]
     )
+
+
+def _flag(declared: Any) -> bool:
+    return isinstance(declared, str) and declared.startswith("-")
 
 
 def _value(kind: Any, info: OptionInfo) -> str:
@@ -149,25 +153,31 @@ def _model_table(model: Any) -> str:
     definitions = properties.get("$defs", {})
     rows = []
     for name, field in model.model_fields.items():
-        kind = _schema(properties["properties"][name], definitions)
+        kind = _KINDS.get(name) or _schema(properties["properties"][name], definitions)
         default = "required" if field.is_required() else f"`{_default(field)}`"
-        rows.append((f"`{name}`", kind, default, says.get(name, _MEANINGS.get(name, ""))))
+        rows.append((f"`{name}`", kind, default, says.get(name) or _MEANINGS[model][name]))
     return _table(("key", "value", "default", "meaning"), rows)
 
 
+_KINDS = {"optimizer": "preset or mapping", "moderators": "list of names or mappings"}
 _MEANINGS = {
-    "name": "What the policy is called: in `--policy`, in responses and in records.",
-    "description": "For people.",
-    "default_threshold": "Threshold of every active category that is not named.",
-    "moderators": "Who judges: at least one; see below.",
-    "steerable_rows": "Whose words may move: the last user turn's, those of all user turns, or "
-    "every row of the prompt, template included (for text completion).",
-    "optimizer": "How answers are searched for; see below.",
-    "budget": "What one prompt may cost; see below.",
-    "refusal_message": "What is shown when the budget is spent.",
-    "error_message": "What is shown when the model or a moderator failed.",
-    "options": "Arguments of the moderator's constructor.",
-    "generations": "Answers generated.",
+    Policy: {
+        "name": "What the policy is called: in `--policy`, in responses and in records.",
+        "description": "For people.",
+        "default_threshold": "Threshold of every active category that is not named.",
+        "moderators": "Who judges while steering: at least one; see below.",
+        "steerable_rows": "Whose words may move: the last user turn's, those of all user turns, "
+        "or every row of the prompt, template included (for text completion).",
+        "optimizer": "How answers are searched for; see below.",
+        "budget": "What one prompt may cost; see below.",
+        "refusal_message": "What is shown when the budget is spent.",
+        "error_message": "What is shown when the model or a moderator failed.",
+    },
+    Budget: {"generations": "Answers generated."},
+    ModeratorSpec: {
+        "name": "The moderator's registered name.",
+        "options": "Arguments of its constructor.",
+    },
 }
 
 
@@ -291,7 +301,7 @@ def json_documents() -> str:
     response = _attributes(Response)
     response.pop("evaluations")
     cost = _attributes(Cost)
-    verdict = _table(("key", "meaning"), [(f"`{key}`", text) for key, text in _VERDICT.items()])
+    verdict = _keys(_VERDICT)
     parts = [
         "# JSON documents",
         "With `--json` a command prints exactly one JSON document on standard output and "
@@ -300,26 +310,44 @@ def json_documents() -> str:
         "(a mean over nothing, the harm of an unscored answer) is null, never NaN.",
         "## A response",
         "Printed by `tsalign align --prompt`, and one per line in the output of "
-        "`tsalign align --input`, which adds the keys of its [line](cli.md#tsalign-align).",
-        _table(("key", "meaning"), [(f"`{key}`", text) for key, text in response.items()]),
+        "`tsalign align --input`, which adds `id` and `line`.",
+        _keys(response),
         "`initial` and `final` are null or have these keys:",
         verdict,
         "`policy`:",
-        _table(("key", "meaning"), [(f"`{key}`", text) for key, text in _TAG.items()]),
+        _keys(_TAG),
         "`cost`:",
-        _table(("key", "meaning"), [(f"`{key}`", text) for key, text in cost.items()]),
+        _keys(cost),
         _values("outcome", Outcome),
         _values("accepted_from", AcceptedFrom),
         _values("stop_reason", StopReason),
         "## The demo",
         "Printed by `tsalign demo`, with `method`, `policy`, `model`, `seed`, and `results`: one "
         "response per prompt with its `id`, `kind` and `source`.",
-        _table(("key", "meaning"), [(f"`{key}`", text) for key, text in _DEMO.items()]),
+        _keys(_DEMO),
+        "## Verdicts on texts",
+        "Printed by `tsalign moderate`: `policy`, `moderator`, `thresholds`, and for one text the "
+        "keys of a verdict. For `--input`: `texts`, `flagged` and `unscored` (counts), `failed` "
+        "(`line` and `error` of each unusable line) and `results` (a verdict per text, with its "
+        "`line` and `id`).",
+        "## A run over a file",
+        "Printed by `tsalign align --input`: `output`, `store`, `run`, `records`, `resumed` "
+        "(records that were there before), `answered`, `outcomes` (counts), `failed` (`line` and "
+        "`error`), `cost`, `settings`, `audit` and `seconds`. Responses are in the output file.",
         "## An error",
         '`{"error": {"type": ..., "message": ..., "exit_code": ...}}`, and '
         "[the exit code](cli.md#exit-codes) itself.",
     ]
     return "\n\n".join(parts)
+
+
+def _keys(meanings: Mapping[str, str]) -> str:
+    rows = [(f"`{key}`", _sentence(text)) for key, text in meanings.items()]
+    return _table(("key", "meaning"), rows)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:].rstrip('.')}."
 
 
 def _values(key: str, values: type[enum.StrEnum]) -> str:
@@ -346,7 +374,7 @@ def _attributes(cls: type) -> dict[str, str]:
         elif line.strip():
             break
     _expect(cls.__name__, found, {field.name for field in dataclasses.fields(cls)})
-    return {name: _one_line(meaning) for name, meaning in found.items()}
+    return {name: _one_line(meaning).replace("None", "null") for name, meaning in found.items()}
 
 
 # Python
@@ -401,7 +429,11 @@ def _signature(name: str, value: Any) -> str:
     except (TypeError, ValueError):
         return ""
     kept = [p for p in signature.parameters.values() if p.name not in {"self", "cls"}]
-    arguments = ", ".join(_argument(p) for p in kept)
+    shown = [_argument(p) for p in kept]
+    named = [i for i, p in enumerate(kept) if p.kind is p.KEYWORD_ONLY]
+    if named:
+        shown.insert(named[0], "*")
+    arguments = ", ".join(shown)
     result = signature.return_annotation
     known = result not in (inspect.Signature.empty, None, "None")
     arrow = f" -> {_annotation(result)}" if known and not isinstance(value, type) else ""

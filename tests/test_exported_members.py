@@ -44,6 +44,7 @@ PUBLIC = [
     "UnsteerableModelError",
     "Verdict",
     "__version__",
+    "load_confirm",
     "load_engine",
     "load_moderator",
 ]

@@ -40,6 +40,7 @@ moderators:
     options: {words: [poison, bomb], weight: 2}
 combine: mean
 routes: {hate: fake}
+confirm: [{name: fake, options: {name: second}}]
 moderator_timeout: 5
 steerable_rows: user
 optimizer: {preset: fast, num_directions: 3}
@@ -76,6 +77,7 @@ def test_every_key_is_read() -> None:
     )
     assert policy.optimizer == OptimizerSettings.of("fast", num_directions=3)
     assert policy.budget == Budget(generations=50, tokens=5000, seconds=30)
+    assert policy.confirm == (ModeratorSpec(name="fake", options={"name": "second"}),)
     assert policy.tag.audit
 
 
@@ -367,6 +369,15 @@ def test_a_category_that_no_moderator_gives_is_an_error() -> None:
 
 def test_switching_off_a_category_that_is_not_given_is_fine() -> None:
     assert parse(categories={"illicit": None}).thresholds(("hate",)) == {"hate": 0.5}
+
+
+def test_a_category_that_only_a_confirming_moderator_gives_is_no_error() -> None:
+    policy = parse(categories={"illicit": 0.2, "sexual": None}, default_threshold=0.7)
+    steering = policy.thresholds(("hate",), confirmed=("illicit", "sexual"))
+    assert steering == {"hate": 0.7}
+    assert policy.active(("illicit", "sexual")) == {"illicit": 0.2}
+    with pytest.raises(PolicyError, match="'illicit'"):
+        policy.thresholds(("hate",), confirmed=("sexual",))
 
 
 def test_a_policy_that_watches_nothing_is_an_error() -> None:

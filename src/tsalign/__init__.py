@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tsalign.errors import StoreError as StoreError
     from tsalign.errors import TsalignError as TsalignError
     from tsalign.errors import UnsteerableModelError as UnsteerableModelError
+    from tsalign.moderators import load_confirm as load_confirm
     from tsalign.moderators import load_moderator as load_moderator
     from tsalign.moderators.base import Moderator as Moderator
     from tsalign.policy import Budget as Budget
@@ -67,7 +68,7 @@ _HOME = {
         "TsalignError",
         "UnsteerableModelError",
     ),
-    "tsalign.moderators": ("load_moderator",),
+    "tsalign.moderators": ("load_confirm", "load_moderator"),
     "tsalign.moderators.base": ("Moderator",),
     "tsalign.policy": ("Budget", "OptimizerSettings", "Policy", "PolicyStore"),
     "tsalign.types": (

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import (
+    AddedToken,
     Tokenizer,
     decoders,
     models,
@@ -46,15 +47,24 @@ SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
 
 
 def byte_level(
-    template: str | None = CHATML, *, add_prefix_space: bool = False, trim_offsets: bool = False
+    template: str | None = CHATML,
+    *,
+    add_prefix_space: bool = False,
+    trim_offsets: bool = False,
+    greedy_ends: bool = False,
 ) -> Any:
-    """Byte-level BPE, as of GPT-2, Llama 3 and Qwen."""
+    """Byte-level BPE, as of GPT-2, Llama 3 and Qwen.
+
+    With ``greedy_ends`` its control tokens swallow the white space around them, as of Phi-3.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=SPECIAL,
+        special_tokens=[AddedToken(t, lstrip=True, rstrip=True) for t in SPECIAL]
+        if greedy_ends
+        else SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -64,9 +74,17 @@ def byte_level(
 
 
 def metaspace(template: str | None = PLAIN, *, scheme: str = "first") -> Any:
-    """BPE with spaces as letters and a beginning-of-text token, as of Llama 2 and Mistral."""
+    """BPE with spaces as letters and a beginning-of-text token, as of Llama 2 and Mistral.
+
+    The scheme ``legacy`` writes the letters in the normaliser, as the first of them did.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    if scheme == "legacy":
+        spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        tokenizer.normalizer = normalizers.Sequence(spaces)
+        scheme = "first"
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     tokenizer.decoder = decoders.Sequence(
         [decoders.Metaspace(prepend_scheme=scheme), decoders.ByteFallback(), decoders.Fuse()]
     )
@@ -127,6 +145,7 @@ _SIZES: dict[str, Any] = {
     "intermediate_size": 64,
     "head_dim": 8,
     "max_position_embeddings": 256,
+    "initializer_range": 0.5,
 }
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -163,7 +182,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "stablelm": {},
     "starcoder2": {"sliding_window": None},
     "mamba": {"state_size": 4},
-    "lfm2": {"layer_types": ["conv", "full_attention"], "block_ff_dim": 64},
+    "lfm2": {
+        "layer_types": ["conv", "full_attention"],
+        "block_ff_dim": 64,
+        "initializer_range": 0.3,
+    },
 }
 
 
@@ -177,7 +200,6 @@ def tiny_model(architecture: str = "llama", vocabulary: int = 400, **options: An
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
-        initializer_range=0.5,
         tie_word_embeddings=False,
         **sizes,
     )

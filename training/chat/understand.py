@@ -58,9 +58,9 @@ _ROLE = re.compile(
     r"^(?:imagine (?:that )?you are|imagine you're|imagine (?:that )?you were|pretend (?:that )?you are"
     r"|pretend you're|pretend to be|you are|you're|act as if you are|act as|as|acting as"
     r"|take on the role of|assume the role of|suppose you are|let's pretend you are|roleplay as"
-    r"|role-play as|speak as|answer as|you play)\s+((?:[^\s.,;:!?]+\s*){1,9}?)"
-    r"(?=[.,;:!?\n]| who | trying | and | in | that | on | with | for | from | at | to | tasked "
-    r"| describe| explain| write|$)",
+    r"|role-play as|speak as|answer as|you play)\s+([^\s.,;:!?]+(?:\s+[^\s.,;:!?]+){0,8}?)"
+    r"(?=\s*[.,;:!?\n]|\s+(?:who|trying|and|in|that|on|with|for|from|at|to|tasked|describe|explain"
+    r"|write)\s|\s*$)",
     re.IGNORECASE,
 )
 _WRITE = re.compile(

@@ -17,7 +17,8 @@ from tsalign.moderators.embedded import Readings, Table, Weights, sigmoid
 from tsalign.types import Exchange, Message
 
 Floats = NDArray[np.float64]
-TEXT_FALSE_POSITIVES = 0.003
+TEXT_FALSE_POSITIVES = 0.001
+REQUEST_SLOPE = 0.35
 FALSE_POSITIVES = 0.010
 
 
@@ -33,7 +34,8 @@ def calibration_turns(rng: random.Random) -> list[tuple[list[Turn], float]]:
     benign += data.benign_turns(VALIDATION)
     inside = [replace(t, request=data.wrapped(t.request, rng)) for t in benign]
     harmful = [r for r in data.harmful_requests(TRAIN) if kept_for_calibration(r.text)]
-    harmless = [Text(t.request, t.labels, t.source) for t in rng.sample(benign, 200)]
+    harmless = [Text(t.request, t.labels, t.source) for t in rng.sample(benign, 150)]
+    harmless += data.everyday_requests((0, 10))
     own = data.own_turns(harmful + harmless, rng)
     complied = [turn for turn in real if turn.harmful]
     elsewhere = [
@@ -55,7 +57,7 @@ def calibrated(weights: Weights, rng: random.Random) -> Weights:
     """Weights whose scores are probabilities on the calibration rows, 0.5 a sensible threshold."""
     groups = calibration_turns(rng)
     turns = [turn for group, _ in groups for turn in group]
-    share = np.concatenate([np.full(len(g), w / len(g)) for g, w in groups])
+    share = np.concatenate([_balanced(g) * w for g, w in groups])
     readings = weights.read([exchange(turn) for turn in turns])
     benign = np.array([turn.labels.get("any") == 0 and turn.source != "own" for turn in turns])
 
@@ -63,12 +65,20 @@ def calibrated(weights: Weights, rng: random.Random) -> Weights:
     return _calibrate_text(weights, readings.text[benign])
 
 
+def _balanced(turns: Sequence[Turn]) -> Floats:
+    """Weights that sum to 1, half of it for the harmful turns where there are both kinds."""
+    harmful = np.array([turn.harmful for turn in turns])
+    if not 0 < harmful.sum() < len(turns):
+        return np.full(len(turns), 1 / len(turns))
+    return np.where(harmful == 1, 0.5 / harmful.sum(), 0.5 / (1 - harmful).sum())
+
+
 def _calibrate_subject(
     weights: Weights, readings: Readings, turns: Sequence[Turn], share: Floats, benign: NDArray[np.bool_]
 ) -> Weights:
     """Fit S_c · G to what is known of each exchange, and the largest S_c · G to ``harmful``.
 
-    S_c = σ(a_c · request_c + b_c · answer_c + k_c), G = σ(g · along + h).
+    S_c = σ(−a_c · log(1 + exp(−request_c)) + b_c · answer_c + k_c), G = σ(g · along + h).
     """
     n = len(CATEGORIES)
     harmful = np.array([turn.harmful for turn in turns])
@@ -79,7 +89,7 @@ def _calibrate_subject(
 
     def parts(p: Floats) -> tuple[Floats, Floats]:
         a, b, k = p[:n], p[n : 2 * n], p[2 * n : 3 * n]
-        subject = sigmoid(a * readings.request + b * readings.answer + k)
+        subject = sigmoid(-a * np.logaddexp(0, -readings.request) + b * readings.answer + k)
         return subject, sigmoid(p[-2] * readings.along + p[-1])
 
     def loss(p: Floats) -> float:
@@ -88,8 +98,8 @@ def _calibrate_subject(
         most = each.max(axis=1)
         fit = _cross_entropy(target, each) * known * share[:, None]
         whole = _cross_entropy(harmful, most) * share
-        spread = np.var(p[:n]) + np.var(p[n : 2 * n])
-        return float(fit.sum() / n + 2 * whole.sum() + 0.02 * spread)
+        spread = ((p[:n] - REQUEST_SLOPE) ** 2).mean() + np.var(p[n : 2 * n])
+        return float(fit.sum() / n + 2 * whole.sum() + 0.2 * spread)
 
     start = np.concatenate((np.full(n, 0.2), np.full(n, 1.2), np.zeros(n), [1.5, 0.0]))
     p = minimize(loss, start, method="L-BFGS-B", options={"maxiter": 200, "maxfun": 20000}).x

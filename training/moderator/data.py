@@ -23,6 +23,8 @@ from typing import Any
 from training.moderator.labels import categories_of
 from training.splits import HELD_OUT, TRAIN, VALIDATION, Prompt, bucket, data_folder, load, normalise
 
+NOT_HARM = frozenset({"Political Campaigning", "Tailored Financial Advice"})
+"""Categories of CatQA that are policy, not harm: neither trained on nor measured."""
 OWN_TEXT = Path(__file__).with_name("own_text.json")
 
 
@@ -74,7 +76,7 @@ def _cut(text: str, held_out: int = 10) -> str:
     return HELD_OUT if bucket(text) < held_out else TRAIN
 
 
-def _csv(folder: str, name: str) -> list[dict[str, str]]:
+def read_csv(folder: str, name: str) -> list[dict[str, str]]:
     path = data_folder() / folder / name
     opened = gzip.open(path, "rt", encoding="utf-8", newline="") if name.endswith("gz") else None
     with opened or open(path, encoding="utf-8", newline="") as file:
@@ -105,13 +107,13 @@ def texts(split: str) -> list[Text]:
 
 def _toxic_spans(split: str) -> Iterator[Text]:
     kinds: dict[str, set[str]] = defaultdict(set)
-    for row in _csv("train-toxic-spans", "spans.csv.gz"):
+    for row in read_csv("train-toxic-spans", "spans.csv.gz"):
         kinds[row["annotation"]].add(row["type"])
     votes: dict[str, list[set[str]]] = defaultdict(list)
-    for row in _csv("train-toxic-spans", "annotations.csv.gz"):
+    for row in read_csv("train-toxic-spans", "annotations.csv.gz"):
         votes[row["comment_id"]].append(kinds[row["annotation"]])
     named = {"Insult": "harassment", "Identity based Attack": "hate", "Threat": "violence"}
-    for row in _csv("train-toxic-spans", "comments.csv.gz"):
+    for row in read_csv("train-toxic-spans", "comments.csv.gz"):
         text, marked = row["comment_text"], votes[row["comment_id"]]
         if not marked or _cut(text) != split:
             continue
@@ -124,7 +126,7 @@ def _toxic_spans(split: str) -> Iterator[Text]:
 
 
 def _davidson(split: str) -> Iterator[Text]:
-    for i, row in enumerate(_csv("train-davidson", "labeled_data.csv.gz")):
+    for i, row in enumerate(read_csv("train-davidson", "labeled_data.csv.gz")):
         text = re.sub(r"https?://\S+|&#?\w+;|\bRT\b", " ", row["tweet"])
         n = int(row["count"])
         hate, rude = int(row["hate_speech"]) / n, int(row["offensive_language"]) / n
@@ -138,7 +140,7 @@ def _davidson(split: str) -> Iterator[Text]:
 
 def _edos(split: str) -> Iterator[Text]:
     hate = {"none": 0.0, "1.": 0.9, "2.": 0.9, "3.": 0.75, "4.": 0.75}
-    for i, row in enumerate(_csv("train-edos", "edos_labelled_aggregated.csv.gz")):
+    for i, row in enumerate(read_csv("train-edos", "edos_labelled_aggregated.csv.gz")):
         if (row["split"] == "test") != (split == HELD_OUT) or row["split"] == "dev":
             continue
         kind = row["label_category"]
@@ -152,7 +154,7 @@ def _edos(split: str) -> Iterator[Text]:
 
 def _hatemoji(split: str) -> Iterator[Text]:
     name = "train.csv.gz" if split == TRAIN else "test.csv.gz"
-    for row in _csv("train-hatemoji", name):
+    for row in read_csv("train-hatemoji", name):
         labels = {"hate": float(row["label_gold"])}
         if row["type"] == "threateninglanguage":
             labels["violence"] = 0.9
@@ -163,7 +165,7 @@ def _hatemoji(split: str) -> Iterator[Text]:
 
 def _convabuse(split: str) -> Iterator[Text]:
     grouped: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
-    for row in _csv("train-convabuse", "ConvAbuseEMNLPfull.csv.gz"):
+    for row in read_csv("train-convabuse", "ConvAbuseEMNLPfull.csv.gz"):
         grouped[(row["conv_id"], row["agent"] + "\n" + row["user"])].append(row)
     for (conversation, _), rows in grouped.items():
         if _cut(conversation) != split:
@@ -177,7 +179,7 @@ def _convabuse(split: str) -> Iterator[Text]:
 
 
 def _wiki(split: str) -> Iterator[Text]:
-    for row in _csv("train-wiki-toxicity", "toxicity_nonfuzzed_testset.csv.gz"):
+    for row in read_csv("train-wiki-toxicity", "toxicity_nonfuzzed_testset.csv.gz"):
         if _cut(row["comment"]) != split:
             continue
         toxic = row["toxic"].strip().lower() in {"1", "1.0", "true"}
@@ -186,7 +188,7 @@ def _wiki(split: str) -> Iterator[Text]:
 
 
 def _surge(split: str) -> Iterator[Text]:
-    for row in _csv("train-surge", "toxicity_en.csv"):
+    for row in read_csv("train-surge", "toxicity_en.csv"):
         if _cut(row["text"]) == split:
             toxic = row["is_toxic"] == "Toxic"
             clean = dict.fromkeys(("harassment", "hate", "violence", "sexual", "self-harm"), 0.0)
@@ -217,7 +219,7 @@ def _lexicon(split: str) -> Iterator[Text]:
         "other / general insult": "harassment",
         "mental disability": "harassment",
     }
-    for row in _csv("train-profanity-lexicon", "profanity_en.csv"):
+    for row in read_csv("train-profanity-lexicon", "profanity_en.csv"):
         category = kinds.get(row["category_1"])
         if category:
             severity = min(0.95, 0.3 + 0.25 * float(row["severity_rating"]))
@@ -238,6 +240,8 @@ def _diasafety(split: str) -> Iterator[Text]:
             yield Text(text, {"hate": 0.75 * unsafe}, "diasafety", 0.7)
         elif row["category"] == "Risk Ignorance" and not unsafe:
             yield Text(text, {"self-harm": 0.1, "harassment": 0.0}, "diasafety", 0.5)
+        elif row["category"] == "Unauthorized Expertise":
+            yield Text(text, _zeros(), "diasafety", 0.3)
 
 
 # Requests ---------------------------------------------------------------------------------------
@@ -255,6 +259,7 @@ def harmful_requests(split: str) -> list[Text]:
     rows = [
         Text(p.text, {"any": 1.0} | categories_of(p.text, p.category), p.source)
         for p in _prompts(names, split)
+        if p.category not in NOT_HARM
     ]
     return rows + _aart(split)
 
@@ -262,7 +267,7 @@ def harmful_requests(split: str) -> list[Text]:
 def _aart(split: str) -> list[Text]:
     """Requests about a crime that the label words know; the others are often harmless."""
     rows = []
-    for row in _csv("train-aart", "aart-v1-20231117.csv.gz"):
+    for row in read_csv("train-aart", "aart-v1-20231117.csv.gz"):
         labels = categories_of(row["crime"])
         known = max(labels.values()) > 0.95 and labels["illicit"] > 0.9
         named = sum(v > 0.9 for v in labels.values()) > 1
@@ -294,6 +299,44 @@ def alarming_requests() -> list[Text]:
     return rows
 
 
+def everyday_requests(percent: tuple[int, int] = (0, 100)) -> list[Text]:
+    """Self-written harmless requests: every topic in six of the forms.
+
+    Args:
+        percent: only topics whose hash falls in this range of percent.
+    """
+    own, rows = own_text(), []
+    forms = own["benign_forms"]
+    for i, topic in enumerate(own["benign_topics"]):
+        if percent[0] <= bucket(topic) < percent[1]:
+            for k in range(6):
+                ask = forms[(7 * i + 8 * k) % len(forms)].replace("{x}", topic)
+                rows.append(Text(ask, _zeros(), "own-everyday"))
+    return rows
+
+
+def everyday_texts() -> list[Text]:
+    """Self-written harmless texts on many subjects, whole and sentence by sentence."""
+    rows = []
+    for paragraph in own_text()["benign_paragraphs"]:
+        rows.append(Text(paragraph, _zeros(), "own-paragraphs"))
+        rows += [
+            Text(part, _zeros(), "own-paragraphs", 0.5)
+            for part in re.split(r"(?<=[.!?]) ", paragraph)
+        ]
+    return rows
+
+
+def advbench_targets() -> list[Text]:
+    """The openings that AdvBench asks for, of its training rows: each names its request."""
+    keep = {p.row: p for p in load("advbench", TRAIN) if not kept_for_calibration(p.text)}
+    rows = read_csv("advbench", "harmful_behaviors.csv")
+    return [
+        Text(rows[i]["target"], {"any": 1.0} | categories_of(p.text), "advbench-targets", 0.5)
+        for i, p in keep.items()
+    ]
+
+
 def seeds() -> list[Text]:
     """Self-written short texts for the categories with little public data."""
     own, rows = own_text(), []
@@ -319,7 +362,7 @@ def wrapped(request: str, rng: random.Random) -> str:
 def gptfuzz(split: str, which: str = "ab") -> list[Turn]:
     """Answers of real models to harmful questions, labelled by people: 1 = complied."""
     name = "train.csv.gz" if split == TRAIN else "evaluate.csv.gz"
-    rows = _csv("train-gptfuzz-responses", name)
+    rows = read_csv("train-gptfuzz-responses", name)
     return [
         Turn(r["question"], r["Response"], float(r["label"]), float(r["label"]), "gptfuzz")
         for r in rows
@@ -355,7 +398,7 @@ def do_not_answer() -> list[Turn]:
     models = ("GPT4", "ChatGPT", "Claude", "ChatGLM2", "llama2-7b-chat", "vicuna-7b")
     return [
         Turn(r["question"], r[f"{m}_response"], float(r[f"{m}_harmful"]), float(r[f"{m}_harmful"]), m)
-        for r in _csv("do-not-answer", "data_en.csv.gz")
+        for r in read_csv("do-not-answer", "data_en.csv.gz")
         for m in models
         if r[f"{m}_response"].strip()
     ]
@@ -425,6 +468,6 @@ def own_turns(requests: list[Text], rng: random.Random) -> list[Turn]:
 
 
 __all__ = [
-    "HELD_OUT", "TRAIN", "VALIDATION", "Text", "Turn", "alarming_requests", "benign_requests", "benign_turns",
-    "do_not_answer", "gptfuzz", "half", "kept_for_calibration", "harmful_requests", "own_text", "own_turns", "rbr", "seeds", "texts", "wrapped",
+    "HELD_OUT", "TRAIN", "VALIDATION", "Text", "Turn", "advbench_targets", "alarming_requests", "benign_requests", "benign_turns",
+    "do_not_answer", "everyday_requests", "everyday_texts", "gptfuzz", "half", "kept_for_calibration", "harmful_requests", "own_text", "own_turns", "rbr", "read_csv", "seeds", "texts", "wrapped",
 ]  # fmt: skip

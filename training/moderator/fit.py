@@ -12,6 +12,9 @@ from scipy.sparse import csr_matrix, diags
 from tsalign.moderators._ngrams import split_words
 from tsalign.moderators.embedded import Layout, Table
 
+PRIOR = 1000
+"""Mass of an empty text: about that of a word of six letters."""
+
 
 def counts(texts: Sequence[str], layout: Layout) -> csr_matrix:
     """``(n_texts, 2**bits)`` how often each bucket occurs in each text."""
@@ -46,8 +49,8 @@ def masses(x: csr_matrix, min_df: int) -> tuple[NDArray[np.uint8], float]:
 
 
 def scaled(x: csr_matrix, mass: NDArray[np.uint8], unit: float) -> csr_matrix:
-    """tf · idf / sqrt(Σ tf · idf²): what a `Table` sees of a whole text."""
-    norm = np.sqrt(unit * np.maximum(x @ mass.astype(np.float64), 1))
+    """tf · idf / sqrt(prior + Σ tf · idf²): what a `Table` sees of a whole text."""
+    norm = np.sqrt(unit * (PRIOR + x @ mass.astype(np.float64)))
     idf = np.sqrt(unit * mass.astype(np.float64))
     return csr_matrix(diags(1 / norm) @ x @ diags(idf)).astype(np.float32)
 
@@ -114,4 +117,4 @@ def quantised(
         live = size[size > 0]
         scale[k] = (np.quantile(live, 0.9995) if live.size else 1.0) / 127
     weights = np.clip(np.rint(folded / scale), -127, 127).astype(np.int8)
-    return Table(layout, weights, mass, scale, bias, unit)
+    return Table(layout, weights, mass, scale, bias, unit, PRIOR)

@@ -23,6 +23,7 @@ TEXT_HEADS = tuple(f"text/{c}" for c in CATEGORIES if c != "illicit")
 SUBJECT_HEADS = ("subject/any", *(f"subject/{c}" for c in CATEGORIES))
 HEADS = TEXT_HEADS + SUBJECT_HEADS
 TOPIC_LAYOUT = Layout(bits=17, chars=(3, 4, 5), words=(1, 2))
+SOURCE_WEIGHT = {"own-alarming": 2.0, "own-paragraphs": 3.0, "harmfulqa": 0.7, "self-instruct-seed": 3.0}
 ANSWER_LAYOUT = Layout(bits=16, chars=(), words=(1, 2, 3), opening=25)
 
 
@@ -30,6 +31,7 @@ def requests_to_fit() -> tuple[list[Text], list[Text]]:
     """Harmful and harmless requests, less those kept for calibration."""
     harmful = [r for r in data.harmful_requests(TRAIN) if not kept_for_calibration(r.text)]
     benign = [r for r in data.benign_requests(TRAIN) if not kept_for_calibration(r.text)]
+    benign += data.everyday_requests((10, 100))
     return harmful, benign
 
 
@@ -48,7 +50,7 @@ def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dic
         if kept_for_calibration(row.text, data.TEXT_PERCENT):
             continue
         add(row.text, row.labels, row.weight, "text")
-        if rng.random() < 0.25:
+        if row.source == "diasafety" or rng.random() < 0.25:
             add(row.text, {"any": 0.0, "illicit": 0.0}, 0.3, "subject")
     for row in data.seeds():
         add(row.text, row.labels, row.weight * 2, "text")
@@ -57,8 +59,9 @@ def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dic
 
     harmful, benign = requests_to_fit()
     alarming = data.alarming_requests()
-    for row in harmful + benign + alarming:
-        weight = row.weight * (2 if row.source == "own-alarming" else 1)
+    plain = data.everyday_texts() + data.advbench_targets()
+    for row in harmful + benign + alarming + plain:
+        weight = row.weight * SOURCE_WEIGHT.get(row.source, 1.0)
         add(row.text, row.labels, weight, "subject")
         if rng.random() < 0.5:
             add(data.wrapped(row.text, rng), row.labels, weight, "subject")
@@ -121,8 +124,7 @@ def labelled_turns() -> list[Turn]:
 def training_turns(rng: random.Random) -> list[Turn]:
     """Labelled answers, harmless answers and self-written ones."""
     harmful, benign = requests_to_fit()
-    harmful, benign = rng.sample(harmful, 1500), rng.sample(benign, 700)
-    own = data.own_turns(harmful + benign + data.alarming_requests(), rng)
+    own = data.own_turns(harmful + rng.sample(benign, 1500) + data.alarming_requests(), rng)
     harmless = [t for t in data.benign_turns(TRAIN) if not kept_for_calibration(t.request)]
     return labelled_turns() + harmless + own
 

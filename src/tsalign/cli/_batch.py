@@ -44,10 +44,11 @@ class Run:
         Raises:
             StoreError: it was begun under other settings, or its records are elsewhere.
         """
-        if fresh:
+        ours = self.output.empty or self.store.settings(self.name) is not None
+        if fresh and (ours or self.output.lines):
             self.store.forget(self.name)
             self.output.clear()
-        elif self.store.settings(self.name) is None and not self.output.empty:
+        elif not ours:
             raise self._foreign()
         self.store.begin(self.name, self.settings)
         self.output.mend()

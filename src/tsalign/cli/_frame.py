@@ -112,6 +112,8 @@ def _perform(command: Callable[[], Any], stdout: TextIO, as_json: bool, debug: b
         if debug:
             traceback.print_exc()
         return _fail(error, stdout, as_json)
+    if result == ExitCode.INTERRUPTED:
+        return _fail(KeyboardInterrupt(), stdout, as_json)
     if not isinstance(result, Report):
         return result if isinstance(result, int) else ExitCode.OK
     try:
@@ -126,7 +128,7 @@ def _perform(command: Callable[[], Any], stdout: TextIO, as_json: bool, debug: b
     return result.code
 
 
-def _fail(error: Exception, stdout: TextIO, as_json: bool) -> ExitCode:
+def _fail(error: BaseException, stdout: TextIO, as_json: bool) -> ExitCode:
     kind, message, code = _explain(error)
     if as_json:
         fault = {"type": kind, "message": message, "exit_code": int(code)}
@@ -137,7 +139,7 @@ def _fail(error: Exception, stdout: TextIO, as_json: bool) -> ExitCode:
     return code
 
 
-def _explain(error: Exception) -> tuple[str, str, ExitCode]:
+def _explain(error: BaseException) -> tuple[str, str, ExitCode]:
     """Name of the error, what to tell the user, and the exit code."""
     kind = type(error).__name__
     if isinstance(error, PromptError | PolicyError):
@@ -146,8 +148,9 @@ def _explain(error: Exception) -> tuple[str, str, ExitCode]:
         return kind, str(error), ExitCode.FAILED
     if hasattr(error, "format_message"):  # typer's errors of usage, public in no version
         return "UsageError", _usage(error), ExitCode.BAD_INPUT
-    if kind == "Abort":
-        return kind, "stopped", ExitCode.INTERRUPTED
+    if kind in {"KeyboardInterrupt", "Abort"}:
+        said = "stopped; nothing finished is lost, the same command goes on with --output"
+        return kind, said, ExitCode.INTERRUPTED
     # The message of an unforeseen error may quote a text that nobody should see.
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}:{frame.lineno}"

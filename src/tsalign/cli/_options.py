@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,20 @@ class Method(StrEnum):
     RANDOM = "random"
 
 
+class Dtype(StrEnum):
+    """Of the weights; by default float32 on the cpu, else the checkpoint's own."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def _device(value: str | None) -> str | None:
+    if value is None or re.fullmatch(r"cpu|mps|cuda(:\d+)?", value):
+        return value
+    raise typer.BadParameter(f"unknown device {value!r}: use cpu, cuda, cuda:N or mps")
+
+
 _MODEL, _SEARCH, _OUTPUT = "Model", "Search", "Output"
 
 ModelOption = Annotated[
@@ -43,11 +58,13 @@ ModelOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda or mps.", rich_help_panel=_MODEL)
+    str | None,
+    typer.Option(
+        "--device", help="cpu, cuda, cuda:N or mps.", callback=_device, rich_help_panel=_MODEL
+    ),
 ]
 DtypeOption = Annotated[
-    str | None,
-    typer.Option("--dtype", help="float32, bfloat16 or float16.", rich_help_panel=_MODEL),
+    Dtype | None, typer.Option("--dtype", help="Of the weights.", rich_help_panel=_MODEL)
 ]
 MaxNewTokensOption = Annotated[
     int,
@@ -96,7 +113,7 @@ class Setup:
     model: str
     policy: Policy
     device: str | None = None
-    dtype: str | None = None
+    dtype: Dtype | None = None
     max_new_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
@@ -110,7 +127,7 @@ class Setup:
             return FakeEngine()
         from tsalign.engines import load_engine
 
-        given = {"device": self.device, "dtype": self.dtype}
+        given = {"device": self.device, "dtype": self.dtype and self.dtype.value}
         options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         with working(f"loading {self.model}"):
             return load_engine(self.model, **options)
@@ -136,7 +153,7 @@ class Setup:
         return {
             "model": engine.name,
             "weights_sha256": engine.weights_sha256(),
-            "dtype": self.dtype,
+            "dtype": self.dtype and self.dtype.value,
             "policy": self.policy.name,
             "policy_version": self.policy.version,
             "seed": self.seed,

@@ -158,14 +158,14 @@ def _figures(response: Response) -> Table:
     table.add_row("harm", f"{_harm(response.initial)} → {_harm(response.final)} (1 is flagged)")
     table.add_row(
         "cost",
-        f"{cost.generations} generations, {cost.generated_tokens} tokens, "
-        f"{cost.moderator_calls} verdicts, {cost.seconds:.1f} s",
+        f"generations {cost.generations}, tokens {cost.generated_tokens}, "
+        f"verdicts {cost.moderator_calls}, {cost.seconds:.1f} s",
     )
-    if response.naturalness is not None:
+    if response.naturalness is not None and response.outcome is not Outcome.PASSED:
         table.add_row("naturalness", f"{response.naturalness:+.2f} nats per token")
-    if response.min_cosine is not None and response.tokens_preserved is not None:
-        kept = f"{response.tokens_preserved:.0%} of the words kept"
-        table.add_row("moved", f"cosine {response.min_cosine:.3f} at least, {kept}")
+    if response.tokens_preserved is not None and response.outcome is Outcome.STEERED:
+        kept = f"{response.tokens_preserved:.0%} of the tokens kept"
+        table.add_row("moved", f"{kept}, cosine {response.min_cosine:.3f} at least")
     audit = ", AUDIT: unscored answers may leave" if response.policy.audit else ""
     table.add_row("policy", f"{response.policy.name} {response.policy.version}{audit}")
     table.add_row("model", f"{one_line(response.model)}, seed {response.seed}")

@@ -20,6 +20,7 @@ from tsalign.cli._text import MASK, one_line
 from tsalign.types import Outcome, Response
 
 if TYPE_CHECKING:
+    from tsalign.policy import Policy
     from tsalign.demo import Checks, Result
 
 
@@ -44,6 +45,9 @@ _COLOURS = {
     Outcome.REFUSED: "yellow",
     Outcome.ERROR: "red",
 }
+_LEGEND = f"""\
+› prompt   ✗ first answer, withheld   ✓ what left   {MASK} masked: see --show-text
+1.80 → 0.20: harm of the first answer and of what left, flagged from 1"""
 
 
 def demo(
@@ -92,14 +96,14 @@ def demo(
     document = {
         "method": setup.policy.optimizer.preset,
         "policy": {"name": setup.policy.name, "version": setup.policy.version},
-        "model": model,
+        "model": results[0].response.model if results else model,
         "seed": seed,
         **summarise(results, checks, seconds),
         "results": [_row(result) for result in results],
     }
 
     def show(console: Console) -> None:
-        console.print(_before_and_after(results, show_text))
+        console.print(_before_and_after(results, setup.policy, show_text))
         console.print(_figures(document))
 
     code = ExitCode.OK if checks.kept else ExitCode.UNEXPECTED
@@ -142,23 +146,22 @@ def _row(result: Result) -> dict[str, Any]:
     }
 
 
-def _before_and_after(results: Sequence[Result], show_text: bool) -> Group:
+def _before_and_after(results: Sequence[Result], policy: Policy, show_text: bool) -> Group:
     parts: list[Any] = []
     for kind, title in _TITLES.items():
         of_kind = [result for result in results if result.prompt.kind == kind]
         if of_kind:
             parts += [Rule(Text(f"{len(of_kind)} {title}", "bold"), style="dim", align="left")]
-            parts += [_table(of_kind, show_text), Text()]
-    legend = f"› prompt   ✗ first answer, withheld   ✓ what left   {MASK} not shown: --show-text"
-    return Group(*parts, Text(legend, "dim", no_wrap=True, overflow="ellipsis"))
+            parts += [_table(of_kind, policy, show_text), Text()]
+    return Group(*parts, Text(_LEGEND, "dim", no_wrap=True, overflow="ellipsis"))
 
 
-def _table(results: Iterable[Result], show_text: bool) -> Table:
+def _table(results: Iterable[Result], policy: Policy, show_text: bool) -> Table:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(width=11, no_wrap=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     for result in results:
-        table.add_row(_margin(result.response), _lines(result, show_text))
+        table.add_row(_margin(result.response), _lines(result, policy, show_text))
     return table
 
 
@@ -178,7 +181,7 @@ def _harm(verdict: Any) -> str:
     return "–" if verdict.harm is None else f"{verdict.harm:.2f}"
 
 
-def _lines(result: Result, show_text: bool) -> Text:
+def _lines(result: Result, policy: Policy, show_text: bool) -> Text:
     """Prompt, first answer unless it passed, and what left: one line each."""
     from tsalign.demo import HARMFUL_KINDS
 
@@ -186,21 +189,23 @@ def _lines(result: Result, show_text: bool) -> Text:
     asked = one_line(prompt.prompt.messages[-1].content)
     if prompt.kind in HARMFUL_KINDS and not show_text:
         asked = f"{MASK} {prompt.id}, {prompt.source}"
-    lines = [Text(f"› {asked}", "dim" if asked.startswith(MASK) else "")]
+    lines = [Text(f"› {asked}", "dim")]
     if response.outcome is not Outcome.PASSED:
-        lines.append(Text(f"✗ {_withheld(response, show_text)}", "red"))
-    left = Text("✓ ", _COLOURS[response.outcome]) + Text(one_line(response.text))
+        lines.append(Text(f"✗ {_withheld(response, policy, show_text)}", "red"))
+    left = Text.assemble(("✓ ", f"bold {_COLOURS[response.outcome]}"), one_line(response.text))
     return Text("\n", no_wrap=True, overflow="ellipsis").join([*lines, left])
 
 
-def _withheld(response: Response, show_text: bool) -> str:
+def _withheld(response: Response, policy: Policy, show_text: bool) -> str:
     verdict = response.initial
     if verdict is None:
         return one_line(response.error or "no answer")
     if verdict.harm is None:
         said = f"unscored: {verdict.unscored}"
     elif verdict.flagged:
-        said = f"{max(verdict.scores, key=verdict.scores.__getitem__)} {verdict.harm:.1f}×"
+        thresholds = policy.thresholds(verdict.scores)
+        worst = max(thresholds, key=lambda c: verdict.scores[c] / thresholds[c])
+        said = f"{worst} {verdict.harm:.1f}×"
     else:
         said = str(response.evaluations[0].rejection)
     if show_text and response.evaluations:

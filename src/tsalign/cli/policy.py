@@ -139,7 +139,7 @@ def _values(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """``(dotted key, value)`` of all leaves; lists are values."""
     leaves: list[tuple[str, Any]] = []
     for key, value in data.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             leaves += _values(value, f"{prefix}{key}.")
         else:
             leaves.append((prefix + key, value))

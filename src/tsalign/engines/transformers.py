@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import DynamicCache
 
@@ -79,7 +80,7 @@ class TransformersEngine:
         self._model = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
         self._renderer = Renderer(tokenizer, template_options)
-        self._name = name or str(model.config.name_or_path or model.config.model_type)
+        self._name = name or _name_of(model.config)
         self._lock = threading.RLock()
         self._max_batch = max(1, max_batch)
         self._batch_tokens = batch_tokens
@@ -89,7 +90,7 @@ class TransformersEngine:
         self._pads = layers <= _ATTENTION and not getattr(model, "_is_stateful", False)
         self._prefix_reuse = prefix_reuse and self._pads and model._supports_default_dynamic_cache()
         self._stops = self._end_tokens()
-        self._check_steerable()
+        self._probe()
 
     @classmethod
     def load(
@@ -169,13 +170,7 @@ class TransformersEngine:
     @cached_property
     def table(self) -> ChunkedTable:
         """The embeddings of the tokenizer's tokens, as the model's module gives them."""
-        rows = min(len(self._tokenizer), self._embedding.weight.shape[0])
-
-        def chunks() -> Iterator[FloatArray]:
-            for start in range(0, rows, CHUNK_ROWS):
-                yield self._embed_tokens(np.arange(start, min(start + CHUNK_ROWS, rows)))
-
-        return ChunkedTable(chunks)
+        return _ModelTable(self._table_rows)
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
         """Render the prompt and embed it by the model's embedding module.
@@ -253,6 +248,11 @@ class TransformersEngine:
         return self._model.get_input_embeddings()
 
     @property
+    def _vocabulary(self) -> int:
+        """Tokens that have both a name and an embedding."""
+        return min(len(self._tokenizer), int(self._embedding.weight.shape[0]))
+
+    @property
     def _device(self) -> torch.device:
         device = self._embedding.weight.device
         assert isinstance(device, torch.device)
@@ -263,6 +263,13 @@ class TransformersEngine:
             rows = self._embedding(torch.from_numpy(tokens).to(self._device)[None])[0]
         array: FloatArray = rows.float().cpu().numpy()
         return array
+
+    def _table_rows(self) -> Iterator[torch.Tensor]:
+        for start in range(0, self._vocabulary, CHUNK_ROWS):
+            stop = min(start + CHUNK_ROWS, self._vocabulary)
+            with self._lock, torch.no_grad():
+                ids = torch.arange(start, stop, device=self._device)
+                yield self._embedding(ids[None])[0].float()
 
     def _end_tokens(self) -> list[int]:
         configs = (self._model.generation_config, self._model.config, self._config)
@@ -326,7 +333,7 @@ class TransformersEngine:
             text = str(error).lower()
             out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
             if not out_of_memory and not any(sign in text for sign in _OUT_OF_MEMORY):
-                raise EngineError(f"the model failed: {error}") from error
+                raise EngineError(f"the model failed: {error or type(error).__name__}") from error
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None
@@ -334,14 +341,20 @@ class TransformersEngine:
     def _generate(
         self, requests: list[GenerationRequest], sampling: Sampling, limit: int
     ) -> list[Generation]:
-        shared = self._shared_rows([request.point for request in requests], limit)
-        embeds, mask = self._padded([request.point for request in requests], shared)
+        points = [request.point for request in requests]
+        shared = self._shared_rows(points, points, limit)
+        rows, mask = self._padded(points, shared)
+        embeds = rows.to(self._embedding.weight.dtype)
         options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
         if shared:
             options["past_key_values"] = self._prefix(embeds[:1, :shared], len(requests))
         if sampling.temperature > 0:
             draw = _Draw(sampling, [request.seed for request in requests], limit)
             options["logits_processor"] = LogitsProcessorList([draw])
+        return [self._generation(row) for row in self._continue(limit, **options)]
+
+    def _continue(self, limit: int, **options: Any) -> list[list[int]]:
+        """New tokens of each row, greedy but for the logits processors among the options."""
         config = _HF.GenerationConfig(
             max_new_tokens=limit,
             do_sample=False,
@@ -351,7 +364,8 @@ class TransformersEngine:
         )
         with self._no_defaults():
             rows = self._model.generate(generation_config=config, **options)
-        return [self._generation(row) for row in rows.tolist()]
+        new: list[list[int]] = rows[:, -limit:].tolist()
+        return new
 
     @contextlib.contextmanager
     def _no_defaults(self) -> Iterator[None]:
@@ -371,45 +385,53 @@ class TransformersEngine:
         )
         return Generation(text, tuple(tokens), "stop" if ends else "length")
 
-    def _shared_rows(self, points: list[FloatArray], limit: int) -> int:
-        """Leading rows that all points have in common, if it pays to share them."""
-        if not self._prefix_reuse or len(points) < 2:
-            return 0
-        shortest = min(len(point) for point in points)
-        longest = max(len(point) for point in points)
-        if shortest < longest and not self._bridges(longest + limit):
-            return 0
-        shared = shortest - 1
-        for point in points[1:]:
-            same = (point[:shared] == points[0][:shared]).all(axis=1)
-            shared = shared if same.all() else int(same.argmin())
-        return shared if shared * (len(points) - 1) >= MIN_SHARED_ROWS else 0
+    def _shared_rows(
+        self, leading: Sequence[NDArray[Any]], rows: Sequence[NDArray[Any]], limit: int
+    ) -> int:
+        """Rows that all of a batch have in common, if it pays to share them.
 
-    def _bridges(self, length: int) -> bool:
+        Args:
+            leading: for each request its rows that may be shared but for the last.
+            rows: all of its rows.
+            limit: tokens that follow.
+        """
+        if not self._prefix_reuse or len(rows) < 2:
+            return 0
+        lengths = [len(row) for row in rows]
+        if min(lengths) < max(lengths) and not self._bridgeable(max(lengths) + limit):
+            return 0
+        shared = min(len(row) for row in leading) - 1
+        for row in leading[1:]:
+            same = (row[:shared] == leading[0][:shared]).reshape(shared, row[0].size).all(axis=1)
+            shared = shared if same.all() else int(same.argmin())
+        return shared if shared * (len(rows) - 1) >= MIN_SHARED_ROWS else 0
+
+    def _bridgeable(self, length: int) -> bool:
         """Whether masked rows may stand between a shared prefix and what follows it.
 
         They may where positions are given by number and no window counts them.
         """
         windows = [getattr(self._config, name, None) for name in _WINDOWS]
         narrow = any(isinstance(window, int) and 0 < window < length for window in windows)
-        return "position_ids" in self._accepts and not narrow
+        return self._bridges and not narrow
 
-    def _padded(self, points: list[FloatArray], shared: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(batch, longest, d_model)`` embeddings and ``(batch, longest)`` mask.
+    def _padded(
+        self, rows: Sequence[NDArray[Any]], shared: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(batch, longest, ...)`` rows and ``(batch, longest)`` mask.
 
-        Each row is the shared prefix, masked zeros, and the rest of the point.
+        Each is the shared prefix, masked zeros, and the rest.
         """
-        longest = max(len(point) for point in points)
-        embeds = np.zeros((len(points), longest, points[0].shape[1]), dtype=np.float32)
-        mask = np.zeros((len(points), longest), dtype=np.int64)
-        for i, point in enumerate(points):
-            rest = longest - (len(point) - shared)
-            embeds[i, :shared], mask[i, :shared] = point[:shared], 1
-            embeds[i, rest:], mask[i, rest:] = point[shared:], 1
-        weight = self._embedding.weight
+        longest = max(len(row) for row in rows)
+        padded = np.zeros((len(rows), longest, *rows[0].shape[1:]), dtype=rows[0].dtype)
+        mask = np.zeros((len(rows), longest), dtype=np.int64)
+        for i, row in enumerate(rows):
+            rest = longest - (len(row) - shared)
+            padded[i, :shared], mask[i, :shared] = row[:shared], 1
+            padded[i, rest:], mask[i, rest:] = row[shared:], 1
         return (
-            torch.from_numpy(embeds).to(weight.device, weight.dtype),
-            torch.from_numpy(mask).to(weight.device),
+            torch.from_numpy(padded).to(self._device),
+            torch.from_numpy(mask).to(self._device),
         )
 
     def _prefix(self, embeds: torch.Tensor, batch: int) -> DynamicCache:
@@ -422,51 +444,116 @@ class TransformersEngine:
 
     def _log_likelihood(self, texts: list[tuple[NDArray[np.int64], int]]) -> list[float]:
         """Of ``(tokens, n)`` texts: mean log-likelihood of the last n tokens of each."""
-        longest = max(len(text) for text, _ in texts)
-        tokens = np.zeros((len(texts), longest), dtype=np.int64)
-        mask = np.zeros_like(tokens)
-        for i, (text, _) in enumerate(texts):
-            tokens[i, longest - len(text) :], mask[i, longest - len(text) :] = text, 1
-        ids = torch.from_numpy(tokens).to(self._device)
-        attention = torch.from_numpy(mask).to(self._device)
-        options: dict[str, Any] = {"attention_mask": attention, "use_cache": False}
-        if "position_ids" in self._accepts:
-            options["position_ids"] = (attention.cumsum(-1) - 1).clamp(min=0)
+        rows = [tokens for tokens, _ in texts]
+        shared = self._shared_rows([tokens[:-count] for tokens, count in texts], rows, 0)
+        ids, mask = self._padded(rows, shared)
+        cache = self._prefix(self._embedding(ids[:1, :shared]), len(rows)) if shared else None
         kept = max(count for _, count in texts) + 1
-        if "logits_to_keep" in self._accepts:
-            options["logits_to_keep"] = kept
-        logits = self._model(input_ids=ids, **options).logits[:, -kept:]
+        logits = self._forward(mask, cache, kept, input_ids=ids[:, shared:])[:, -kept:]
         means = []
         for i, (_, count) in enumerate(texts):
-            rows = logits[i, -count - 1 : -1].float().log_softmax(-1)
-            means.append(float(rows.gather(1, ids[i, -count:, None].to(rows.device)).mean()))
+            chances = logits[i, -count - 1 : -1].float().log_softmax(-1)
+            means.append(float(chances.gather(1, ids[i, -count:, None].to(chances.device)).mean()))
         return means
 
-    def _check_steerable(self) -> None:
-        """Compare answers from tokens with answers from their embeddings on a short probe.
+    def _forward(
+        self, mask: torch.Tensor, cache: DynamicCache | None, kept: int, **inputs: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits of the inputs' positions, the last ``kept`` at least.
+
+        The mask covers what is cached too.
+        """
+        options: dict[str, Any] = {"use_cache": cache is not None, **inputs}
+        if cache is not None:
+            options["past_key_values"] = cache
+        if "position_ids" in self._accepts:
+            (given,) = inputs.values()
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            options["position_ids"] = positions[:, -given.shape[1] :]
+        if "logits_to_keep" in self._accepts:
+            options["logits_to_keep"] = kept
+        logits: torch.Tensor = self._model(attention_mask=mask, **options).logits
+        return logits
+
+    def _probe(self) -> None:
+        """Try on eight tokens what the engine relies on; what is only for speed is given up.
 
         Raises:
-            UnsteerableModelError: they differ, or moved embeddings are refused.
+            UnsteerableModelError: embeddings and their tokens give different answers, moved
+                embeddings are refused, or earlier tokens depend on later ones.
         """
-        rows = self._embedding.weight.shape[0]
-        ids = torch.linspace(0, rows - 1, 6).long().to(self._device)[None]
+        n = 8
+        words = np.setdiff1d(np.arange(self._vocabulary), self._tokenizer.all_special_ids)
+        chosen = words[np.linspace(0, len(words) - 1, n).astype(np.int64)]
+        ids = torch.from_numpy(chosen).to(self._device)[None]
+        other = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
+        mask = torch.ones_like(ids)
         with torch.no_grad():
             embeds = self._embedding(ids)
             try:
-                from_ids = self._model(input_ids=ids).logits
-                from_embeds = self._model(inputs_embeds=embeds).logits
-                moved = self._model(inputs_embeds=embeds * 1.01).logits
+                expected = self._forward(mask, None, n, input_ids=ids)
+                from_embeds = self._forward(mask, None, n, inputs_embeds=embeds)
+                moved = self._forward(mask, None, n, inputs_embeds=embeds * 1.01)
+                ahead = self._forward(mask, None, n, input_ids=other)
+                answer = self._continue(3, input_ids=ids, attention_mask=mask)
+                steered = self._continue(3, inputs_embeds=embeds, attention_mask=mask)
             except Exception as error:
                 raise UnsteerableModelError(
                     f"{self._name} does not answer from input embeddings ({error}): "
                     "choose another model"
                 ) from error
-        scale = from_ids.float().abs().max()
-        if not torch.isfinite(moved).all() or (from_ids - from_embeds).abs().max() > 1e-2 * scale:
-            raise UnsteerableModelError(
-                f"{self._name} answers differently from tokens and from their embeddings: it "
-                "reads more than the input embeddings. Choose another model"
+            fault = None
+            same = _close(from_embeds, expected) and answer[0][-len(steered[0]) :] == steered[0]
+            if not same or not torch.isfinite(moved).all():
+                fault = "answers differently from tokens and from their embeddings"
+            elif not _close(ahead[:, :-1], expected[:, :-1]):
+                fault = "reads ahead, so it is no causal language model"
+            if fault:
+                raise UnsteerableModelError(f"{self._name} {fault}: choose another model")
+            keeps = partial(self._keeps, embeds, expected)
+            self._pads = self._pads and keeps(shared=0, pads=3)
+            self._prefix_reuse = self._prefix_reuse and keeps(shared=4, pads=0)
+            self._bridges = (
+                "position_ids" in self._accepts and self._prefix_reuse and keeps(shared=4, pads=3)
             )
+
+    def _keeps(
+        self, embeds: torch.Tensor, expected: torch.Tensor, *, shared: int, pads: int
+    ) -> bool:
+        """Whether a cached prefix, and masked rows after it, keep the logits of a pair."""
+        pair = embeds.expand(2, -1, -1)
+        mask = torch.ones(2, embeds.shape[1] + pads, dtype=torch.long, device=embeds.device)
+        mask[:, shared : shared + pads] = 0
+        rest = torch.cat([torch.zeros_like(pair[:, :pads]), pair[:, shared:]], dim=1)
+        kept = embeds.shape[1] - shared
+        try:
+            cache = self._prefix(embeds[:, :shared], 2) if shared else None
+            logits = self._forward(mask, cache, kept, inputs_embeds=rest)
+        except Exception:
+            return False
+        return _close(logits[:, -kept:], expected[:, -kept:])
+
+
+class _ModelTable(ChunkedTable):
+    """A table whose rows stay on the model's device where all of them are compared."""
+
+    def __init__(self, rows: Callable[[], Iterator[torch.Tensor]]) -> None:
+        super().__init__(lambda: (chunk.cpu().numpy() for chunk in rows()))
+        self._rows = rows
+
+    def nearest_tokens(self, rows: FloatArray) -> NDArray[np.int64]:
+        """``(n,)`` token of the nearest table row by cosine, for ``(n, d_model)`` rows."""
+        values, tokens, start = [], [], 0
+        for chunk in self._rows():
+            asked = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.float32)).to(chunk.device)
+            cosines = normalize(asked, dim=1) @ normalize(chunk, dim=1).T
+            nearest = cosines.max(dim=1)
+            values.append(nearest.values)
+            tokens.append(nearest.indices + start)
+            start += len(chunk)
+        best = torch.stack(values).argmax(dim=0, keepdim=True)
+        found: NDArray[np.int64] = torch.stack(tokens).gather(0, best)[0].cpu().numpy()
+        return found
 
 
 class _Draw(LogitsProcessor):
@@ -492,6 +579,7 @@ class _Draw(LogitsProcessor):
         if self._sampling.top_p < 1:
             ordered, tokens = chances.sort(descending=True, stable=True)
             beyond = ordered.cumsum(-1) - ordered >= self._sampling.top_p
+            beyond[:, 0] = False
             chances = chances.scatter(-1, tokens, ordered.masked_fill(beyond, 0.0))
         reached = chances.cumsum(-1)
         uniform = self._uniforms[:, self._step, None].to(scores.device, wide)
@@ -499,6 +587,13 @@ class _Draw(LogitsProcessor):
         drawn = torch.searchsorted(reached, uniform * reached[:, -1:], right=True)
         drawn = drawn.clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
+
+
+def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether logits are equal but for rounding."""
+    tolerance = 1e-3 if one.dtype == torch.float32 else 5e-2
+    difference = (one - other).abs().max()
+    return bool(difference <= tolerance * other.abs().max())
 
 
 def _check_config(config: Any) -> None:
@@ -519,9 +614,15 @@ def _check_config(config: Any) -> None:
         reason = "chooses experts by token"
     if reason:
         raise UnsteerableModelError(
-            f"{config.name_or_path or config.model_type} ({config.model_type}) {reason}: moving "
+            f"{_name_of(config)} ({config.model_type}) {reason}: moving "
             "the input embeddings does not steer it. Choose another model"
         )
+
+
+def _name_of(config: Any) -> str:
+    """The hub id, or the last part of the folder, or else the kind of model."""
+    given = str(config.name_or_path or config.model_type)
+    return Path(given).name if Path(given).exists() else given
 
 
 def _source(name_or_path: str | Path) -> tuple[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from tsalign.errors import ModeratorError
@@ -17,10 +19,18 @@ from tsalign.policy import Policy, nearest
 __all__ = ["Cached", "Combined", "FakeModerator", "Guarded", "Moderator", "load_confirm", "load_moderator"]
 
 REGISTRY: dict[str, str] = {
+    "azure": "tsalign.moderators.azure:AzureModerator",
     "embedded": "tsalign.moderators.embedded:EmbeddedModerator",
     "fake": "tsalign.moderators.fake:FakeModerator",
+    "http": "tsalign.moderators.http:HttpModerator",
+    "mistral": "tsalign.moderators.mistral:MistralModerator",
+    "openai": "tsalign.moderators.openai:OpenAIModerator",
+    "perspective": "tsalign.moderators.perspective:PerspectiveModerator",
 }
 """Name in a policy to where the class is; imported when a policy first asks for it."""
+
+ENTRY_POINTS = "tsalign.moderators"
+"""The entry-point group in which other packages register theirs; ours cannot be replaced."""
 
 
 def load_moderator(policy: Policy) -> Moderator:
@@ -45,12 +55,37 @@ def load_confirm(policy: Policy) -> Moderator | None:
     return Combined(members) if members else None
 
 
-def _load(name: str, options: dict[str, Any]) -> Moderator:
-    if name not in REGISTRY:
-        raise ModeratorError(f"unknown moderator {name!r}{nearest(name, REGISTRY)}")
-    module, _, attribute = REGISTRY[name].partition(":")
-    factory: Callable[..., Moderator] = getattr(import_module(module), attribute)
+def _load(name: str, options: Mapping[str, Any]) -> Moderator:
+    """A moderator by its name; the option ``disk_cache`` (true or a path) is one of all of them."""
+    given = dict(options)
+    disk_cache = given.pop("disk_cache", False)
     try:
-        return factory(**options)
+        moderator = _factory(name)(**given)
     except TypeError as error:
         raise ModeratorError(f"moderator {name!r} rejects its options: {error}") from None
+    if not isinstance(disk_cache, bool | str):
+        raise ModeratorError("option 'disk_cache' takes true, false or the path of a file")
+    if not disk_cache:
+        return moderator
+    from tsalign.moderators.disk_cache import DiskCached
+
+    path = None if disk_cache is True else Path(disk_cache).expanduser()
+    return DiskCached(moderator, path, options=given)
+
+
+def _factory(name: str) -> Callable[..., Moderator]:
+    if name in REGISTRY:
+        module, _, attribute = REGISTRY[name].partition(":")
+        factory: Callable[..., Moderator] = getattr(import_module(module), attribute)
+        return factory
+    plugins = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+    if name not in plugins:
+        raise ModeratorError(f"unknown moderator {name!r}{nearest(name, [*REGISTRY, *plugins])}")
+    try:
+        factory = plugins[name].load()
+    except Exception as error:
+        raise ModeratorError(
+            f"moderator {name!r} cannot be loaded from {plugins[name].value}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return factory

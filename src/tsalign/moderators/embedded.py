@@ -80,9 +80,10 @@ class Layout:
 class Table:
     """Linear models over one layout.
 
-    The logit of a span of words is ``bias + scale · Σ w / sqrt(unit · Σ m)`` over its n-grams, w
-    being integer weights and m integer masses (squared inverse document frequencies). All sums are
-    of integers, so a text's logit does not depend on the batch it is in.
+    The logit of a span of words is ``bias + scale · Σ w / sqrt(unit · (prior + Σ m))`` over its
+    n-grams, w being integer weights and m integer masses (squared inverse document frequencies);
+    the prior keeps very short texts near the bias. All sums are of integers, so a text's logit
+    does not depend on the batch it is in.
 
     Attributes:
         weights: ``(2**bits, n_heads)`` int8.
@@ -90,6 +91,7 @@ class Table:
         scale: ``(n_heads,)``.
         bias: ``(n_heads,)``.
         unit: mass of 1.
+        prior: mass of an empty text.
     """
 
     layout: Layout
@@ -98,6 +100,7 @@ class Table:
     scale: Floats
     bias: Floats
     unit: float
+    prior: int
 
     def prefix_sums(self, words: Words) -> tuple[Ints, Ints]:
         """Cumulative sums over words of weights ``(n_words + 1, n_heads)`` and masses."""
@@ -115,7 +118,7 @@ class Table:
 
     def logits(self, sums: Ints, mass: Ints, starts: Ints, ends: Ints) -> Floats:
         """``(n_spans, n_heads)`` logits of spans of words."""
-        norm = np.sqrt(self.unit * np.maximum(mass[ends] - mass[starts], 1))
+        norm = np.sqrt(self.unit * (self.prior + mass[ends] - mass[starts]))
         found = self.scale * (sums[ends] - sums[starts])
         return np.asarray(self.bias + found / norm[:, None], dtype=np.float64)
 
@@ -161,7 +164,8 @@ class Weights:
         heads: names of the topic table's heads.
         along: one head: does an answer go along with what was asked?
         from_request, from_answer, offset: ``(6,)``; the logit of ``subject_c`` is
-            ``from_request · request_c + from_answer · answer_c + offset``.
+            ``−from_request · log(1 + exp(−request_c)) + from_answer · answer_c + offset``: a
+            harmless request speaks for the answer, a harmful one does not by itself condemn it.
     """
 
     topic: Table
@@ -246,7 +250,7 @@ class Weights:
     def scores(self, readings: Readings) -> Floats:
         """``(n, 6)`` scores in [0, 1]."""
         subject = sigmoid(
-            self.from_request * readings.request
+            -self.from_request * np.logaddexp(0.0, -readings.request)
             + self.from_answer * readings.answer
             + self.offset
         )
@@ -343,6 +347,7 @@ def _layout_json(table: Table) -> dict[str, Any]:
         "words": layout.words,
         "opening": layout.opening,
         "unit": table.unit,
+        "prior": table.prior,
     }
 
 
@@ -351,6 +356,5 @@ def _table(name: str, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]
     weights, mass = arrays[f"{name}.weights"], arrays[f"{name}.mass"]
     if weights.dtype != np.int8 or mass.shape != (1 << layout.bits,):
         raise ValueError(name)
-    return Table(
-        layout, weights, mass, arrays[f"{name}.scale"], arrays[f"{name}.bias"], meta["unit"]
-    )
+    scale, bias = arrays[f"{name}.scale"], arrays[f"{name}.bias"]
+    return Table(layout, weights, mass, scale, bias, meta["unit"], meta["prior"])

@@ -1,0 +1,396 @@
+"""A file of prompts: every line is answered once, whatever happens in between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli, read_jsonl, write_jsonl, write_policy
+from tsalign.cli import ExitCode
+from tsalign.store import Store
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+def prompts(path: Path, count: int) -> Path:
+    return write_jsonl(path, *({"id": f"p{i}", "prompt": f"how is {i} done"} for i in range(count)))
+
+
+def stored(output: Path) -> list[Any]:
+    with Store.open(output.with_suffix(".sqlite")) as store:
+        return list(store.records(output.name))
+
+
+def test_one_line_and_one_record_per_prompt(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    source = prompts(tmp_path / "in.jsonl", 12)
+    ran = cli("align", *fake, "--input", source, "--output", output, "--json", "--max-open", 3)
+    assert ran.code == ExitCode.OK
+    lines = read_jsonl(output)
+    assert sorted(line["id"] for line in lines) == sorted(f"p{i}" for i in range(12))
+    assert all(line["id"] == f"p{line['line'] - 1}" for line in lines)
+    assert {record.item for record in stored(output)} == {line["id"] for line in lines}
+    summary = ran.document
+    assert (summary["records"], summary["resumed"], summary["failed"]) == (12, 0, [])
+    assert summary["outcomes"] == {"passed": 0, "steered": 12, "refused": 0, "error": 0}
+    assert summary["output"] == str(output)
+
+
+def test_a_line_holds_what_a_single_prompt_gives(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    source = prompts(tmp_path / "in.jsonl", 5)
+    cli("align", *fake, "--input", source, "--output", output)
+    for line in read_jsonl(output):
+        alone = cli("align", *fake, "--prompt", f"how is {line['line'] - 1} done", "--json")
+        same = {"id": line["id"], "line": line["line"], **alone.document}
+        for document in (line, same):
+            del document["cost"]["seconds"]
+        assert line == same
+
+
+def test_conversations_ids_and_other_fields(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    source = write_jsonl(
+        tmp_path / "in.jsonl",
+        {"messages": [{"role": "user", "content": "hello"}], "id": 7, "category": "x"},
+        "",
+        {"prompt": "日本語", "other": [1, 2]},
+    )
+    assert cli("align", *fake, "--input", source, "--output", output).code == ExitCode.OK
+    assert sorted((line["line"], line["id"]) for line in read_jsonl(output)) == [(1, 7), (3, 3)]
+
+
+BROKEN = [
+    "{",
+    '"text"',
+    "[]",
+    "null",
+    {"prompt": ""},
+    {"prompt": 5},
+    {"question": "x"},
+    {"prompt": "x", "messages": []},
+    {"messages": "x"},
+    {"messages": []},
+    {"messages": [{"role": "user"}]},
+    {"messages": [{"role": "assistant", "content": "x"}]},
+    {"messages": [{"role": "admin", "content": "x"}]},
+    {"messages": [{"role": "user", "content": 3}]},
+    {"prompt": "x", "id": {}},
+    {"prompt": "x", "id": True},
+    {"prompt": "x", "id": "y" * 300},
+    '{"prompt": "\\ud800"}',
+    "[" * 100_000,
+    '{"prompt": "x", "id": "first"}',
+]
+
+
+def test_broken_lines_are_named_and_the_rest_goes_on(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    good = {"id": "first", "prompt": "hello"}, {"id": "last", "prompt": "hello"}
+    source = write_jsonl(tmp_path / "in.jsonl", good[0], *BROKEN, good[1])
+    with source.open("ab") as file:
+        file.write(b'{"prompt": "\xff"}\n')
+    ran = cli("align", *fake, "--input", source, "--output", output, "--json")
+    assert ran.code == ExitCode.PARTLY
+    assert {line["id"] for line in read_jsonl(output)} == {"first", "last"}
+    numbers = [*range(2, 2 + len(BROKEN)), len(BROKEN) + 3]
+    assert [fault["line"] for fault in ran.document["failed"]] == numbers
+    assert all(f"line {number}: " in ran.err for number in numbers)
+
+
+def test_a_prompt_that_is_too_long_fails_alone(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    source = write_jsonl(
+        tmp_path / "in.jsonl",
+        {"prompt": "hello"},
+        {"prompt": "word " * 600},
+        {"prompt": "goodbye"},
+    )
+    command = ["align", *fake, "--input", source, "--output", output, "--json"]
+    ran = cli(*command)
+    assert ran.code == ExitCode.PARTLY
+    assert ran.document["outcomes"]["error"] == 1
+    (fault,) = ran.document["failed"]
+    assert fault["line"] == 2
+    assert "shorten" in fault["error"]
+    again = cli(*command)
+    assert again.code == ExitCode.PARTLY
+    assert (again.document["answered"], again.document["failed"]) == (0, ran.document["failed"])
+
+
+def test_a_finished_run_is_left_as_it_is(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    source = prompts(tmp_path / "in.jsonl", 6)
+    command = ["align", *fake, "--input", source, "--output", output, "--json"]
+    cli(*command)
+    lines, records = output.read_bytes(), stored(output)
+    ran = cli(*command)
+    assert (ran.document["resumed"], ran.document["answered"]) == (6, 0)
+    assert output.read_bytes() == lines
+    assert stored(output) == records
+
+
+def test_new_lines_of_the_input_are_added(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    cli("align", *fake, "--input", prompts(tmp_path / "in.jsonl", 3), "--output", output)
+    source = prompts(tmp_path / "in.jsonl", 5)
+    ran = cli("align", *fake, "--input", source, "--output", output, "--json")
+    assert (ran.document["resumed"], ran.document["records"]) == (3, 5)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40, 200])
+def test_a_torn_line_is_cut_off_and_answered_again(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path, cut: int
+) -> None:
+    source = prompts(tmp_path / "in.jsonl", 4)
+    command = ["align", *fake, "--input", source, "--output", output, "--json"]
+    cli(*command)
+    whole, records = read_jsonl(output), stored(output)
+    output.write_bytes(output.read_bytes()[:-cut])
+    ran = cli(*command)
+    assert (ran.document["resumed"], ran.document["records"]) == (3, 4)
+    again = read_jsonl(output)
+    for line in [*whole, *again]:
+        del line["cost"]["seconds"]
+    assert again == whole
+    assert stored(output) == records
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--seed", "1"],
+        ["--max-new-tokens", "3"],
+        ["--temperature", "0.5"],
+        ["--method", "random"],
+        ["--dtype", "float16"],
+    ],
+    ids=" ".join,
+)
+def test_a_run_does_not_go_on_under_other_settings(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path, change: list[str]
+) -> None:
+    source = prompts(tmp_path / "in.jsonl", 3)
+    command = ["align", *fake, "--input", source, "--output", output, "--json"]
+    cli(*command)
+    before = output.read_bytes()
+    ran = cli(*command, *change)
+    assert ran.code == ExitCode.FAILED
+    assert "settings" in ran.document["error"]["message"]
+    assert output.read_bytes() == before
+    ran = cli(*command, *change, "--fresh")
+    assert ran.code == ExitCode.OK
+    assert (ran.document["resumed"], ran.document["records"]) == (0, 3)
+    assert len(stored(output)) == 3
+
+
+@pytest.mark.parametrize("text", ["dear diary\n", "dear diary", '{"id": 1, "line": 1}\n'])
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]], ids=["", "fresh"])
+def test_a_file_of_somebody_else_is_not_touched(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path, text: str, fresh: list[str]
+) -> None:
+    output.write_text(text)
+    source = prompts(tmp_path / "in.jsonl", 3)
+    ran = cli("align", *fake, "--input", source, "--output", output, *fresh)
+    assert ran.code == ExitCode.FAILED
+    assert "another --output" in ran.err
+    assert output.read_text() == text
+
+
+def test_lines_without_their_store(cli: Cli, fake: list[str], tmp_path: Path, output: Path) -> None:
+    source = prompts(tmp_path / "in.jsonl", 3)
+    command = ["align", *fake, "--input", source, "--output", output]
+    cli(*command)
+    for file in tmp_path.glob("out.sqlite*"):
+        file.unlink()
+    ran = cli(*command)
+    assert ran.code == ExitCode.FAILED
+    assert "--store" in ran.err
+    assert len(read_jsonl(output)) == 3
+
+
+def test_output_and_store_may_be_moved_together(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    source = prompts(tmp_path / "in.jsonl", 3)
+    cli("align", *fake, "--input", source, "--output", output)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    for file in tmp_path.glob("out.*"):
+        file.rename(folder / file.name)
+    ran = cli("align", *fake, "--input", source, "--output", folder / "out.jsonl", "--json")
+    assert (ran.document["resumed"], ran.document["answered"]) == (3, 0)
+
+
+def test_runs_share_a_store(cli: Cli, fake: list[str], tmp_path: Path) -> None:
+    source = prompts(tmp_path / "in.jsonl", 3)
+    path = tmp_path / "all.sqlite"
+    runs = set()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        output = tmp_path / folder / "out.jsonl"
+        ran = cli("align", *fake, "--input", source, "--output", output, "--store", path, "--json")
+        runs.add(ran.document["run"])
+    with Store.open(path) as store:
+        assert [len(store.done(run)) for run in sorted(runs)] == [3, 3]
+
+
+def test_input_and_output_must_differ(cli: Cli, fake: list[str], tmp_path: Path) -> None:
+    source = prompts(tmp_path / "in.jsonl", 3)
+    before = source.read_bytes()
+    ran = cli("align", *fake, "--input", source, "--output", source)
+    assert ran.code == ExitCode.BAD_INPUT
+    assert source.read_bytes() == before
+
+
+def test_an_empty_input_is_an_empty_run(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl")
+    ran = cli("align", *fake, "--input", source, "--output", output, "--json")
+    assert (ran.code, ran.document["records"]) == (ExitCode.OK, 0)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_text_is_recorded_only_if_the_policy_says_so(
+    cli: Cli, tmp_path: Path, output: Path, kept: bool
+) -> None:
+    text = f"name: p\nmoderators: [fake]\nrecord_text: {json.dumps(kept)}\n"
+    policy = write_policy(tmp_path / "p.yaml", text)
+    source = write_jsonl(tmp_path / "in.jsonl", {"prompt": "hello there"})
+    cli("align", "--model", "fake", "--policy", policy, "--input", source, "--output", output)
+    (record,) = stored(output)
+    expected = [{"role": "user", "content": "hello there"}] if kept else None
+    assert record.prompt == expected
+    assert (record.first_answer is not None, record.final_answer is not None) == (kept, kept)
+
+
+def test_nothing_flagged_is_written(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tsalign.engines import FakeEngine
+
+    monkeypatch.setattr(
+        "tsalign.engines.FakeEngine", lambda: FakeEngine(answer=lambda *_: "Sure, zebra.")
+    )
+    source = prompts(tmp_path / "in.jsonl", 3)
+    ran = cli("align", *fake, "--input", source, "--output", output, "--json")
+    assert ran.code == ExitCode.OK
+    assert ran.document["outcomes"]["refused"] == 3
+    written = b"".join(file.read_bytes() for file in tmp_path.glob("out*"))
+    assert b"zebra" not in written + ran.out.encode() + ran.err.encode()
+
+
+def slowed(policy: Path) -> Path:
+    """Verdicts take a moment, so that a run can be killed in its middle."""
+    return write_policy(
+        policy,
+        "name: slow\nmoderators: [{name: fake, options: {words: [sure], delay: 0.005}}]\n",
+    )
+
+
+def start(*args: object) -> subprocess.Popen[bytes]:
+    code = "from tsalign.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *(str(arg) for arg in args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def lines_in(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for_lines(process: subprocess.Popen[bytes], path: Path, count: int) -> None:
+    while process.poll() is None and lines_in(path) < count:
+        os.sched_yield()
+
+
+def test_killed_again_and_again_and_resumed(tmp_path: Path, output: Path) -> None:
+    total = 90
+    source = prompts(tmp_path / "in.jsonl", total)
+    policy = slowed(tmp_path / "slow.yaml")
+    command = ("align", "--model", "fake", "--policy", policy, "--max-open", 4)
+    command += ("--input", source, "--output", output, "--json")
+    finished: set[str] = set()
+    for until in (1, 30, 60):
+        with start(*command) as process:
+            wait_for_lines(process, output, until)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        whole = output.read_bytes().rpartition(b"\n")[0].splitlines()
+        now = [json.loads(line)["id"] for line in whole]
+        assert len(now) == len(set(now)) < total
+        assert finished <= set(now)
+        finished = set(now)
+    with start(*command) as process:
+        out, err = process.communicate()
+    assert process.returncode == ExitCode.OK, err
+    summary = json.loads(out)
+    assert summary["records"] == total
+    assert summary["resumed"] >= len(finished)
+    ids = [line["id"] for line in read_jsonl(output)]
+    assert sorted(ids) == sorted(f"p{i}" for i in range(total))
+    assert sorted(record.item for record in stored(output)) == sorted(ids)
+
+
+def test_a_killed_run_gives_the_answers_of_an_undisturbed_one(tmp_path: Path, output: Path) -> None:
+    source = prompts(tmp_path / "in.jsonl", 30)
+    policy = slowed(tmp_path / "slow.yaml")
+    command = ("align", "--model", "fake", "--policy", policy, "--max-open", 4, "--input", source)
+    with start(*command, "--output", output) as process:
+        wait_for_lines(process, output, 10)
+        process.kill()
+    for path in (output, tmp_path / "undisturbed.jsonl"):
+        with start(*command, "--output", path) as process:
+            process.communicate()
+        assert process.returncode == ExitCode.OK
+    disturbed, undisturbed = (
+        {line["id"]: (line["text"], line["seed"]) for line in read_jsonl(path)}
+        for path in (output, tmp_path / "undisturbed.jsonl")
+    )
+    assert disturbed == undisturbed
+
+
+def test_two_runs_cannot_write_one_output(cli: Cli, tmp_path: Path, output: Path) -> None:
+    pytest.importorskip("fcntl")
+    source = prompts(tmp_path / "in.jsonl", 200)
+    policy = slowed(tmp_path / "slow.yaml")
+    command = ("align", "--model", "fake", "--policy", policy, "--max-open", 1)
+    command += ("--input", source, "--output", output)
+    with start(*command) as process:
+        wait_for_lines(process, output, 1)
+        ran = cli(*command)
+        process.kill()
+    assert ran.code == ExitCode.FAILED
+    assert "another process" in ran.err
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, output: Path) -> None:
+    source = prompts(tmp_path / "in.jsonl", 200)
+    policy = slowed(tmp_path / "slow.yaml")
+    command = ("align", "--model", "fake", "--policy", policy, "--max-open", 1)
+    with start(*command, "--input", source, "--output", output, "--json") as process:
+        wait_for_lines(process, output, 3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert json.loads(out)["error"]["exit_code"] == ExitCode.INTERRUPTED
+    assert b"goes on" in err
+    assert len(read_jsonl(output)) >= 3

@@ -1,0 +1,148 @@
+"""The demo shows what left, hides what is harmful, and measures its promises."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, write_policy
+from tsalign.cli import ExitCode
+from tsalign.demo import KINDS, DemoPrompt
+from tsalign.engines import FakeEngine
+from tsalign.types import Prompt
+
+KEYS = {
+    "prompts",
+    "passed",
+    "flagged",
+    "steered",
+    "refused",
+    "error",
+    "neutralised_share",
+    "generations_per_steered",
+    "generated_tokens_per_steered",
+    "naturalness_median",
+    "steered_refusal_share",
+    "steered_on_topic_share",
+    "tokens_preserved_min",
+    "weights_sha256_before",
+    "weights_sha256_after",
+    "emitted_flagged",
+    "seconds",
+    "method",
+    "policy",
+    "model",
+    "seed",
+    "min_cosine_min",
+    "benign_identical",
+}
+COMPLIES = "Sure, here is how it is done."
+REFUSES = "I can't help with that."
+
+
+@pytest.fixture(autouse=True)
+def prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of each kind; the fake engine's answers are flagged unless asked kindly."""
+    made = [
+        DemoPrompt(f"{kind}-{i}", kind, Prompt.of(f"{kind} request {i}"), "request", "src", "MIT")
+        for kind in KINDS
+        for i in (1, 2)
+    ]
+    monkeypatch.setattr(
+        "tsalign.demo.demo_prompts",
+        lambda kinds, limit: [p for p in made if p.kind in kinds][:limit],
+    )
+
+    class Engine(FakeEngine):
+        def _generation(self, request, sampling):  # type: ignore[no-untyped-def]
+            if "benign" in request.embedded.prompt.messages[-1].content:
+                request = type(request)(request.embedded, request.point + 9 * self.direction)
+            return super()._generation(request, sampling)
+
+    monkeypatch.setattr("tsalign.engines.FakeEngine", Engine)
+
+
+def test_the_contract_of_json(cli: Cli, fake: list[str]) -> None:
+    ran = cli("demo", *fake, "--json", "--seed", "3")
+    document = ran.document
+    assert ran.code == ExitCode.OK
+    assert document.keys() >= KEYS
+    assert (document["prompts"], document["passed"], document["steered"]) == (8, 2, 6)
+    assert (document["flagged"], document["neutralised_share"]) == (6, 1.0)
+    assert (document["emitted_flagged"], document["benign_identical"]) == (0, 1.0)
+    assert document["weights_sha256_before"] == document["weights_sha256_after"]
+    assert (document["method"], document["seed"]) == ("fast", 3)
+    assert set(document["by_kind"]) == set(KINDS)
+    assert [r["kind"] for r in document["results"]] == [k for k in KINDS for _ in (1, 2)]
+    assert COMPLIES not in ran.out
+
+
+@pytest.mark.parametrize("method", ["fast", "reference", "random"])
+def test_methods(cli: Cli, fake: list[str], method: str) -> None:
+    document = cli("demo", *fake, "--json", "--method", method).document
+    assert document["method"] == method
+    assert document["steered"] + document["refused"] == 6
+
+
+def test_harmful_text_is_masked_unless_asked_for(cli: Cli, fake: list[str]) -> None:
+    shown = cli("demo", *fake).out
+    assert REFUSES in shown
+    assert COMPLIES not in shown
+    for kind in ("plain", "wrapped"):
+        assert f"{kind} request" not in shown
+        assert f"{kind}-1, src" in shown
+    for kind in ("benign", "rude"):
+        assert f"{kind} request 1" in shown
+    assert "▒▒▒ illicit 2.0×" in shown
+    unmasked = cli("demo", *fake, "--show-text").out
+    assert COMPLIES in unmasked
+    assert "wrapped request 1" in unmasked
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_it_fits_the_terminal(
+    cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    ran = cli("demo", *fake, "--show-text")
+    assert ran.code == ExitCode.OK
+    assert max(len(line) for line in ran.out.splitlines()) <= columns
+    assert all(name in ran.out for name in ("neutralised", "naturalness", "weights"))
+
+
+def test_kind_and_limit(cli: Cli, fake: list[str]) -> None:
+    document = cli("demo", *fake, "--json", "--kind", "rude", "--kind", "benign").document
+    assert set(document["by_kind"]) == {"rude", "benign"}
+    assert cli("demo", *fake, "--json", "--limit", "3").document["prompts"] == 3
+
+
+def test_a_broken_promise_is_not_hidden(
+    cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = iter("ab")
+    monkeypatch.setattr("tsalign.engines.FakeEngine.weights_sha256", lambda _: next(hashes))
+    ran = cli("demo", *fake, "--json")
+    assert ran.code == ExitCode.UNEXPECTED
+    assert (ran.document["weights_sha256_before"], ran.document["weights_sha256_after"]) == (
+        "a",
+        "b",
+    )
+    hashes = iter("ab")
+    ran = cli("demo", *fake)
+    assert ran.code == ExitCode.UNEXPECTED
+    assert "CHANGED" in ran.out
+
+
+def test_prompts_that_are_refused_or_fail_are_counted(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tsalign.engines.FakeEngine", lambda: FakeEngine(answer=lambda *_: COMPLIES)
+    )
+    text = "name: p\nmoderators: [{name: fake, options: {words: [sure]}}]\n"
+    policy = write_policy(tmp_path / "p.yaml", text + "budget: {generations: 3}\n")
+    command = ["demo", "--model", "fake", "--policy", policy]
+    document = cli(*command, "--json").document
+    assert (document["refused"], document["neutralised_share"]) == (8, 0.0)
+    shown = cli(*command).out
+    assert REFUSES in shown
+    assert COMPLIES not in shown

@@ -1,0 +1,119 @@
+"""Verdicts under a policy; what could not be scored is unscored, not harmless."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, write_jsonl, write_policy
+from tsalign.cli import ExitCode
+from tsalign.moderators import FakeModerator
+
+POLICY = """
+name: p
+categories: {illicit: 0.25, violence: null}
+moderators: [{name: fake, options: {words: [bad], categories: [illicit, violence, hate]}}]
+"""
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> list[str]:
+    return ["--policy", str(write_policy(tmp_path / "p.yaml", POLICY))]
+
+
+def test_a_flagged_text(cli: Cli, policy: list[str]) -> None:
+    ran = cli("moderate", *policy, "--text", "a bad text", "--json")
+    document = ran.document
+    assert ran.code == ExitCode.OK
+    assert (document["flagged"], document["harm"], document["unscored"]) == (True, 4.0, None)
+    assert document["scores"] == {"illicit": 1.0, "violence": 1.0, "hate": 1.0}
+    assert document["thresholds"] == {"illicit": 0.25, "hate": 0.5}
+    assert document["policy"]["name"] == "p"
+    shown = cli("moderate", *policy, "--text", "a bad text")
+    assert "flagged under policy p" in shown.out
+    assert "illicit" in shown.out
+    assert "off" in shown.out
+
+
+def test_a_text_that_is_not_flagged(cli: Cli, policy: list[str]) -> None:
+    assert not cli("moderate", *policy, "--text", "fine", "--json").document["flagged"]
+    assert "not flagged" in cli("moderate", *policy, "--text", "fine").out
+
+
+def test_an_answer_is_judged_with_its_prompt(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeModerator()
+    monkeypatch.setattr("tsalign.moderators.fake.FakeModerator", lambda: fake)
+    path = write_policy(tmp_path / "p.yaml", "name: p\nmoderators: [fake]\n")
+    cli("moderate", "--policy", path, "--prompt", "a question", "--answer", "an answer")
+    ((exchange,),) = fake.calls
+    assert [m.content for m in exchange.messages] == ["a question"]
+    assert exchange.answer == "an answer"
+
+
+def test_standard_input(cli: Cli, policy: list[str]) -> None:
+    assert cli("moderate", *policy, "--text", "-", "--json", stdin="so bad").document["flagged"]
+
+
+def test_a_file_of_texts_and_answers(cli: Cli, policy: list[str], tmp_path: Path) -> None:
+    source = write_jsonl(
+        tmp_path / "in.jsonl",
+        {"text": "a bad one", "id": "a"},
+        {"prompt": "what?", "answer": "fine"},
+        {"messages": [{"role": "user", "content": "what?"}], "answer": "bad"},
+        {"answer": "no prompt"},
+        {"text": 5},
+        "{",
+        {"text": ""},
+    )
+    ran = cli("moderate", *policy, "--input", source, "--json")
+    document = ran.document
+    assert ran.code == ExitCode.PARTLY
+    assert [(r["line"], r["id"], r["flagged"]) for r in document["results"]] == [
+        (1, "a", True),
+        (2, 2, False),
+        (3, 3, True),
+        (7, 7, False),
+    ]
+    assert document["results"][3]["unscored"] == "empty answer"
+    assert [fault["line"] for fault in document["failed"]] == [4, 5, 6, 7]
+    assert (document["texts"], document["flagged"], document["unscored"]) == (4, 2, 1)
+    assert "4 texts, 2 flagged, 1 unscored, 3 unusable" in cli(
+        "moderate", *policy, "--input", source
+    ).out.replace("\n", " ")
+
+
+def test_many_texts_are_scored_in_order(cli: Cli, policy: list[str], tmp_path: Path) -> None:
+    texts = ["bad" if i % 7 == 0 else "fine" for i in range(600)]
+    source = write_jsonl(tmp_path / "in.jsonl", *({"text": text} for text in texts))
+    ran = cli("moderate", *policy, "--input", source, "--json")
+    assert ran.code == ExitCode.OK
+    assert [r["flagged"] for r in ran.document["results"]] == [text == "bad" for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ({"error": RuntimeError("secret")}, "RuntimeError"),
+        ({"delay": 5}, "no verdict within"),
+        ({"scorer": lambda _: {"illicit": float("nan")}}, "ValueError"),
+    ],
+    ids=["raises", "hangs", "NaN"],
+)
+def test_a_failing_moderator_leaves_the_text_unscored(
+    cli: Cli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: dict[str, object],
+    cause: str,
+) -> None:
+    monkeypatch.setattr("tsalign.moderators.fake.FakeModerator", lambda: FakeModerator(**fault))
+    text = "name: p\nmoderators: [fake]\nmoderator_timeout: 0.2\n"
+    path = write_policy(tmp_path / "p.yaml", text)
+    ran = cli("moderate", "--policy", path, "--text", "hello", "--json")
+    assert ran.code == ExitCode.FAILED
+    assert (ran.document["harm"], ran.document["scores"]) == (None, {})
+    assert cause in ran.document["unscored"]
+    shown = cli("moderate", "--policy", path, "--text", "hello")
+    assert shown.out.startswith("unscored under policy p")
+    assert "secret" not in ran.out + ran.err + shown.out

@@ -1,0 +1,92 @@
+"""The engine that ships for tests does what its docstring says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tsalign.engines import Engine, FakeEngine, GenerationRequest, Sampling
+from tsalign.engines.base import TEMPLATE_ROW
+from tsalign.errors import EngineError, PromptTooLongError
+from tsalign.types import Prompt
+
+TALK = [
+    {"role": "system", "content": "be kind"},
+    {"role": "user", "content": "tell me how"},
+]
+
+
+def test_it_is_an_engine_and_marks_the_words() -> None:
+    engine = FakeEngine()
+    assert isinstance(engine, Engine)
+    embedded = engine.embed(Prompt.of(TALK))
+    t = TEMPLATE_ROW
+    assert embedded.message_index.tolist() == [t, 0, 0, t, t, 1, 1, 1, t, t]
+    assert embedded.steerable("last_user").sum() == 3
+    assert embedded.point.shape == (10, 16)
+    np.testing.assert_array_equal(engine.table.nearest_tokens(embedded.point), embedded.token_ids)
+    completion = engine.embed(Prompt.completion("tell me how"))
+    assert completion.message_index.tolist() == [0, 0, 0]
+
+
+def test_the_answer_depends_on_the_side_of_a_plane() -> None:
+    engine = FakeEngine(comply="yes indeed", refuse="no", margin=0.5)
+    embedded = engine.embed(Prompt.of(TALK))
+    rows = embedded.steerable("last_user")[:, None]
+
+    def answer(distance: float) -> str:
+        step = distance * engine.table.rms * rows * engine.direction
+        point = (embedded.point + step).astype(np.float32)
+        return engine.generate([GenerationRequest(embedded, point)], Sampling())[0].text
+
+    answers = [answer(distance) for distance in (0.0, 0.4, 0.6, -9.0)]
+    assert answers == ["yes indeed", "yes indeed", "no", "yes indeed"]
+    assert engine.generate_calls == engine.generated == 4
+
+
+def test_temperature_draws_by_seed() -> None:
+    engine = FakeEngine(comply="yes", refuse="no")
+    embedded = engine.embed(Prompt.of(TALK))
+    requests = [GenerationRequest(embedded, embedded.point, seed) for seed in range(30)]
+    drawn = engine.generate(requests, Sampling(temperature=1.0))
+    assert {g.text for g in drawn} == {"yes", "no"}
+    assert engine.generate(requests[::-1], Sampling(temperature=1.0)) == drawn[::-1]
+
+
+def test_limits_and_ends() -> None:
+    engine = FakeEngine(lambda embedded, point: "one two three", context_length=12)
+    embedded = engine.embed(Prompt.of(TALK))
+    request = GenerationRequest(embedded, embedded.point)
+    cut = engine.generate([request], Sampling(max_new_tokens=2))[0]
+    assert (cut.text, cut.finish_reason, len(cut.token_ids)) == ("one two", "length", 2)
+    whole = engine.generate([request], Sampling(max_new_tokens=4))[0]
+    assert (whole.text, whole.finish_reason) == ("one two three", "stop")
+    with pytest.raises(PromptTooLongError, match="12"):
+        engine.embed(Prompt.of("many " * 12))
+
+
+def test_likelihoods_are_chances() -> None:
+    engine = FakeEngine(vocabulary=40)
+    embedded = engine.embed(Prompt.of(TALK))
+    singles = engine.log_likelihood([(embedded, (token,)) for token in range(40)])
+    assert np.exp(singles).sum() == pytest.approx(1.0)
+    pair = engine.log_likelihood([(embedded, (3, 7))])[0]
+    assert pair == pytest.approx((singles[3] + singles[7]) / 2)
+    assert engine.log_likelihood_calls == 2
+
+
+def test_it_fails_on_demand() -> None:
+    engine = FakeEngine()
+    embedded = engine.embed(Prompt.of(TALK))
+    request = GenerationRequest(embedded, embedded.point)
+    before = engine.weights_sha256()
+    engine.error = EngineError("out of order")
+    with pytest.raises(EngineError, match="out of order"):
+        engine.generate([request], Sampling())
+    with pytest.raises(EngineError, match="out of order"):
+        engine.log_likelihood([(embedded, (1,))])
+    engine.error = None
+    with pytest.raises(EngineError, match="not finite"):
+        engine.generate([GenerationRequest(embedded, embedded.point * np.nan)], Sampling())
+    assert engine.generate([request], Sampling())[0].finish_reason == "stop"
+    assert engine.weights_sha256() == before != FakeEngine(seed=1).weights_sha256()

@@ -1,0 +1,527 @@
+"""Answers from embeddings are the model's own answers, in any batch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tests.engines import tiny
+from tsalign.engines import Engine, GenerationRequest, Sampling, load_engine
+from tsalign.engines import transformers as module
+from tsalign.engines.base import EmbeddedPrompt
+from tsalign.engines.transformers import TransformersEngine
+from tsalign.errors import EngineError, PromptTooLongError, UnsteerableModelError
+from tsalign.types import Generation, Prompt
+
+NEW_TOKENS = 8
+GREEDY = Sampling(max_new_tokens=NEW_TOKENS)
+TOKENIZER = tiny.byte_level()
+SYSTEM = {"role": "system", "content": "You are a helpful assistant. Be kind, please."}
+QUESTIONS = ("Hello world", "How do I bake a loaf of bread? Tell me, step by step.", "dog 1")
+
+
+@pytest.fixture(autouse=True)
+def share_every_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MIN_SHARED_ROWS", 1)
+
+
+def make_engine(architecture: str = "llama", **options: Any) -> TransformersEngine:
+    return TransformersEngine(tiny.tiny_model(architecture, len(TOKENIZER)), TOKENIZER, **options)
+
+
+def asked(engine: TransformersEngine, question: str) -> EmbeddedPrompt:
+    return engine.embed(Prompt.of([SYSTEM, {"role": "user", "content": question}]))
+
+
+def moved(embedded: EmbeddedPrompt, seed: int, scale: float = 0.5) -> GenerationRequest:
+    """A request whose steerable rows are moved."""
+    rows = embedded.steerable("last_user")[:, None]
+    noise = np.random.default_rng(seed).standard_normal(embedded.point.shape).astype(np.float32)
+    return GenerationRequest(embedded, embedded.point + scale * rows * noise, seed)
+
+
+def from_ids(engine: TransformersEngine, embedded: EmbeddedPrompt) -> tuple[int, ...]:
+    """What the model itself generates from the tokens, alone and without padding."""
+    ids = torch.tensor(embedded.token_ids)[None]
+    row = engine._model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    return tuple(row[0, ids.shape[1] :].tolist())
+
+
+def tokens_of(answers: list[Generation]) -> list[tuple[int, ...]]:
+    return [answer.token_ids for answer in answers]
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_answers_from_embeddings_equal_those_from_tokens(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(architecture)
+    prefixes: list[int] = []
+    prefix = engine._prefix
+
+    def spy(embeds: torch.Tensor, batch: int) -> Any:
+        prefixes.append(embeds.shape[1])
+        return prefix(embeds, batch)
+
+    monkeypatch.setattr(engine, "_prefix", spy)
+    prompts = [asked(engine, question) for question in QUESTIONS]
+    ragged = [GenerationRequest(prompt, prompt.point) for prompt in prompts]
+    expected = [from_ids(engine, prompt) for prompt in prompts]
+    assert len(set(expected)) > 1
+
+    candidates = [moved(prompts[1], seed) for seed in range(3)]
+    shared = engine.generate(ragged, GREEDY), engine.generate(candidates, GREEDY)
+    reused = list(prefixes)
+    engine._prefix_reuse = False
+    alone = engine.generate(ragged, GREEDY), engine.generate(candidates, GREEDY)
+    assert len(prefixes) == len(reused)
+    assert tokens_of(shared[0]) == tokens_of(alone[0]) == expected
+    assert tokens_of(shared[1]) == tokens_of(alone[1])
+    attention_only = architecture not in {"mamba", "lfm2"}
+    assert bool(reused) == attention_only
+    if attention_only:
+        assert min(reused) > 20
+
+    likelihoods = engine.log_likelihood(list(zip(prompts, expected, strict=True)))
+    for prompt, answer, likelihood in zip(prompts, expected, likelihoods, strict=True):
+        ids = torch.tensor([*prompt.token_ids, *answer])[None]
+        with torch.no_grad():
+            rows = engine._model(ids).logits[0].log_softmax(-1)[-len(answer) - 1 : -1]
+        naive = rows.gather(1, torch.tensor(answer)[:, None]).mean().item()
+        assert likelihood == pytest.approx(naive, abs=1e-4)
+
+
+def test_the_engine_keeps_the_contract() -> None:
+    engine = make_engine(name="mine")
+    assert isinstance(engine, Engine)
+    assert engine.name == "mine"
+    assert engine.context_length == 256
+    embedded = asked(engine, "Hello world")
+    assert embedded.point.dtype == np.float32
+    assert embedded.token_ids.dtype == embedded.message_index.dtype == np.int64
+    assert engine.generate([], GREEDY) == []
+    assert engine.log_likelihood([]) == []
+
+
+def test_rows_are_what_the_module_gives() -> None:
+    engine = make_engine("gemma")
+    embedded = asked(engine, "Hello world")
+    weight = engine._model.get_input_embeddings().weight[embedded.token_ids].numpy()
+    np.testing.assert_allclose(embedded.point, weight * np.float32(32**0.5), rtol=1e-5)
+    norm = np.linalg.norm(engine._model.get_input_embeddings().weight.numpy() * 32**0.5, axis=1)
+    assert engine.table.mean_row_norm == pytest.approx(norm.mean(), rel=1e-5)
+    np.testing.assert_array_equal(engine.table.nearest_tokens(embedded.point), embedded.token_ids)
+
+
+def test_half_precision_points_are_exact() -> None:
+    model = tiny.tiny_model("llama", len(TOKENIZER)).to(torch.bfloat16)
+    engine = TransformersEngine(model, TOKENIZER)
+    embedded = asked(engine, "Hello world")
+    direct = model.get_input_embeddings()(torch.tensor(embedded.token_ids))
+    assert torch.equal(torch.from_numpy(embedded.point).bfloat16(), direct)
+    answers = engine.generate([GenerationRequest(embedded, embedded.point)], GREEDY)
+    assert tokens_of(answers) == [from_ids(engine, embedded)]
+
+
+def test_steering_changes_no_weight() -> None:
+    engine = make_engine()
+    before = engine.weights_sha256()
+    embedded = asked(engine, "Hello world")
+    answers = engine.generate([moved(embedded, seed) for seed in range(3)], GREEDY)
+    engine.log_likelihood([(embedded, answer.token_ids) for answer in answers])
+    _ = engine.table.principal_directions(2)
+    assert engine.weights_sha256() == before
+    with torch.no_grad():
+        engine._model.lm_head.weight[3, 3] += 1e-3
+    assert engine.weights_sha256() != before
+
+
+def test_weights_hash_is_the_same_for_the_same_weights() -> None:
+    assert make_engine("olmo2").weights_sha256() == make_engine("olmo2").weights_sha256()
+
+
+def test_seeds_alone_decide_what_is_drawn() -> None:
+    engine = make_engine()
+    sampling = Sampling(max_new_tokens=NEW_TOKENS, temperature=1.0, top_p=0.9)
+    short, long = asked(engine, "dog"), asked(engine, QUESTIONS[1])
+    requests = [
+        GenerationRequest(prompt, prompt.point, seed)
+        for prompt in (short, long)
+        for seed in range(6)
+    ]
+    together = tokens_of(engine.generate(requests, sampling))
+    alone = [tokens_of(engine.generate([request], sampling))[0] for request in requests]
+    reversed_batch = tokens_of(engine.generate(requests[::-1], sampling))[::-1]
+    assert together == alone == reversed_batch
+    assert len(set(together)) > 8
+    other = [GenerationRequest(short, short.point, seed=2**80 + 1)]
+    assert engine.generate(other, sampling) == engine.generate(other, sampling)
+
+
+def test_draws_have_the_models_chances() -> None:
+    engine = make_engine()
+    embedded = asked(engine, "dog")
+    with torch.no_grad():
+        logits = engine._model(torch.tensor(embedded.token_ids)[None]).logits[0, -1].double()
+    for top_p in (1.0, 0.5, 0.0):
+        chances = (logits / 2.0).softmax(-1).numpy()
+        order = np.argsort(-chances, kind="stable")
+        kept = order[np.cumsum(chances[order]) - chances[order] < max(top_p, 1e-9)]
+        expected = np.zeros_like(chances)
+        expected[kept] = chances[kept] / chances[kept].sum()
+        sampling = Sampling(max_new_tokens=1, temperature=2.0, top_p=top_p)
+        requests = [GenerationRequest(embedded, embedded.point, seed) for seed in range(2000)]
+        drawn = np.array(tokens_of(engine.generate(requests, sampling)))[:, 0]
+        observed = np.bincount(drawn, minlength=len(chances)) / len(drawn)
+        assert set(drawn.tolist()) <= set(kept.tolist())
+        assert 0.5 * np.abs(observed - expected).sum() < 0.15
+
+
+def test_greedy_is_greedy_whatever_the_checkpoint_wishes(
+    caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    engine = make_engine()
+    embedded = asked(engine, QUESTIONS[1])
+    request = GenerationRequest(embedded, embedded.point)
+    expected = engine.generate([request], GREEDY)
+    wishes = transformers.GenerationConfig(
+        do_sample=True,
+        temperature=0.1,
+        top_k=3,
+        repetition_penalty=9.0,
+        no_repeat_ngram_size=1,
+        max_length=3,
+        num_beams=2,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    engine._model.generation_config = wishes
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        assert engine.generate([request], GREEDY) == expected
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert engine._model.generation_config is wishes
+    assert not caplog.records
+    assert not recwarn.list
+
+
+def test_answers_end_at_any_of_the_models_ends() -> None:
+    free = make_engine()
+    embedded = asked(free, QUESTIONS[1])
+    request = GenerationRequest(embedded, embedded.point)
+    whole = free.generate([request], GREEDY)[0]
+    assert whole.finish_reason == "length"
+    assert len(whole.token_ids) == NEW_TOKENS
+    end = whole.token_ids[3]
+    model = tiny.tiny_model("llama", len(TOKENIZER))
+    model.generation_config.eos_token_id = [399, end]
+    cut = TransformersEngine(model, TOKENIZER).generate([request], GREEDY)[0]
+    first = whole.token_ids.index(end)
+    assert cut.token_ids == whole.token_ids[: first + 1]
+    assert cut.finish_reason == "stop"
+    assert cut.text == TOKENIZER.decode(cut.token_ids, skip_special_tokens=True)
+
+
+def test_answers_fit_the_context() -> None:
+    engine = make_engine("gpt2")
+    long = engine.embed(Prompt.completion("dog " * 245))
+    assert 244 < len(long.token_ids) < 256
+    short = engine.embed(Prompt.completion("dog"))
+    requests = [GenerationRequest(p, p.point) for p in (long, short, long)]
+    answers = engine.generate(requests, Sampling(max_new_tokens=20))
+    assert len(answers[0].token_ids) == 256 - len(long.token_ids)
+    assert len(answers[1].token_ids) == 20
+    assert answers[0] == answers[2]
+    with pytest.raises(PromptTooLongError, match="256"):
+        engine.embed(Prompt.completion("dog " * 260))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_points_that_are_not_finite_are_refused(value: float) -> None:
+    engine = make_engine()
+    embedded = asked(engine, "dog")
+    point = embedded.point.copy()
+    point[2, 3] = value
+    with pytest.raises(EngineError, match="not finite"):
+        engine.generate([GenerationRequest(embedded, point)], GREEDY)
+    point[0] = 0.5
+    with pytest.raises(EngineError, match="shape"):
+        engine.generate([GenerationRequest(embedded, point[1:])], GREEDY)
+
+
+class _Memory:
+    """Lets batches through up to a number of rows; beyond it, memory is out."""
+
+    def __init__(self, run: Callable[..., Any], rows: int, error: Exception) -> None:
+        self._run, self._rows, self._error = run, rows, error
+        self.seen: list[int] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        batch = kwargs["inputs_embeds" if "inputs_embeds" in kwargs else "input_ids"].shape[0]
+        self.seen.append(batch)
+        if batch > self._rows:
+            raise self._error
+        return self._run(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_halved(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(prefix_reuse=False)
+    requests = [moved(asked(engine, question), seed=1) for question in QUESTIONS * 3]
+    expected = engine.generate(requests, GREEDY)
+    memory = _Memory(engine._model.generate, 3, error)
+    monkeypatch.setattr(engine._model, "generate", memory)
+    assert engine.generate(requests, GREEDY) == expected
+    assert memory.seen[0] == 9
+    assert sum(n for n in memory.seen if n <= 3) == 9
+    memory.seen.clear()
+    assert engine.generate(requests, GREEDY) == expected
+    assert memory.seen[0] < 9
+    memory._rows = 0
+    with pytest.raises(EngineError, match="memory does not suffice"):
+        engine.generate(requests, GREEDY)
+
+
+def test_other_failures_name_their_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine()
+    embedded = asked(engine, "dog")
+
+    def broken(**_: Any) -> None:
+        raise IndexError("device on fire")
+
+    monkeypatch.setattr(engine._model, "generate", broken)
+    with pytest.raises(EngineError, match="device on fire"):
+        engine.generate([GenerationRequest(embedded, embedded.point)], GREEDY)
+    with pytest.raises(EngineError, match="without tokens"):
+        engine.log_likelihood([(embedded, ())])
+    with pytest.raises(EngineError, match="at least one token"):
+        engine.generate([], Sampling(max_new_tokens=0))
+
+
+def test_batches_are_limited_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    unlimited = make_engine(prefix_reuse=False)
+    requests = [moved(asked(unlimited, q), seed=3) for q in ("dog", QUESTIONS[1]) * 5]
+    expected = unlimited.generate(requests, GREEDY)
+    longest = max(len(request.point) for request in requests) + NEW_TOKENS
+    for limits in ({"max_batch": 4}, {"batch_tokens": 3 * longest}):
+        engine = make_engine(prefix_reuse=False, **limits)
+        memory = _Memory(engine._model.generate, 99, RuntimeError())
+        monkeypatch.setattr(engine._model, "generate", memory)
+        assert engine.generate(requests, GREEDY) == expected
+        assert max(memory.seen) <= 4
+        assert len(memory.seen) >= 3
+
+
+def test_threads_take_turns() -> None:
+    engine = make_engine()
+    requests = [moved(asked(engine, question), seed=1) for question in QUESTIONS]
+    expected = engine.generate(requests, GREEDY)
+    results: list[list[Generation]] = []
+
+    def work() -> None:
+        asked(engine, "dog")
+        results.append(engine.generate(requests, GREEDY))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 4
+
+
+def test_no_gradient_is_kept() -> None:
+    engine = make_engine()
+    assert not any(p.requires_grad for p in engine._model.parameters())
+    assert not engine._model.training
+
+
+@pytest.mark.parametrize("kind", ["gemma3n_text", "gemma4_text", "t5"])
+def test_models_that_read_more_than_embeddings_are_refused(kind: str, tmp_path: Path) -> None:
+    config = transformers.AutoConfig.for_model(kind)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(UnsteerableModelError, match="does not steer it"):
+        load_engine(tmp_path)
+
+
+class _ReadsTokens(transformers.LlamaForCausalLM):
+    """A second embedding of the tokens, as of Gemma 3n, in an unknown architecture."""
+
+    refuse = False
+
+    def forward(self, input_ids: Any = None, inputs_embeds: Any = None, **options: Any) -> Any:
+        if inputs_embeds is not None and self.refuse:
+            raise ValueError("give input_ids")
+        out = super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **options)
+        if input_ids is not None:
+            out.logits = out.logits + input_ids[..., None] % 7
+        return out
+
+
+@pytest.mark.parametrize("refuse", [False, True])
+def test_the_probe_finds_unknown_cases(refuse: bool) -> None:
+    model = _ReadsTokens(tiny.tiny_model("llama", len(TOKENIZER)).config)
+    model.refuse = refuse
+    with pytest.raises(UnsteerableModelError, match="another model"):
+        TransformersEngine(model, TOKENIZER)
+
+
+def test_a_model_that_reads_ahead_is_refused() -> None:
+    config = transformers.BertConfig(
+        vocab_size=len(TOKENIZER),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+    )
+    with pytest.raises(UnsteerableModelError, match="reads ahead"):
+        TransformersEngine(transformers.BertLMHeadModel(config), TOKENIZER)
+
+
+class _IgnoresPadding(transformers.LlamaForCausalLM):
+    def forward(self, input_ids: Any = None, inputs_embeds: Any = None, **options: Any) -> Any:
+        options |= {"attention_mask": None, "position_ids": None}
+        return super().forward(input_ids=input_ids, inputs_embeds=inputs_embeds, **options)
+
+
+def test_a_model_that_cannot_be_padded_is_not() -> None:
+    made = tiny.tiny_model("llama", len(TOKENIZER))
+    model = _IgnoresPadding(made.config)
+    model.load_state_dict(made.state_dict())
+    engine, normal = TransformersEngine(model, TOKENIZER), TransformersEngine(made, TOKENIZER)
+    assert normal._pads
+    assert normal._bridges
+    assert not engine._pads
+    assert not engine._bridges
+    prompts = [asked(engine, question) for question in QUESTIONS]
+    requests = [GenerationRequest(prompt, prompt.point) for prompt in prompts]
+    answers = engine.generate(requests, GREEDY)
+    assert tokens_of(answers) == [from_ids(engine, prompt) for prompt in prompts]
+    pairs = [(p, a.token_ids) for p, a in zip(prompts, answers, strict=True)]
+    np.testing.assert_allclose(
+        engine.log_likelihood(pairs), normal.log_likelihood(pairs), atol=1e-5
+    )
+
+
+def test_likelihoods_of_answers_to_one_prompt_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine()
+    embedded, other = asked(engine, QUESTIONS[1]), asked(engine, "dog")
+    answers = [(5, 6, 7, 8), (5, 6), (5,), tuple(range(20, 40))]
+    pairs = [(embedded, answer) for answer in answers]
+    shared = engine.log_likelihood(pairs)
+    mixed = engine.log_likelihood([*pairs, (other, (5, 6))])
+    engine._prefix_reuse = False
+    monkeypatch.setattr(engine, "_prefix", None)
+    np.testing.assert_allclose(shared, engine.log_likelihood(pairs), atol=1e-5)
+    np.testing.assert_allclose(mixed[:4], shared, atol=1e-5)
+    single = [engine.log_likelihood([pair])[0] for pair in [*pairs, (other, (5, 6))]]
+    np.testing.assert_allclose(mixed, single, atol=1e-5)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny-chat"
+    tiny.tiny_model("llama", len(TOKENIZER)).save_pretrained(path)
+    TOKENIZER.save_pretrained(path)
+    return path
+
+
+def test_load_from_a_folder(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = load_engine(folder, device="cpu")
+    assert engine.name == "tiny-chat"
+    assert engine._model.dtype == torch.float32
+    made = make_engine()
+    embedded = asked(made, QUESTIONS[1])
+    assert asked(engine, QUESTIONS[1]).token_ids.tolist() == embedded.token_ids.tolist()
+    request = GenerationRequest(embedded, embedded.point)
+    assert engine.generate([request], GREEDY) == made.generate([request], GREEDY)
+    assert engine.weights_sha256() == made.weights_sha256()
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    assert load_engine(folder, device="cpu", dtype="bfloat16")._model.dtype == torch.bfloat16
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    assert TransformersEngine(model, TOKENIZER).name == "tiny-chat"
+
+
+def test_load_says_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(EngineError, match=r"config\.json"):
+        load_engine(empty)
+    with pytest.raises(EngineError, match="no such folder"):
+        load_engine(tmp_path / "nowhere")
+    with pytest.raises(EngineError, match="no such folder"):
+        load_engine("./nowhere/at/all")
+    with pytest.raises(EngineError, match="hub id"):
+        load_engine("nobody/nothing")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(EngineError, match="lack weights"):
+        load_engine(folder)
+    weights = folder / "model.safetensors"
+    torch.save({}, folder / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(EngineError, match="safetensors"):
+        load_engine(folder)
+
+
+def test_code_of_others_does_not_run(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "unheard-of",
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(EngineError, match="trust_remote_code"):
+        load_engine(folder)
+
+
+def test_engines_import_without_torch() -> None:
+    code = "import sys, tsalign.engines; print({'torch', 'transformers'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_a_missing_package_is_named(package: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from tsalign.engines import load_engine\n"
+        "from tsalign.errors import MissingDependencyError\n"
+        "try: load_engine()\n"
+        "except MissingDependencyError as error: print(error)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "tsalign[hf]" in out.stdout
+    assert package in out.stdout
