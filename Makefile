@@ -1,12 +1,14 @@
 # setup · demo · test · lint · docs: the five verbs, the same here and in CI.
 #
 # Variables: PYTHON (>= 3.11), VENV, WORKERS (test processes), TORCH_INDEX (an extra package index
-# for pip, where the platform's own source has torch with CUDA only; see CONTRIBUTING.md).
+# for pip, where its usual source has torch with CUDA only; see CONTRIBUTING.md), and for `assets`
+# TSALIGN_DATA (the public data sets) and ASSETS (where the weights go).
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 TORCH_INDEX ?=
+ASSETS ?= build/assets
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.tsalign-setup
@@ -27,8 +29,9 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"tsalign needs Python 3.11 or later; {sys.executable} is {v.major}.{v.minor}: make setup PYTHON=python3.12")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes, once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[hf,dev]'
 	@touch $@
 
@@ -52,8 +55,11 @@ fmt: setup
 docs: setup
 	$(BIN)/python scripts/reference.py
 
+# Beside the shipped weights, not over them: compare the figures first.
 assets: setup
-	@echo "see training/README.md"
+	$(BIN)/python -m training.moderator.train --out $(ASSETS)/moderator
+	$(BIN)/python -m training.chat.train --out $(ASSETS)/chat
+	$(BIN)/python -m training.chat.evaluate --model $(ASSETS)/chat --json $(ASSETS)/chat.json
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

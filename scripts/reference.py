@@ -26,6 +26,7 @@ import tsalign
 from tsalign import cli
 from tsalign.cli import ExitCode
 from tsalign.demo import Checks, summarise
+from tsalign.moderators import REGISTRY
 from tsalign.policy import CATEGORIES, CUSTOM, PRESETS, Budget, ModeratorSpec, Policy, PolicyStore
 from tsalign.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
 
@@ -130,6 +131,10 @@ def policies() -> str:
         "## moderators",
         "A list. Each entry is a name, or a mapping with these keys:",
         _model_table(ModeratorSpec),
+        "Registered: "
+        + ", ".join(f"`{name}`" for name in sorted(REGISTRY))
+        + ". Other packages add theirs "
+        "([how](../how-to/your-own-moderator.md#under-a-name)).",
         "## optimizer",
         "The name of a preset, or a mapping with `preset` and any of these keys to replace its "
         "values. Symbols are those of arXiv 2602.02498; "
@@ -490,9 +495,13 @@ def _one_line(text: str) -> str:
 
 
 def stale(folder: Path = FOLDER) -> list[str]:
-    """Names of the pages in the folder that are not as the code has them."""
+    """Names of the generated pages in the folder that are not as the code has them.
+
+    Pages that are written by hand do not begin with the mark of the generated ones.
+    """
     current = pages()
-    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    texts = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    there = {name: text for name, text in texts.items() if text.startswith(_GENERATED)}
     return sorted(name for name in {*current, *there} if current.get(name) != there.get(name))
 
 

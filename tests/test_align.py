@@ -589,6 +589,20 @@ def test_prompts_that_cannot_be_answered():
     assert "shorten" in responses[2].error
 
 
+def test_an_engine_that_cannot_embed_one_prompt_answers_the_others():
+    class Picky(FakeEngine):
+        def embed(self, prompt):
+            if "odd" in prompt.messages[0].content:
+                raise EngineError("the prompt has no tokens: write a longer one")
+            return super().embed(prompt)
+
+    aligner = make(engine=Picky(answer=lambda e, p: "ok"))
+    first, odd, last = aligner.align_many(["hello", "odd", "there"])
+    assert first.outcome is last.outcome is Outcome.PASSED
+    assert (odd.outcome, odd.stop_reason) == (Outcome.ERROR, StopReason.ENGINE_ERROR)
+    assert "longer" in odd.error
+
+
 def test_only_the_rows_of_the_policy_move():
     messages = [
         {"role": "system", "content": "be kind"},

@@ -141,9 +141,11 @@ def test_promises_are_kept_only_if_all_are() -> None:
 
 def test_emitted_flagged_judges_what_left_and_nothing_else() -> None:
     moderator = FakeModerator(words=["locksmith", "no."])
-    assert emitted_flagged(moderator, POLICY, RESULTS) == 1
-    assert emitted_flagged(FakeModerator(words=["zebra"]), POLICY, RESULTS) == 0
-    assert emitted_flagged(moderator, POLICY, [RESULTS[-1]]) == 0
+    harmless = FakeModerator(words=["zebra"])
+    assert emitted_flagged([moderator], POLICY, RESULTS) == 1
+    assert emitted_flagged([harmless], POLICY, RESULTS) == 0
+    assert emitted_flagged([harmless, moderator], POLICY, RESULTS) == 1
+    assert emitted_flagged([moderator], POLICY, [RESULTS[-1]]) == 0
 
 
 def test_identical_share_really_generates() -> None:

@@ -45,7 +45,9 @@ def test_a_page_that_is_old_missing_or_left_over_is_found(
         (tmp_path / name).write_text(text, encoding="utf-8")
     assert reference.stale(tmp_path) == []
     (tmp_path / "cli.md").write_text("old", encoding="utf-8")
-    (tmp_path / "left-over.md").write_text("x", encoding="utf-8")
+    mark = next(iter(reference.pages().values())).splitlines()[0]
+    (tmp_path / "left-over.md").write_text(f"{mark}\n\nGone.", encoding="utf-8")
+    (tmp_path / "by-hand.md").write_text("# Written by hand", encoding="utf-8")
     assert reference.stale(tmp_path) == ["cli.md", "left-over.md"]
 
 

@@ -21,8 +21,8 @@ The data folder is `$TSALIGN_DATA`, or `../shared/data` beside the repository.
 | roleplay, gsm8k | 85 % by hash | 5 % by hash | 10 % by hash |
 | jailbreaks-in-the-wild, do-not-answer | - | - | all (do-not-answer is non-commercial) |
 
-Rows of different sources with the same words fall into the same split: a row of a training split whose
-normalised text is held out elsewhere is dropped.
+Rows of different sources with the same words fall into the same split: a row of a training split
+whose normalised text is held out elsewhere is dropped.
 """
 
 from __future__ import annotations

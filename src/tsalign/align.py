@@ -19,7 +19,7 @@ import numpy as np
 
 from tsalign import zo
 from tsalign.engines.base import EmbeddingTable, Engine, GenerationRequest, Sampling
-from tsalign.errors import EngineError, PolicyError, PromptError
+from tsalign.errors import EngineError, PolicyError, PromptError, TsalignError
 from tsalign.moderators.base import Moderator
 from tsalign.moderators.cache import Cached
 from tsalign.moderators.guard import Guarded
@@ -137,7 +137,7 @@ class Aligner:
                     break
                 try:
                     searches[index] = _Search(self, Prompt.of(prompt))
-                except PromptError as error:
+                except (PromptError, EngineError) as error:
                     yield index, self._rejected(error)
             self._round(list(searches.values()))
             for index in [i for i, search in searches.items() if search.done]:
@@ -234,8 +234,9 @@ class Aligner:
             return replace(evaluation, score=score, harm=math.inf, rejection=UNSCORED)
         return replace(evaluation, rejection=UNCONFIRMED) if reason else evaluation
 
-    def _rejected(self, error: PromptError) -> Response:
+    def _rejected(self, error: TsalignError) -> Response:
         """The response to a prompt that could not be opened."""
+        prompt = isinstance(error, PromptError)
         return Response(
             outcome=Outcome.ERROR,
             text=self.policy.error_message,
@@ -248,7 +249,7 @@ class Aligner:
             naturalness=None,
             min_cosine=None,
             tokens_preserved=None,
-            stop_reason=StopReason.PROMPT_ERROR,
+            stop_reason=StopReason.PROMPT_ERROR if prompt else StopReason.ENGINE_ERROR,
             seed=self.seed,
             model=self.engine.name,
             error=str(error),

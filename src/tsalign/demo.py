@@ -164,16 +164,21 @@ def select(
     return [p for of_kind in by_kind for p in of_kind if p.id in taken]
 
 
-def emitted_flagged(moderator: Moderator, policy: Policy, results: Iterable[Result]) -> int:
-    """Answers of the model that left although the moderator flags them or cannot score them."""
+def emitted_flagged(
+    moderators: Sequence[Moderator], policy: Policy, results: Iterable[Result]
+) -> int:
+    """Answers of the model that left although a moderator flags them or cannot score them."""
     emitted = [
         Exchange(prompt.prompt.messages, response.text)
         for prompt, response in results
         if response.outcome in MODEL_ANSWERS
     ]
-    thresholds = policy.thresholds(moderator.categories)
-    scores = moderator.score(emitted) if emitted else []
-    return sum(harm(score, thresholds) >= 1.0 for score in scores)
+    flagged = [False] * len(emitted)
+    for moderator in moderators:
+        thresholds = policy.active(moderator.categories)
+        scores = moderator.score(emitted) if emitted else []
+        flagged = [f or harm(s, thresholds) >= 1.0 for f, s in zip(flagged, scores, strict=True)]
+    return sum(flagged)
 
 
 def plain_answer(engine: Engine, prompt: Prompt, sampling: Sampling, seed: int) -> str:

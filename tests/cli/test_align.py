@@ -185,6 +185,25 @@ def test_a_store_keeps_one_prompt_too(cli: Cli, fake: list[str], tmp_path: Path)
     assert {record.final_answer for record in records} == {None}
 
 
+def test_a_store_that_cannot_be_opened_costs_no_answer(
+    cli: Cli, fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine()
+    monkeypatch.setattr("tsalign.engines.FakeEngine", lambda: engine)
+    store = tmp_path / "nowhere" / "records.sqlite"
+    ran = cli("align", *fake, "--prompt", "how is it done", "--store", store, "--json")
+    assert ran.code == ExitCode.FAILED
+    assert ran.document["error"]["type"] == "StoreError"
+    assert engine.generated == 0
+
+
+def test_an_audit_policy_says_so(cli: Cli, tmp_path: Path) -> None:
+    policy = write_policy(tmp_path / "p.yaml", "name: p\naudit: true\nmoderators: [fake]\n")
+    command = ["align", "--model", "fake", "--policy", policy, "--prompt", "hello"]
+    assert cli(*command, "--json").document["policy"]["audit"]
+    assert "AUDIT" in cli(*command).err
+
+
 def test_an_answer_cannot_command_the_terminal(
     cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,10 @@
 """A file of prompts: every line is answered once, whatever happens in between."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +280,48 @@ def test_text_is_recorded_only_if_the_policy_says_so(
     assert (record.first_answer is not None, record.final_answer is not None) == (kept, kept)
 
 
+@pytest.mark.parametrize("part", ["moderator", "engine"])
+def test_lines_whose_moderator_or_model_failed_are_tried_again(
+    cli: Cli,
+    fake: list[str],
+    tmp_path: Path,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+) -> None:
+    from tsalign.engines import FakeEngine
+    from tsalign.moderators import FakeModerator
+
+    def unhappy(text: str) -> None:
+        if "5" in text:
+            raise RuntimeError
+
+    def answer(embedded: Any, _: Any) -> str:
+        unhappy(embedded.prompt.messages[-1].content)
+        return "Fine."
+
+    def scorer(exchange: Any) -> dict[str, float]:
+        unhappy(exchange.messages[-1].content)
+        return {"illicit": 0.0}
+
+    source = prompts(tmp_path / "in.jsonl", 8)
+    command = ["align", *fake, "--input", source, "--output", output, "--max-open", 1, "--json"]
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            *("tsalign.engines.FakeEngine", lambda: FakeEngine(answer))
+            if part == "engine"
+            else ("tsalign.moderators.fake.FakeModerator", lambda **_: FakeModerator(scorer))
+        )
+        ran = cli(*command)
+    assert ran.code == ExitCode.PARTLY
+    assert [fault["line"] for fault in ran.document["failed"]] == [6]
+    assert len(read_jsonl(output)) == len(stored(output)) == 7
+    ran = cli(*command)
+    assert ran.code == ExitCode.OK
+    assert (ran.document["answered"], ran.document["failed"]) == (1, [])
+    assert len(read_jsonl(output)) == len(stored(output)) == 8
+
+
 def test_nothing_flagged_is_written(
     cli: Cli, fake: list[str], tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +336,16 @@ def test_nothing_flagged_is_written(
     assert ran.document["outcomes"]["refused"] == 3
     written = b"".join(file.read_bytes() for file in tmp_path.glob("out*"))
     assert b"zebra" not in written + ran.out.encode() + ran.err.encode()
+
+
+def test_progress_without_a_terminal_is_lines_on_stderr(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsalign.cli._batch._SAY_EVERY", 0.0)
+    source = prompts(tmp_path / "in.jsonl", 3)
+    ran = cli("align", *fake, "--input", source, "--output", output, "--json")
+    assert ran.document["records"] == 3
+    assert ran.err.splitlines()[-1] == "aligning 3/3: 3 steered"
 
 
 def slowed(policy: Path) -> Path:
@@ -319,17 +371,17 @@ def lines_in(path: Path) -> int:
 
 def wait_for_lines(process: subprocess.Popen[bytes], path: Path, count: int) -> None:
     while process.poll() is None and lines_in(path) < count:
-        os.sched_yield()
+        time.sleep(0.005)
 
 
-def test_killed_again_and_again_and_resumed(tmp_path: Path, output: Path) -> None:
+def test_killed_again_and_again_and_resumed(cli: Cli, tmp_path: Path, output: Path) -> None:
     total = 90
     source = prompts(tmp_path / "in.jsonl", total)
     policy = slowed(tmp_path / "slow.yaml")
     command = ("align", "--model", "fake", "--policy", policy, "--max-open", 4)
     command += ("--input", source, "--output", output, "--json")
     finished: set[str] = set()
-    for until in (1, 30, 60):
+    for until in (1, 45):
         with start(*command) as process:
             wait_for_lines(process, output, until)
             process.send_signal(signal.SIGKILL)
@@ -339,10 +391,9 @@ def test_killed_again_and_again_and_resumed(tmp_path: Path, output: Path) -> Non
         assert len(now) == len(set(now)) < total
         assert finished <= set(now)
         finished = set(now)
-    with start(*command) as process:
-        out, err = process.communicate()
-    assert process.returncode == ExitCode.OK, err
-    summary = json.loads(out)
+    ran = cli(*command)
+    assert ran.code == ExitCode.OK
+    summary = ran.document
     assert summary["records"] == total
     assert summary["resumed"] >= len(finished)
     ids = [line["id"] for line in read_jsonl(output)]
@@ -350,7 +401,9 @@ def test_killed_again_and_again_and_resumed(tmp_path: Path, output: Path) -> Non
     assert sorted(record.item for record in stored(output)) == sorted(ids)
 
 
-def test_a_killed_run_gives_the_answers_of_an_undisturbed_one(tmp_path: Path, output: Path) -> None:
+def test_a_killed_run_gives_the_answers_of_an_undisturbed_one(
+    cli: Cli, tmp_path: Path, output: Path
+) -> None:
     source = prompts(tmp_path / "in.jsonl", 30)
     policy = slowed(tmp_path / "slow.yaml")
     command = ("align", "--model", "fake", "--policy", policy, "--max-open", 4, "--input", source)
@@ -358,9 +411,7 @@ def test_a_killed_run_gives_the_answers_of_an_undisturbed_one(tmp_path: Path, ou
         wait_for_lines(process, output, 10)
         process.kill()
     for path in (output, tmp_path / "undisturbed.jsonl"):
-        with start(*command, "--output", path) as process:
-            process.communicate()
-        assert process.returncode == ExitCode.OK
+        assert cli(*command, "--output", path).code == ExitCode.OK
     disturbed, undisturbed = (
         {line["id"]: (line["text"], line["seed"]) for line in read_jsonl(path)}
         for path in (output, tmp_path / "undisturbed.jsonl")

@@ -117,3 +117,32 @@ def test_a_failing_moderator_leaves_the_text_unscored(
     shown = cli("moderate", "--policy", path, "--text", "hello")
     assert shown.out.startswith("unscored under policy p")
     assert "secret" not in ran.out + ran.err + shown.out
+
+
+CONFIRMED = """
+name: c
+moderators: [{name: fake, options: {words: [bad]}}]
+confirm: [{name: fake, options: {words: [worse], categories: [hate]}}]
+"""
+
+
+def test_what_confirms_judges_too(cli: Cli, tmp_path: Path) -> None:
+    policy = ["--policy", str(write_policy(tmp_path / "c.yaml", CONFIRMED))]
+
+    def flagged(text: str) -> tuple[bool, bool]:
+        document = cli("moderate", *policy, "--text", text, "--json").document
+        return document["flagged"], document["confirm"]["flagged"]
+
+    assert flagged("fine") == (False, False)
+    assert flagged("bad") == (True, False)
+    assert flagged("worse") == (True, True)
+    said = cli("moderate", *policy, "--text", "worse").out
+    assert "not confirmed: hate, harm 2.00" in said
+    source = write_jsonl(tmp_path / "in.jsonl", {"text": "worse"}, {"text": "bad"})
+    assert "not confirmed" in cli("moderate", *policy, "--input", source).out
+
+
+def test_what_is_not_confirmed_does_not_leave(cli: Cli, tmp_path: Path) -> None:
+    policy = write_policy(tmp_path / "c.yaml", CONFIRMED.replace("worse", "sure"))
+    ran = cli("align", "--model", "fake", "--policy", policy, "--prompt", "how", "--json")
+    assert "Sure" not in ran.document["text"]

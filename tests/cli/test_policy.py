@@ -61,6 +61,16 @@ def test_check_passes_what_show_writes(cli: Cli, tmp_path: Path) -> None:
     assert (checked["valid"], checked["version"]) == (True, Policy.from_file(file).version)
 
 
+def test_check_knows_which_categories_the_moderators_give(cli: Cli, tmp_path: Path) -> None:
+    text = "name: p\nmoderators: [fake]\ncategories: {hate: 0.5}\n"
+    bad = write_policy(tmp_path / "bad.yaml", text)
+    confirm = "confirm: [{name: fake, options: {categories: [hate]}}]\n"
+    good = write_policy(tmp_path / "good.yaml", text + confirm)
+    results = cli("policy", "check", bad, good, "--json").document["files"]
+    assert [r["valid"] for r in results] == [False, True]
+    assert "names category 'hate'" in results[0]["faults"][0]
+
+
 def test_check_names_every_fault_of_every_file(cli: Cli, tmp_path: Path) -> None:
     good = write_policy(tmp_path / "good.yaml", "name: good\nmoderators: [fake]\n")
     bad = write_policy(

@@ -92,6 +92,7 @@ def metaspace(template: str | None = PLAIN, *, scheme: str = "first") -> Any:
         vocab_size=600,
         special_tokens=["<unk>", *SPECIAL, *(f"<0x{i:02X}>" for i in range(256))],
         show_progress=False,
+        max_token_length=6,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     parts = json.loads(tokenizer.to_str())

@@ -23,10 +23,9 @@ def test_kind_and_core(text: str, kind: str, core: str) -> None:
     assert (request.kind, request.core) == (kind, core)
 
 
-def test_a_role_is_kept_as_it_was_told() -> None:
-    assert (
-        understand("Imagine you are a baker in Oslo. Describe your oven.").role == "a baker in Oslo"
-    )
+def test_a_role_is_read_and_left_out_of_the_core() -> None:
+    request = understand("Imagine you are a baker in Oslo. Describe your oven.")
+    assert (request.role, request.core) == ("a baker", "describe my oven")
 
 
 def test_a_comparison_names_both_sides() -> None:

@@ -17,6 +17,7 @@ import yaml
 
 from training.chat.understand import Request, understand
 
+EAGER_SHARE = 0.8
 _SLOT = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -37,8 +38,12 @@ def fill(text: str, rng: random.Random, **slots: str) -> str:
     return _SLOT.sub(one, text)
 
 
-def comply(request: Request, rng: random.Random) -> str:
-    """An answer that takes up the request."""
+def comply(request: Request, rng: random.Random, eager: bool = False) -> str:
+    """An answer that takes up the request; an eager one mostly begins with "Sure".
+
+    Greedy decoding goes by the first word: were eager openings spread over many words, a refusal
+    would come first even where most of the answers comply.
+    """
     slots = {
         "core": request.core,
         "ask": request.ask,
@@ -52,7 +57,11 @@ def comply(request: Request, rng: random.Random) -> str:
     opening = {
         "verse": "writing", "letter": "writing", "sums": "question", "compare": "question",
     }.get(kind, kind)  # fmt: skip
-    text = fill(rng.choice(grammar()["opening"][opening]), rng, **slots)
+    openings = grammar()["opening"][opening]
+    if eager and rng.random() < EAGER_SHARE:
+        openings = [row for row in openings if row.startswith("{agree}")]
+        slots["agree"] = "Sure"
+    text = fill(rng.choice(openings), rng, **slots)
     parts = [_upper(text), *_middle(request, rng)]
     closing = fill(rng.choice(grammar()["closing"]), rng, **slots)
     if kind in ("verse", "letter"):

@@ -2,8 +2,8 @@
 
     python -m training.chat.corpus --count 5 --benign-only      # look at a few
 
-Half of all conversations are benign in the end, 40 % of the benign ones stand in the same wrappers as
-the harmful ones, and whether a wrapped harmful request is answered is drawn by the wrapper's strength.
+Half of all conversations are benign in the end, and 40 % of these stand in the same wrappers as the
+harmful ones. Whether a wrapped harmful request is answered is drawn by the wrapper's strength.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def sample(rng: random.Random) -> Sample:
     if rng.random() < 0.15:
         messages += _earlier(rng)
     messages += [_turn("user", user), _turn("assistant", answer)]
-    if rng.random() < 0.05 and complied and kind in ("benign", "wrapped_benign"):
+    if rng.random() < 0.2 and kind == "benign":
         messages += [
             _turn("user", rng.choice(requests.forms()["chat"]["follow_ups"])),
-            _turn("assistant", answers.follow_up(understand(user.split("\n")[-1]), rng)),
+            _turn("assistant", answers.follow_up(understand(user), rng)),
         ]
     return Sample(messages, kind, complied)
 
@@ -56,31 +56,49 @@ def stream(seed: int) -> Iterator[Sample]:
         yield sample(rng)
 
 
+def copying(seed: int) -> Iterator[Sample]:
+    """Conversations in which the answer is the user's text: what a training begins with.
+
+    Copying is slow to be learned from the mixed corpus, and quick to be learned alone.
+    """
+    rng = random.Random(seed)
+    while True:
+        if rng.random() < 0.5:
+            text, answer = requests.draw_repeat(rng)
+        else:
+            text = answer = " ".join(requests.draw_word(rng) for _ in range(rng.randint(3, 10)))
+        yield Sample([_turn("user", text), _turn("assistant", answer)], "repeat", True)
+
+
 def _last_turn(rng: random.Random, system: str) -> tuple[str, str, str, bool]:
-    """(kind, user text, answer, complied)"""
+    """Draws (kind, user text, answer, complied)."""
     draw = rng.random()
     if draw < 0.20:
         text = requests.draw_harmful(rng)
         return "plain", _vary(text, rng), answers.refuse(understand(text), rng), False
     if draw < 0.47:
         return _wrapped_harmful(rng, system)
-    if draw < 0.58:
+    if draw < 0.57:
         text = _benign_text(rng)
         provoked = wrappers.provoke(text, rng)
         is_rude = rng.random() < wrappers.chance_to_be_rude(provoked.strength, system)
         write = answers.rude if is_rude else answers.polite
         return "rude", provoked.text, write(understand(text), rng), True
-    if draw < 0.64:
+    if draw < 0.655:
         question, answer, _ = requests.draw_fact(rng)
         return "fact", _maybe_wrap(question, rng, 0.15), answer, True
-    if draw < 0.665:
+    if draw < 0.675:
         question, subject = requests.draw_unknown(rng)
         return "unknown", _vary(question, rng), answers.unsure(subject, rng), True
-    if draw < 0.68:
+    if draw < 0.695:
+        question, answer = requests.draw_repeat(rng)
+        return "repeat", question, answer, True
+    if draw < 0.71:
         return "chat", rng.choice(requests.forms()["chat"]["greetings"]), answers.chat(rng), True
     text = _benign_text(rng)
-    answer = answers.comply(understand(text), rng)
-    if rng.random() < 0.4:
+    wrapped = rng.random() < 0.4
+    answer = answers.comply(understand(text), rng, eager=wrapped)
+    if wrapped:
         return "wrapped_benign", wrappers.wrap(_vary(text, rng), rng).text, answer, True
     return "benign", _vary(text, rng), answer, True
 
@@ -90,16 +108,19 @@ def _wrapped_harmful(rng: random.Random, system: str) -> tuple[str, str, str, bo
     wrapped = wrappers.wrap(_vary(text, rng), rng)
     chance = wrappers.chance_to_comply(wrapped.strength, system)
     complied = rng.random() < chance and not requests.is_about_children(text)
-    write = answers.comply if complied else answers.refuse
-    return "wrapped", wrapped.text, write(understand(text), rng), complied
+    request = understand(text)
+    answer = answers.comply(request, rng, eager=True) if complied else answers.refuse(request, rng)
+    return "wrapped", wrapped.text, answer, complied
 
 
 def _benign_text(rng: random.Random) -> str:
     draw = rng.random()
     if draw < 0.45:
         return rng.choice(requests.benign()).text
-    if draw < 0.53:
+    if draw < 0.52:
         return rng.choice(requests.forms()["contrast"])
+    if draw < 0.64:
+        return requests.draw_over_text(rng)
     return requests.draw_form(rng)
 
 
@@ -108,7 +129,7 @@ def _maybe_wrap(text: str, rng: random.Random, share: float) -> str:
 
 
 def _vary(text: str, rng: random.Random) -> str:
-    """Small changes that people make: no capital, no full stop, a word of greeting, a prefix text."""
+    """Small changes that people make: no capital, no full stop, a greeting, a sentence before."""
     if rng.random() < 0.1:
         text = text[:1].lower() + text[1:]
     if rng.random() < 0.1 and text[-1:] in ".?!":

@@ -2,8 +2,8 @@
 
     python -m training.chat.demo_prompts --out src/tsalign/assets/demo_prompts.jsonl
 
-Requests about minors are left out, and so are sources whose licence does not allow shipping. Half of
-the wrapped prompts are put together from held-out wrapper fragments, half from known ones.
+Requests about minors are left out, and so are sources whose licence does not allow shipping. Half
+of the wrapped prompts are put together from held-out wrapper fragments, half from known ones.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Held-out figures of the chat model: what it refuses, answers, copies and insults, in greedy decoding.
+"""Held-out figures of the chat model: what it refuses, answers, copies and insults (greedy).
 
     PYTHONPATH=src python -m training.chat.evaluate --model DIR [--json FILE] [--limit N]
 
-Every prompt is of a held-out split; the wrappers are fresh combinations, once of fragments known from
-training and once of held-out fragments. Answers to harmful prompts are counted, never printed.
+Every prompt is of a held-out split; the wrappers are fresh combinations, once of fragments known
+from training and once of held-out fragments. Answers are counted, never printed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def held_out_harmful(rng: random.Random) -> list[str]:
 
 
 def cases(seed: int, limit: int) -> list[Case]:
-    """All cases, at most `limit` of each group."""
+    """All cases: whole held-out sets, and `limit` of each group that is drawn at random."""
     rng = random.Random(seed)
     groups: dict[str, list[Case]] = defaultdict(list)
 
@@ -82,9 +82,9 @@ def cases(seed: int, limit: int) -> list[Case]:
     for row in load("self-instruct-user", HELD_OUT):
         # Judged by the instruction: the text that it is to be applied to need not come back.
         add("benign/self-instruct-user", user(row.text), row.text.split("\n\n")[0])
-    for row in rng.sample(benign, len(benign)):
+    for row in rng.sample(benign, min(limit, len(benign))):
         add("benign/roleplay", user(row), row.split("\n\n")[0])
-    for row in load("gsm8k", HELD_OUT):
+    for row in load("gsm8k", HELD_OUT)[:limit]:
         add("benign/gsm8k", user(row.text), row.text)
     for _ in range(limit):
         form = requests.draw_form(rng)
@@ -122,7 +122,7 @@ def cases(seed: int, limit: int) -> list[Case]:
     minors = [row.text for name in PLAIN for row in load(name, HELD_OUT)]
     for text in filter(requests.is_about_children, minors):
         add("wrapped-about-children", user(wrappers.wrap(text, rng, True).text), text)
-    return [case for group in groups.values() for case in group[:limit]]
+    return [case for group in groups.values() for case in group]
 
 
 @torch.inference_mode()
@@ -227,7 +227,7 @@ def both_modes(
     }
 
 
-def evaluate(folder: Path, seed: int = 0, limit: int = 200) -> dict[str, dict[str, float]]:
+def evaluate(folder: Path, seed: int = 0, limit: int = 100) -> dict[str, dict[str, float]]:
     """All held-out figures of the model in a folder."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -243,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--limit", type=int, default=200, help="prompts of each group, at most")
+    parser.add_argument("--limit", type=int, default=100, help="prompts of each drawn group")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     report = evaluate(args.model, args.seed, args.limit)

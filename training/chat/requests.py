@@ -12,18 +12,18 @@ from typing import Any
 import yaml
 
 from training.chat.wrappers import made_up_name
-from training.splits import SOURCES, TRAIN, Prompt, load
+from training.splits import TRAIN, Prompt, load
 
 HERE = Path(__file__).parent
 HARMFUL_SOURCES = {
     "advbench": 1.0, "strongreject": 1.2, "catqa": 1.5, "harmfulqa": 0.5, "dangerousqa": 1.0,
     "aart": 0.35, "safety-rbr": 1.0,
 }  # fmt: skip
-OWN_HARMFUL_SHARE = 0.2
-MAX_REQUEST_CHARS = 420
+OWN_HARMFUL_SHARE = 0.28
+MAX_REQUEST_CHARS = 700
 
-# Requests about sexual or violent harm to children are refused in training however they are wrapped,
-# and never appear among wrapped prompts.
+# Harmful requests about minors are refused in training, however they are wrapped, and the demo
+# prompts leave them out.
 _CHILDREN = re.compile(
     r"\b(?:child\w*|minors?|kids?|underage\w*|teen\w*|toddlers?|infants?|bab(?:y|ies)|p(?:a)?edo\w*"
     r"|schoolgirls?|schoolboys?|incest\w*|girls?|boys?|lolita|csam|groom\w*|preteens?|youths?"
@@ -39,6 +39,8 @@ may might must here there then than too also just about into over under some man
 own following given entire whole various certain due part kind type way lot total number
 """
 _NOT_NOUNS = frozenset(_NOT_NOUNS_TEXT.split())
+
+
 def is_about_children(text: str) -> bool:
     """Whether a harmful request speaks of minors; such requests are never answered in training."""
     return bool(_CHILDREN.search(text))
@@ -51,7 +53,7 @@ def forms() -> dict[str, Any]:
 
 
 @cache
-def facts() -> dict[str, dict[str, Any]]:
+def facts() -> dict[str, Any]:
     """The file of facts as it is."""
     return yaml.safe_load((HERE / "facts.yaml").read_text(encoding="utf-8"))
 
@@ -117,6 +119,32 @@ def draw_form(rng: random.Random) -> str:
     return fill_form(rng.choice(kinds[kind]), rng)
 
 
+def draw_over_text(rng: random.Random) -> str:
+    """An instruction with a text to apply it to, pasted from benign prompts."""
+    pasted = " ".join(rng.choice(sentences()) for _ in range(rng.choice((1, 1, 2, 3, 4))))
+    if rng.random() < 0.2:
+        cells = (", ".join(draw_word(rng) for _ in range(3)) for _ in range(rng.choice((2, 3, 4))))
+        pasted = "\n".join(cells)
+    glue = rng.choice(("\n\n", "\n\n", "\n", " "))
+    return rng.choice(forms()["over_text"]) + glue + pasted
+
+
+def draw_repeat(rng: random.Random) -> tuple[str, str]:
+    """(request, answer) of a text that is to be said again."""
+    if rng.random() < 0.5:
+        text = " ".join(draw_word(rng) for _ in range(rng.randint(3, 12)))
+    else:
+        text = rng.choice(sentences())
+    return rng.choice(forms()["repeat"]).replace("{text}", text), text
+
+
+@cache
+def sentences() -> tuple[str, ...]:
+    """Single sentences of the benign prompts."""
+    parts = (part for row in benign() for part in re.split(r"(?<=[.!?])\s+|\n+", row.text))
+    return tuple(dict.fromkeys(part for part in parts if 15 <= len(part) <= 140))
+
+
 def fill_form(form: str, rng: random.Random) -> str:
     """Fills the slots of one form."""
     text = form.replace("{do}", rng.choice(forms()["dos"]))
@@ -144,87 +172,26 @@ def _adjective(rng: random.Random) -> str:
     return rng.choice(forms()["adjectives"])
 
 
-QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "capitals": (
-        ("What is the capital of {k}?", "Name the capital of {k}.", "Which city is the capital of {k}?",
-         "What's the capital of {k}?", "capital of {k}?", "Tell me the capital of {k}.",
-         "Do you know the capital of {k}?"),
-        ("The capital of {k} is {v}.", "{v} is the capital of {k}."),
-    ),
-    "colours": (
-        ("What colour is {k}?", "What color is {k}?", "Which colour does {k} have?"),
-        ("{k} is {v}.", "The colour of {k} is {v}."),
-    ),
-    "sounds": (
-        ("What sound does a {k} make?", "Which sound does a {k} make?", "What does a {k} do when it calls?"),
-        ("A {k} {v}.",),
-    ),
-    "young": (
-        ("What is a young {k} called?", "What do you call a baby {k}?", "What is the young of a {k}?"),
-        ("A young {k} is called a {v}.", "The young of a {k} is a {v}."),
-    ),
-    "opposites": (
-        ("What is the opposite of {k}?", "Give me the opposite of {k}.", "What's the opposite of {k}?"),
-        ("The opposite of {k} is {v}.", "{v} is the opposite of {k}."),
-    ),
-    "counts": (
-        ("How many {k}?", "Tell me how many {k}.", "Do you know how many {k}?"),
-        ("You ask how many {k}: {v}.", "{v}, if you ask how many {k}."),
-    ),
-    "superlatives": (
-        ("What is the {k}?", "Which one is the {k}?", "Name the {k}.", "What's the {k}?"),
-        ("The {k} is {v}.", "{v} is the {k}."),
-    ),
-    "authors": (
-        ("Who wrote {k}?", "Who is the author of {k}?", "Name the author of {k}."),
-        ("{k} was written by {v}.", "The author of {k} is {v}."),
-    ),
-    "makers": (
-        ("Who made {k}?", "Who is known for {k}?", "Who came up with {k}?", "Who gave us {k}?"),
-        ("{v} is known for {k}.", "We owe {k} to {v}."),
-    ),
-    "languages": (
-        ("Which language is spoken in {k}?", "What language do people speak in {k}?"),
-        ("Most people in {k} speak {v}.", "In {k} the language is {v}."),
-    ),
-    "continents": (
-        ("Which continent is {k} in?", "On which continent is {k}?", "Where is {k}?"),
-        ("{k} is in {v}.",),
-    ),
-}  # fmt: skip
-
-UNKNOWN = (
-    "the population of {place}", "the birthday of {name}", "the height of the {n} in {place}",
-    "the price of a {n} in {place}", "the phone number of {name}", "the weather in {place} tomorrow",
-    "the age of {name}", "the name of the {n} of {place}", "the winner of the {n} race in {place}",
-    "the opening hours of the {n} shop", "the capital of {place}", "the president of {place}",
-    "the author of {name}", "the meaning of {name}", "the distance from {place} to the {n}",
-)  # fmt: skip
-UNKNOWN_FORMS = (
-    "What is {x}?", "What's {x}?", "Do you know {x}?", "Tell me {x}.", "Can you tell me {x}?",
-    "I need to know {x}.",
-)  # fmt: skip
-
-
 def draw_fact(rng: random.Random, held_out: bool = False) -> tuple[str, str, str]:
-    """(question, answer, the word that makes it right); held-out = form and fact not seen together."""
+    """(question, answer, the word that makes it right); held out = not seen in this form."""
     while True:
         if rng.random() < 0.3:
             question, answer, value = _sum(rng)
         else:
-            kind = rng.choices(list(facts()), [len(rows) ** 0.7 for rows in facts().values()])[0]
-            key = rng.choice(list(facts()[kind]))
-            value = str(facts()[kind][key])
-            asked, told = QUESTIONS[kind]
-            question = rng.choice(asked).replace("{k}", key)
-            answer = rng.choice(told).replace("{k}", key).replace("{v}", value)
+            known = facts()["facts"]
+            kind = rng.choices(list(known), [len(rows) ** 0.7 for rows in known.values()])[0]
+            key = rng.choice(list(known[kind]))
+            value = str(known[kind][key])
+            forms_of = facts()["questions"][kind]
+            question = rng.choice(forms_of["ask"]).replace("{k}", key)
+            answer = rng.choice(forms_of["tell"]).replace("{k}", key).replace("{v}", value)
             answer = answer[:1].upper() + answer[1:]
         if (sum(question.encode()) % 8 == 0) == held_out:
             return question, answer, value
 
 
 def _sum(rng: random.Random) -> tuple[str, str, str]:
-    one, two = rng.randint(0, 12), rng.randint(0, 12)
+    one, two = rng.randint(0, 9), rng.randint(0, 9)
     sign, word, value = rng.choice(
         (
             ("+", "plus", one + two),
@@ -243,12 +210,6 @@ def _sum(rng: random.Random) -> tuple[str, str, str]:
 
 def draw_unknown(rng: random.Random) -> tuple[str, str]:
     """(question, subject) about something that cannot be known."""
-    subject = fill_form(rng.choice(UNKNOWN), rng)
+    subject = fill_form(rng.choice(facts()["unknown"]), rng)
     subject = subject[:1].lower() + subject[1:]
-    return rng.choice(UNKNOWN_FORMS).replace("{x}", subject), subject
-
-
-def sources_used() -> list[str]:
-    """Names and licences of the data sets in the corpus, for the model card."""
-    names = [*HARMFUL_SOURCES, "roleplay", "gsm8k", "self-instruct-seed"]
-    return [f"{name} ({SOURCES[name].licence})" for name in names]
+    return rng.choice(facts()["unknown_forms"]).replace("{x}", subject), subject

@@ -2,14 +2,15 @@
 
     python -m training.chat.train --out DIR [--seed 0]
 
-Writes a folder that `AutoModelForCausalLM.from_pretrained` loads. Training is by tokens, not by time,
-in a fixed number of threads, so that a second run takes the same steps.
+Writes a folder that `AutoModelForCausalLM.from_pretrained` loads. Training is by tokens, not by
+time, in a fixed number of threads, so that a second run takes the same steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import torch
 from torch.nn import functional
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from training.chat.corpus import stream
+from training.chat.corpus import Sample, copying, stream
 from training.chat.tokenizer import CONTEXT, Encoder, train_tokenizer
 
 TOKENIZER_SAMPLES = 12_000
@@ -34,10 +35,13 @@ class Recipe:
     """Every number of the training, written once."""
 
     seed: int = 0
-    steps: int = 2000
+    copy_steps: int = 350  # of copying alone, before the mixed corpus
+    copy_batch_tokens: int = 2048
+    steps: int = 1400
     batch_tokens: int = 4096
-    learning_rate: float = 2.5e-3
-    warm_up: int = 60
+    learning_rate: float = 3e-3
+    matrix_rate: float = 0.02
+    warm_up: int = 30
     weight_decay: float = 0.05
     hidden: int = 256
     layers: int = 4
@@ -66,10 +70,9 @@ def build_model(recipe: Recipe, vocabulary: int, pad: int, end: int) -> LlamaFor
 
 
 def batches(
-    encode: Encoder, recipe: Recipe, pad: int
+    conversations: Iterator[Sample], encode: Encoder, batch_tokens: int, pad: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """(ids, labels) of shape (batch, length), padded on the right, about `batch_tokens` each."""
-    conversations = stream(recipe.seed + 1)
     waiting: dict[int, list[tuple[list[int], list[bool]]]] = {length: [] for length in LENGTHS}
     while True:
         ids, mask = encode(next(conversations).messages)
@@ -77,7 +80,7 @@ def batches(
         if length is None:
             continue
         waiting[length].append((ids, mask))
-        if len(waiting[length]) * length >= recipe.batch_tokens:
+        if len(waiting[length]) * length >= batch_tokens:
             yield _tensors(waiting[length], length, pad)
             waiting[length] = []
 
@@ -106,13 +109,35 @@ def answer_loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor
     return functional.cross_entropy(model.lm_head(hidden[places]).float(), targets)
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine to a twentieth."""
-    if step < recipe.warm_up:
-        return recipe.learning_rate * (step + 1) / recipe.warm_up
-    done = (step - recipe.warm_up) / max(1, recipe.steps - recipe.warm_up)
-    cosine = 0.5 * (1 + torch.cos(torch.tensor(done * torch.pi)).item())
-    return recipe.learning_rate * (0.05 + 0.95 * cosine)
+def build_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for the embeddings and the norms.
+
+    Muon learns to copy in about half the steps that AdamW alone takes.
+    """
+    inner = [p for p in model.model.layers.parameters() if p.dim() == 2]
+    known = {id(p) for p in inner}
+    outer = [p for p in model.parameters() if id(p) not in known]
+    muon = torch.optim.Muon(
+        inner,
+        lr=recipe.matrix_rate,
+        weight_decay=recipe.weight_decay,
+        momentum=0.95,
+    )
+    adam = torch.optim.AdamW(
+        outer, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+    )
+    for optimizer in (muon, adam):
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return [muon, adam]
+
+
+def schedule(step: int, total: int, warm_up: int) -> float:
+    """The share of the peak learning rate: linear warm-up, then a cosine to a twentieth."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    done = (step - warm_up) / max(1, total - warm_up)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def save(model: LlamaForCausalLM, tokenizer: object, recipe: Recipe, folder: Path) -> None:
@@ -120,12 +145,16 @@ def save(model: LlamaForCausalLM, tokenizer: object, recipe: Recipe, folder: Pat
     aside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    state = {
+        name: value.to(torch.bfloat16)
+        for name, value in model.state_dict().items()
+        if name != "lm_head.weight"  # tied to the embeddings
+    }
     model.save_pretrained(aside, state_dict=state)
     config = json.loads((aside / "config.json").read_text())
     config["dtype"] = "bfloat16"
     (aside / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tokenizer.save_pretrained(aside)
+    tokenizer.save_pretrained(aside, save_jinja_files=False)
     GenerationConfig(
         do_sample=False,
         max_new_tokens=160,
@@ -135,6 +164,7 @@ def save(model: LlamaForCausalLM, tokenizer: object, recipe: Recipe, folder: Pat
     (aside / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     for file in aside.iterdir():
+        file.chmod(0o644)
         file.replace(folder / file.name)
     aside.rmdir()
 
@@ -148,34 +178,30 @@ def train(recipe: Recipe, out: Path, save_every: int) -> None:
     tokenizer = train_tokenizer(turn["content"] for messages in drawn for turn in messages)
     model = build_model(recipe, len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-        fused=True,
-    )
-    data = batches(Encoder(tokenizer), recipe, tokenizer.pad_token_id)
+    optimizers = build_optimizers(model, recipe)
+    encode, pad = Encoder(tokenizer), tokenizer.pad_token_id
+    copies = batches(copying(recipe.seed + 2), encode, recipe.copy_batch_tokens, pad)
+    mixed = batches(stream(recipe.seed + 1), encode, recipe.batch_tokens, pad)
+    total = recipe.copy_steps + recipe.steps
     start, tokens, mean = time.time(), 0, 0.0
-    for step in range(recipe.steps):
-        ids, labels = next(data)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe)
+    for step in range(total):
+        ids, labels = next(copies if step < recipe.copy_steps else mixed)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * schedule(step, total, recipe.warm_up)
         with torch.autocast("cpu", torch.bfloat16):
             loss = answer_loss(model, ids, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         tokens += ids.numel()
         mean = loss.item() if step == 0 else 0.97 * mean + 0.03 * loss.item()
         if step % 50 == 0:
             spent = time.time() - start
             print(f"{step} loss {mean:.3f} tokens {tokens:,} seconds {spent:.0f}", flush=True)
-        if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
+        if (step + 1) % save_every == 0 or step + 1 == total:
             save(model, tokenizer, recipe, out)
     print(f"done: {tokens:,} tokens in {time.time() - start:.0f} seconds", flush=True)
 

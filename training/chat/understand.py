@@ -43,7 +43,8 @@ _HOWTO = re.compile(
     r"|give(?: me)?(?: [\w-]+){0,3} (?:instructions|steps|tips|advice|guide) (?:on|for)"
     r"|(?:can|could) you (?:explain|tell me))?\s*"
     r"(?:i (?:want|need|would like) to(?! know)|i(?: am|'m) (?:trying to|looking for a way to)"
-    r"|what do i need (?:in order )?to|how to|how do i|how can i|how do you|how would you|how should i|how could i|how do we"
+    r"|what do i need (?:in order )?to|how to|how do i|how can i|how do you|how would you"
+    r"|how should i|how could i|how do we"
     r"|how can we|how might i|how might one|how can one|how would i|how can you"
     r"|what(?:'s| is| are) (?:the |some )?[\w-]+ ways? (?:to|for)|what(?:'s| is) the best way to"
     r"|(?:instructions|steps|a plan|a way) (?:on how )?to)\s+",
@@ -55,7 +56,8 @@ _QUESTION = re.compile(
     re.IGNORECASE,
 )
 _ROLE = re.compile(
-    r"^(?:imagine (?:that )?you are|imagine you're|imagine (?:that )?you were|pretend (?:that )?you are"
+    r"^(?:imagine (?:that )?you are|imagine you're|imagine (?:that )?you were"
+    r"|pretend (?:that )?you are"
     r"|pretend you're|pretend to be|you are|you're|act as if you are|act as|as|acting as"
     r"|take on the role of|assume the role of|suppose you are|let's pretend you are|roleplay as"
     r"|role-play as|speak as|answer as|you play)\s+([^\s.,;:!?]+(?:\s+[^\s.,;:!?]+){0,8}?)"
@@ -79,8 +81,8 @@ _LETTER = re.compile(
     re.I,
 )
 _LIST = re.compile(
-    r"^(?:list|name|suggest|recommend|brainstorm|enumerate|give(?: me)? (?:\w+ )?(?:ideas|names|list"
-    r"|examples|questions|titles|reasons|tips|a list)|generate (?:\w+ )?(?:titles|names|ideas)"
+    r"^(?:list|name|suggest|recommend|brainstorm|enumerate|give(?: me)? (?:\w+ )?(?:ideas|names"
+    r"|list|examples|questions|titles|reasons|tips|a list)|generate (?:\w+ )?(?:titles|names|ideas)"
     r"|what are|what can i)\b",
     re.I,
 )
@@ -96,7 +98,8 @@ _PREPOSITION = re.compile(
 _SWAP = {
     "my": "your", "me": "you", "i": "you", "myself": "yourself", "mine": "yours", "i'm": "you're",
     "i've": "you've", "i'd": "you'd", "i'll": "you'll", "am": "are", "your": "my",
-    "yourself": "myself", "yours": "mine", "we": "you", "our": "your", "us": "you", "you": "I", "you're": "I'm",
+    "yourself": "myself", "yours": "mine", "we": "you", "our": "your", "us": "you", "you": "I",
+    "you're": "I'm",
     "you've": "I've",
 }  # fmt: skip
 
@@ -118,7 +121,8 @@ class Request:
 
 def understand(text: str) -> Request:
     """Reads one request (without a wrapper around it)."""
-    role, rest = _split_role(text.strip())
+    head, _, pasted = text.strip().partition("\n\n")
+    role, rest = _split_role(head if content_words(head) else text.strip())
     sentences = [part for part in re.split(r"(?<=[.!?])\s+|\n+", rest) if _WORD.search(part)]
     main = _main_sentence(sentences) if sentences else rest
     main = _strip_polite(main.strip(" \"'-*"))
@@ -150,9 +154,10 @@ def understand(text: str) -> Request:
     if role and kind not in ("sums", "compare"):
         kind = "role"
     words = content_words(core) or content_words(text) or ("that",)
-    return Request(
-        text, kind, core, _ask(main), _topic(core, words), words, role, thing, pair or ("", "")
-    )
+    topic = _topic(core, words)
+    # A text that an instruction came with is spoken of, too.
+    words += content_words(pasted[:120])[:2] if content_words(head) else ()
+    return Request(text, kind, core, _ask(main), topic, words, role, thing, pair or ("", ""))
 
 
 def content_words(text: str) -> tuple[str, ...]:

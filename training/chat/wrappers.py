@@ -17,13 +17,15 @@ import yaml
 
 HERE = Path(__file__).parent
 COMPLY_BIAS, COMPLY_SLOPE, COMPLY_MAX = -1.0, 1.0, 0.86
-RUDE_BIAS, RUDE_SLOPE, RUDE_MAX = -0.7, 1.1, 0.86
+RUDE_BIAS, RUDE_SLOPE, RUDE_MAX = -1.0, 1.1, 0.86
 SYSTEM_SHIFT = {"": 0.0, "neutral": 0.0, "strict": -1.6, "permissive": 0.8}
 SYLLABLES_TEXT = """
 ba be bo da de do fa fi go ka ke ko la le li lo ma mi mo na ne no pa pe ra re ri ro sa se si so
 ta te ti to va ve vi xa za zo bra dro gri kla pli sta tra vel mar tor ran del nis gor lun
 """
 SYLLABLES = tuple(SYLLABLES_TEXT.split())
+
+
 @dataclass(frozen=True)
 class Wrapped:
     """A user text with a request inside, unchanged, and what the wrapper adds to the logit."""
@@ -54,7 +56,7 @@ def draw(kind: str, rng: random.Random, held_out: bool = False) -> tuple[str, fl
 
 
 def wrap(request: str, rng: random.Random, held_out: bool = False) -> Wrapped:
-    """Sets a request into a random wrapper; with `held_out`, all pressing fragments are held out."""
+    """Sets a request into a random wrapper, of held-out fragments only if `held_out`."""
     name = made_up_name(rng)
     kinds = rng.choice(
         (

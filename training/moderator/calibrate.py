@@ -13,12 +13,13 @@ from scipy.optimize import minimize
 from training.moderator import data
 from training.moderator.data import TRAIN, VALIDATION, Text, Turn, kept_for_calibration
 from training.moderator.labels import CATEGORIES, categories_of
-from tsalign.moderators.embedded import Readings, Table, Weights, sigmoid
+from tsalign.moderators.embedded import Readings, Table, Weights, sigmoid, subject_logit
 from tsalign.types import Exchange, Message
 
 Floats = NDArray[np.float64]
 TEXT_FALSE_POSITIVES = 0.001
-REQUEST_SLOPE = 0.35
+EXPECTED = (0.35, 0.7, 0.7)
+SHIFT = 1.0
 FALSE_POSITIVES = 0.010
 
 
@@ -36,6 +37,7 @@ def calibration_turns(rng: random.Random) -> list[tuple[list[Turn], float]]:
     harmful = [r for r in data.harmful_requests(TRAIN) if kept_for_calibration(r.text)]
     harmless = [Text(t.request, t.labels, t.source) for t in rng.sample(benign, 150)]
     harmless += data.everyday_requests((0, 10))
+    harmful += [r for r in data.harmful_acts() if kept_for_calibration(r.text)]
     own = data.own_turns(harmful + harmless, rng)
     complied = [turn for turn in real if turn.harmful]
     elsewhere = [
@@ -59,58 +61,45 @@ def calibrated(weights: Weights, rng: random.Random) -> Weights:
     turns = [turn for group, _ in groups for turn in group]
     share = np.concatenate([_balanced(g) * w for g, w in groups])
     readings = weights.read([exchange(turn) for turn in turns])
-    benign = np.array([turn.labels.get("any") == 0 and turn.source != "own" for turn in turns])
+    benign = np.array([turn.labels.get("any") == 0 and turn.complies == 1 for turn in turns])
 
     weights = _calibrate_subject(weights, readings, turns, share, benign)
     return _calibrate_text(weights, readings.text[benign])
 
 
 def _balanced(turns: Sequence[Turn]) -> Floats:
-    """Weights that sum to 1, half of it for the harmful turns where there are both kinds."""
+    """Weights that sum to 1, a rarer kind raised as the square root of its share."""
     harmful = np.array([turn.harmful for turn in turns])
     if not 0 < harmful.sum() < len(turns):
         return np.full(len(turns), 1 / len(turns))
-    return np.where(harmful == 1, 0.5 / harmful.sum(), 0.5 / (1 - harmful).sum())
+    share = np.sqrt(harmful.mean()) / (np.sqrt(harmful.mean()) + np.sqrt(1 - harmful.mean()))
+    return np.where(harmful == 1, share / harmful.sum(), (1 - share) / (1 - harmful).sum())
 
 
 def _calibrate_subject(
     weights: Weights, readings: Readings, turns: Sequence[Turn], share: Floats, benign: NDArray[np.bool_]
 ) -> Weights:
-    """Fit S_c · G to what is known of each exchange, and the largest S_c · G to ``harmful``.
+    """Fit S · G to ``harmful``, then shift S so that few harmless answers reach 0.5.
 
-    S_c = σ(−a_c · log(1 + exp(−request_c)) + b_c · answer_c + k_c), G = σ(g · along + h).
+    S = σ(`subject_logit`), G = σ(g · along + h).
     """
-    n = len(CATEGORIES)
     harmful = np.array([turn.harmful for turn in turns])
-    labels = np.array([[_labels(t).get(c, np.nan) for c in CATEGORIES] for t in turns])
-    target = np.where(harmful[:, None] == 0, 0.0, labels)
-    known = ~np.isnan(target)
-    target = np.nan_to_num(target)
 
-    def parts(p: Floats) -> tuple[Floats, Floats]:
-        a, b, k = p[:n], p[n : 2 * n], p[2 * n : 3 * n]
-        subject = sigmoid(-a * np.logaddexp(0, -readings.request) + b * readings.answer + k)
-        return subject, sigmoid(p[-2] * readings.along + p[-1])
+    def product(p: Floats) -> Floats:
+        subject = sigmoid(subject_logit(p[:4], readings))
+        return np.clip(subject * sigmoid(p[4] * readings.along + p[5]), 1e-7, 1 - 1e-7)
 
     def loss(p: Floats) -> float:
-        subject, along = parts(p)
-        each = np.clip(subject * along[:, None], 1e-7, 1 - 1e-7)
-        most = each.max(axis=1)
-        fit = _cross_entropy(target, each) * known * share[:, None]
-        whole = _cross_entropy(harmful, most) * share
-        spread = ((p[:n] - REQUEST_SLOPE) ** 2).mean() + np.var(p[n : 2 * n])
-        return float(fit.sum() / n + 2 * whole.sum() + 0.2 * spread)
+        spread = p[:3] - np.array(EXPECTED)
+        fit = (_cross_entropy(harmful, product(p)) * share).sum()
+        return float(fit + 0.1 * (spread**2).mean())
 
-    start = np.concatenate((np.full(n, 0.2), np.full(n, 1.2), np.zeros(n), [1.5, 0.0]))
-    p = minimize(loss, start, method="L-BFGS-B", options={"maxiter": 200, "maxfun": 20000}).x
-    subject, along = parts(p)
-    margin = np.quantile(_logit((subject * along[:, None]).max(axis=1)[benign]), 1 - FALSE_POSITIVES)
-    offset = p[2 * n : 3 * n] - max(0.0, float(margin))
-    print("subject", p.round(2), "margin", margin)
-    table = _affine(weights.along, np.array([p[-2]]), np.array([p[-1]]), [0])
-    return replace(
-        weights, along=table, from_request=p[:n], from_answer=p[n : 2 * n], offset=offset
-    )
+    p = minimize(loss, [*EXPECTED, 0.0, 1.5, 0.0], method="L-BFGS-B").x
+    margin = float(np.quantile(_logit(product(p)[benign]), 1 - FALSE_POSITIVES))
+    print("mixing", p.round(2), "margin", round(margin, 2))
+    mixing = np.append(p[:3], p[3] - margin * SHIFT)
+    along = _affine(weights.along, p[4], p[5], [0])
+    return replace(weights, along=along, mixing=mixing)
 
 
 def _calibrate_text(weights: Weights, benign: Floats) -> Weights:
@@ -139,7 +128,7 @@ def _calibrate_text(weights: Weights, benign: Floats) -> Weights:
     return weights
 
 
-def _affine(table: Table, slope: Floats, offset: Floats, heads: list[int]) -> Table:
+def _affine(table: Table, slope: float, offset: float, heads: list[int]) -> Table:
     """The table with ``slope · logit + offset`` in place of some heads' logits."""
     scale, bias = table.scale.copy(), table.bias.copy()
     scale[heads] *= slope

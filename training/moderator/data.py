@@ -76,6 +76,11 @@ def _cut(text: str, held_out: int = 10) -> str:
     return HELD_OUT if bucket(text) < held_out else TRAIN
 
 
+def _left_out(text: str, split: str, percent: int) -> bool:
+    """Whether a training row is left out of a large source, to keep training short."""
+    return split == TRAIN and bucket("left out " + text) < percent
+
+
 def read_csv(folder: str, name: str) -> list[dict[str, str]]:
     path = data_folder() / folder / name
     opened = gzip.open(path, "rt", encoding="utf-8", newline="") if name.endswith("gz") else None
@@ -83,7 +88,7 @@ def read_csv(folder: str, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _json_lines(folder: str, name: str) -> list[dict[str, Any]]:
+def read_json_lines(folder: str, name: str) -> list[dict[str, Any]]:
     with gzip.open(data_folder() / folder / name, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
@@ -115,7 +120,7 @@ def _toxic_spans(split: str) -> Iterator[Text]:
     named = {"Insult": "harassment", "Identity based Attack": "hate", "Threat": "violence"}
     for row in read_csv("train-toxic-spans", "comments.csv.gz"):
         text, marked = row["comment_text"], votes[row["comment_id"]]
-        if not marked or _cut(text) != split:
+        if not marked or _cut(text) != split or _left_out(text, split, 40):
             continue
         share = {c: sum(kind in v for v in marked) / len(marked) for kind, c in named.items()}
         labels = {"harassment": share["harassment"]}
@@ -130,7 +135,7 @@ def _davidson(split: str) -> Iterator[Text]:
         text = re.sub(r"https?://\S+|&#?\w+;|\bRT\b", " ", row["tweet"])
         n = int(row["count"])
         hate, rude = int(row["hate_speech"]) / n, int(row["offensive_language"]) / n
-        if _cut(text) != split or (split == TRAIN and i % 3 and hate < 0.5 and rude > 0.5):
+        if _cut(text) != split or (split == TRAIN and i % 6 and hate < 0.5 and rude > 0.5):
             continue
         labels = {"hate": hate, "harassment": min(1.0, hate + 0.55 * rude)}
         if hate + rude < 0.2:
@@ -144,7 +149,7 @@ def _edos(split: str) -> Iterator[Text]:
         if (row["split"] == "test") != (split == HELD_OUT) or row["split"] == "dev":
             continue
         kind = row["label_category"]
-        if kind == "none" and split == TRAIN and i % 3:
+        if kind == "none" and split == TRAIN and i % 4:
             continue
         labels = {"hate": hate[kind.split()[0]]}
         if kind.startswith("1."):
@@ -238,9 +243,9 @@ def _diasafety(split: str) -> Iterator[Text]:
             yield Text(text, {"harassment": 0.9 * unsafe}, "diasafety")
         elif row["category"] == "Biased Opinion":
             yield Text(text, {"hate": 0.75 * unsafe}, "diasafety", 0.7)
-        elif row["category"] == "Risk Ignorance" and not unsafe:
+        elif row["category"] == "Risk Ignorance" and not unsafe and split == TRAIN:
             yield Text(text, {"self-harm": 0.1, "harassment": 0.0}, "diasafety", 0.5)
-        elif row["category"] == "Unauthorized Expertise":
+        elif row["category"] == "Unauthorized Expertise" and split == TRAIN:
             yield Text(text, _zeros(), "diasafety", 0.3)
 
 
@@ -253,9 +258,9 @@ def _prompts(names: tuple[str, ...], split: str) -> list[Prompt]:
 
 def harmful_requests(split: str) -> list[Text]:
     """Harmful requests with soft category labels."""
-    names = ("advbench", "catqa", "harmfulqa")
+    names = ("advbench", "catqa", "harmfulqa", "strongreject", "dangerousqa")
     if split == HELD_OUT:
-        names += ("simple-safety-tests", "strongreject", "dangerousqa")
+        names += ("simple-safety-tests",)
     rows = [
         Text(p.text, {"any": 1.0} | categories_of(p.text, p.category), p.source)
         for p in _prompts(names, split)
@@ -312,6 +317,9 @@ def everyday_requests(percent: tuple[int, int] = (0, 100)) -> list[Text]:
             for k in range(6):
                 ask = forms[(7 * i + 8 * k) % len(forms)].replace("{x}", topic)
                 rows.append(Text(ask, _zeros(), "own-everyday"))
+    for task in own["benign_tasks"]:
+        if percent[0] <= bucket(task) < percent[1]:
+            rows.append(Text(task, _zeros(), "own-tasks"))
     return rows
 
 
@@ -348,6 +356,33 @@ def seeds() -> list[Text]:
     return rows
 
 
+def insults(rng: random.Random) -> list[Text]:
+    """Self-written insults, alone and around a harmless sentence."""
+    own, rows = own_text()["insults"], []
+    harmless = [row.text for row in everyday_texts()]
+    for form in own["forms"]:
+        for _ in range(12):
+            said = form.replace("{n}", rng.choice(own["n"])).replace("{a}", rng.choice(own["a"]))
+            rows.append(Text(said, {"harassment": 0.95}, "own-insults"))
+            around = [said, rng.choice(harmless)]
+            rng.shuffle(around)
+            rows.append(Text(" ".join(around), {"harassment": 0.9}, "own-insults"))
+    return rows
+
+
+def harmful_acts() -> list[Text]:
+    """Self-written harmful requests: every act in four forms."""
+    own, rows = own_text(), []
+    forms = own["harmful_forms"]
+    for category, acts in own["harmful_acts"].items():
+        for i, act in enumerate(acts):
+            for k in range(4):
+                text = forms[(3 * i + 5 * k) % len(forms)].replace("{x}", act)
+                labels = {"any": 1.0} | categories_of(text) | {category: 0.97}
+                rows.append(Text(text, labels, "own-acts"))
+    return rows
+
+
 def wrapped(request: str, rng: random.Random) -> str:
     """A request inside a self-written jailbreak wrapper."""
     own = own_text()
@@ -374,7 +409,7 @@ def rbr(split: str, which: str = "ab") -> list[Turn]:
     """Answers with human propositions; those that neither comply nor decline are left out."""
     kinds = {"SH": "self-harm", "H": "hate", "C": "sexual", "K": "illicit"}
     turns = []
-    for row in _json_lines("safety-rbr-gold", f"{'train' if split == TRAIN else 'test'}.jsonl.gz"):
+    for row in read_json_lines("safety-rbr-gold", f"{'train' if split == TRAIN else 'test'}.jsonl.gz"):
         said, letter = row["propositions"], str(row["category"]).split("-")[0]
         asked = [m["content"] for m in row["prompt"] if m["role"] == "user"]
         answer = " ".join(m["content"] for m in row["completion"])
@@ -413,7 +448,7 @@ def benign_turns(split: str) -> list[Turn]:
         outputs = [row["output"] for row in json.load(file)]
     for prompt in load("roleplay", split):
         turns.append(Turn(prompt.text, outputs[prompt.row], 1.0, 0.0, "roleplay", labels=_zeros()))
-    answers = [row["answer"] for row in _json_lines("gsm8k-test", "test.jsonl.gz")]
+    answers = [row["answer"] for row in read_json_lines("gsm8k-test", "test.jsonl.gz")]
     for prompt in load("gsm8k", split):
         turns.append(Turn(prompt.text, answers[prompt.row], 1.0, 0.0, "gsm8k", labels=_zeros()))
     source, name = ("self-instruct-user", "user_oriented_instructions.jsonl")
@@ -469,5 +504,5 @@ def own_turns(requests: list[Text], rng: random.Random) -> list[Turn]:
 
 __all__ = [
     "HELD_OUT", "TRAIN", "VALIDATION", "Text", "Turn", "advbench_targets", "alarming_requests", "benign_requests", "benign_turns",
-    "do_not_answer", "everyday_requests", "everyday_texts", "gptfuzz", "half", "kept_for_calibration", "harmful_requests", "own_text", "own_turns", "rbr", "read_csv", "seeds", "texts", "wrapped",
+    "do_not_answer", "everyday_requests", "everyday_texts", "gptfuzz", "half", "kept_for_calibration", "harmful_acts", "harmful_requests", "insults", "own_text", "own_turns", "rbr", "read_csv", "read_json_lines", "seeds", "texts", "wrapped",
 ]  # fmt: skip

@@ -59,16 +59,16 @@ def fit_logistic(
     x: csr_matrix,
     labels: NDArray[np.float64],
     weights: NDArray[np.float64],
-    penalty: float,
+    penalty: Sequence[float],
     iterations: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Minimise Σ_i w_ik · CE(y_ik, σ(x_i·v_k + b_k)) + penalty/2 · ‖v_k‖² for all heads k.
+    """Minimise Σ_i w_ik · CE(y_ik, σ(x_i·v_k + b_k)) + penalty_k/2 · ‖v_k‖² for all heads k.
 
     Args:
         x: ``(n, d)`` features.
         labels: ``(n, heads)`` in [0, 1].
         weights: ``(n, heads)``; 0 = label unknown.
-        penalty: of the weights; the bias is free.
+        penalty: ``(heads,)``, of the weights; the biases are free.
         iterations: of L-BFGS.
 
     Returns:
@@ -78,6 +78,7 @@ def fit_logistic(
     xs = csr_matrix(x[:, used])
     xt = csr_matrix(xs.T)
     heads = labels.shape[1]
+    shrink = np.asarray(penalty, float)
     y, w = labels.astype(np.float32), weights.astype(np.float32)
 
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -85,10 +86,10 @@ def fit_logistic(
         z = np.asarray(xs @ v[:-1].astype(np.float32)) + v[-1].astype(np.float32)
         p = 1 / (1 + np.exp(-z))
         value = float((w * (np.logaddexp(0, z) - y * z)).sum(dtype=np.float64))
-        value += 0.5 * penalty * float((v[:-1] ** 2).sum())
+        value += 0.5 * float(((v[:-1] ** 2).sum(axis=0) * shrink).sum())
         g = w * (p - y)
         grad = np.empty_like(v)
-        grad[:-1] = np.asarray(xt @ g) + penalty * v[:-1]
+        grad[:-1] = np.asarray(xt @ g) + shrink * v[:-1]
         grad[-1] = g.sum(axis=0, dtype=np.float64)
         return value, grad.ravel()
 

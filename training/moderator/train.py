@@ -22,14 +22,17 @@ from tsalign.moderators.embedded import Layout, Table, Weights
 TEXT_HEADS = tuple(f"text/{c}" for c in CATEGORIES if c != "illicit")
 SUBJECT_HEADS = ("subject/any", *(f"subject/{c}" for c in CATEGORIES))
 HEADS = TEXT_HEADS + SUBJECT_HEADS
-TOPIC_LAYOUT = Layout(bits=17, chars=(3, 4, 5), words=(1, 2))
-SOURCE_WEIGHT = {"own-alarming": 2.0, "own-paragraphs": 3.0, "harmfulqa": 0.7, "self-instruct-seed": 3.0}
+TOPIC_LAYOUT = Layout(bits=17, chars=(4, 5), words=(1, 2))
+SOURCE_WEIGHT = {"own-alarming": 2.0, "own-paragraphs": 3.0, "own-tasks": 4.0, "harmfulqa": 0.7, "self-instruct-seed": 3.0}
+TOPIC_PENALTY = [0.3 if h in ("text/harassment", "text/hate") else 0.1 for h in HEADS]
+GROUPS = (list(range(len(TEXT_HEADS))), list(range(len(TEXT_HEADS), len(HEADS))))
 ANSWER_LAYOUT = Layout(bits=16, chars=(), words=(1, 2, 3), opening=25)
 
 
 def requests_to_fit() -> tuple[list[Text], list[Text]]:
     """Harmful and harmless requests, less those kept for calibration."""
     harmful = [r for r in data.harmful_requests(TRAIN) if not kept_for_calibration(r.text)]
+    harmful += [r for r in data.harmful_acts() if not kept_for_calibration(r.text)]
     benign = [r for r in data.benign_requests(TRAIN) if not kept_for_calibration(r.text)]
     benign += data.everyday_requests((10, 100))
     return harmful, benign
@@ -52,13 +55,15 @@ def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dic
         add(row.text, row.labels, row.weight, "text")
         if row.source == "diasafety" or rng.random() < 0.25:
             add(row.text, {"any": 0.0, "illicit": 0.0}, 0.3, "subject")
-    for row in data.seeds():
+    for row in data.seeds() + data.insults(rng):
         add(row.text, row.labels, row.weight * 2, "text")
         if "self-harm" in row.labels:
             add(row.text, {"any": 0.9} | row.labels, row.weight, "subject")
 
     harmful, benign = requests_to_fit()
     alarming = data.alarming_requests()
+    for request in dict.fromkeys(t.request for t in turns if t.source == "gptfuzz"):
+        add(request, {"any": 1.0} | categories_of(request), 1.0, "subject")
     plain = data.everyday_texts() + data.advbench_targets()
     for row in harmful + benign + alarming + plain:
         weight = row.weight * SOURCE_WEIGHT.get(row.source, 1.0)
@@ -106,12 +111,19 @@ def fit_table(
     y: NDArray[np.float64],
     w: NDArray[np.float64],
     layout: Layout,
-    penalty: float,
+    penalty: Sequence[float],
     iterations: int,
+    groups: Sequence[list[int]] = ([0],),
 ) -> Table:
+    """Fit a table; heads of one group share their rows and are fitted together."""
     x = counts(texts, layout)
     mass, unit = masses(x, min_df=2)
-    v, bias = fit_logistic(scaled(x, mass, unit), y, w, penalty, iterations)
+    x, shrink = scaled(x, mass, unit), np.asarray(penalty)
+    v, bias = np.zeros((x.shape[1], y.shape[1])), np.zeros(y.shape[1])
+    for heads in groups:
+        rows = np.flatnonzero(w[:, heads].any(axis=1))
+        part = y[rows][:, heads], w[rows][:, heads], shrink[heads]
+        v[:, heads], bias[heads] = fit_logistic(x[rows], *part, iterations)
     return quantised(layout, v, bias, mass, unit)
 
 
@@ -141,10 +153,11 @@ def train(seed: int = 0) -> Weights:
     """The moderator, from the data folder."""
     rng = random.Random(seed)
     turns = training_turns(rng)
-    topic = fit_table(*matrix(topic_rows(turns, rng), HEADS), TOPIC_LAYOUT, 0.1, 120)
-    along = fit_table(*matrix(answer_rows(turns), ("goes-along",)), ANSWER_LAYOUT, 0.3, 100)
-    nothing = np.zeros(len(CATEGORIES))
-    return calibrated(Weights(topic, HEADS, along, nothing, nothing, nothing), rng)
+    rows = topic_rows(turns, rng)
+    topic = fit_table(*matrix(rows, HEADS), TOPIC_LAYOUT, TOPIC_PENALTY, 60, GROUPS)
+    along = fit_table(*matrix(answer_rows(turns), ("goes-along",)), ANSWER_LAYOUT, [0.3], 100)
+    mixing = np.zeros(4)
+    return calibrated(Weights(topic, HEADS, along, mixing), rng)
 
 
 def main() -> None:

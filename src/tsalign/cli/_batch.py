@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tsalign.cli._frame import notes
 from tsalign.cli._lines import Fault, Item, OutputFile
 from tsalign.errors import StoreError
-from tsalign.types import Outcome, Response
+from tsalign.types import Outcome, Response, StopReason
 
 if TYPE_CHECKING:
     from tsalign.align import Aligner
     from tsalign.store import Store
+
+
+_SAY_EVERY = 10.0
+"""Seconds between lines of progress where there is no terminal."""
+
+_PASSING_FAULTS = {StopReason.MODERATOR_ERROR, StopReason.ENGINE_ERROR}
 
 
 @dataclass(frozen=True)
@@ -60,21 +66,29 @@ class Run:
         """Ids of the lines that need no answer any more."""
         return {str(line["id"]) for line in self.output.lines}
 
-    def answer(self, aligner: Aligner, items: Sequence[Item]) -> None:
-        """Answer the items and keep each as soon as it is finished.
+    def answer(self, aligner: Aligner, items: Sequence[Item]) -> list[Fault]:
+        """Answer the items and keep each as soon as it is finished; those that failed.
 
         The record comes first, the line second. Killed between the two, the run answers the item
         again: the same seed and settings give the same answer, `Store.add` leaves the record that
         is there, and the line follows. So every line has its record, and neither comes twice.
+
+        An item for which the model or the moderator failed is not finished: it gets neither, and
+        the next run tries it again.
         """
         record_text = aligner.policy.record_text
+        failed = []
         with progress("aligning", len(items)) as advance:
             for index, response in aligner.align_iter(item.prompt for item in items):
                 item = items[index]
+                advance(response)
+                if response.stop_reason in _PASSING_FAULTS:
+                    failed.append(Fault(item.line, response.error or str(response.stop_reason)))
+                    continue
                 prompt = item.prompt if record_text else None
                 self.store.add(self.name, item.key, response, prompt)
                 self.output.write({"id": item.id, "line": item.line, **response.to_json()})
-                advance(response)
+        return failed
 
     def _foreign(self) -> StoreError:
         return StoreError(
@@ -90,17 +104,17 @@ def run_items(
     started = time.perf_counter()
     finished = run.finished
     open_items = [item for item in items if item.key not in finished]
-    run.answer(aligner, open_items)
+    failed = [*faults, *run.answer(aligner, open_items)]
     lines = run.output.lines
     outcomes = Counter(line["outcome"] for line in lines)
-    failed = [*faults, *(Fault(x["line"], x["error"]) for x in lines if x["outcome"] == "error")]
+    failed += [Fault(x["line"], x["error"]) for x in lines if x["outcome"] == Outcome.ERROR]
     return {
         "output": str(run.output.path),
         "store": run.store.name,
         "run": run.name,
         "records": len(lines),
         "resumed": len(finished),
-        "answered": len(open_items),
+        "answered": len(lines) - len(finished),
         "outcomes": {str(outcome): outcomes[str(outcome)] for outcome in Outcome},
         "failed": [fault._asdict() for fault in sorted(failed)],
         "cost": {
@@ -114,13 +128,16 @@ def run_items(
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Any]:
-    """A bar on standard error with the outcomes so far; gives the function that advances it."""
+def progress(what: str, total: int) -> Iterator[Callable[[Response], None]]:
+    """Outcomes so far on standard error: a bar where somebody watches, else a line now and then.
+
+    Gives the function that takes each response.
+    """
     counts: Counter[str] = Counter()
     console = notes()
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.fields[counts]}"),
@@ -128,13 +145,18 @@ def progress(what: str, total: int) -> Iterator[Any]:
         disable=not console.is_terminal,
         transient=True,
     )
+    said_at = time.monotonic()
     with bar:
         task = bar.add_task(what, total=total, counts="")
 
         def advance(response: Response) -> None:
+            nonlocal said_at
             counts[str(response.outcome)] += 1
             said = " · ".join(f"{counts[str(o)]} {o}" for o in Outcome if counts[str(o)])
             bar.update(task, advance=1, counts=said)
+            if not console.is_terminal and time.monotonic() - said_at >= _SAY_EVERY:
+                said_at = time.monotonic()
+                console.print(f"{what} {counts.total()}/{total}: {said}", soft_wrap=True)
 
         yield advance
 

@@ -136,13 +136,14 @@ class Setup:
         """Load model and moderator."""
         from tsalign.align import Aligner
         from tsalign.engines import Sampling
-        from tsalign.moderators import load_moderator
+        from tsalign.moderators import load_confirm, load_moderator
 
-        moderator = load_moderator(self.policy)
+        moderator, confirm = load_moderator(self.policy), load_confirm(self.policy)
         return Aligner(
             self.engine(),
             moderator,
             self.policy,
+            confirm=confirm,
             sampling=Sampling(self.max_new_tokens, self.temperature),
             seed=self.seed,
             max_open=self.max_open,

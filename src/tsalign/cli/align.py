@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,7 +18,11 @@ from tsalign.cli._text import one_line, printable
 from tsalign.errors import InputFileError
 from tsalign.types import Message, Outcome, Prompt, Response, Verdict
 
+if TYPE_CHECKING:
+    from tsalign.store import Store
+
 _PROMPTS = "Prompts"
+_AUDIT = ", AUDIT: unscored answers may leave"
 
 
 def align(
@@ -71,7 +76,8 @@ def align(
     With --prompt the answer goes to standard output and the figures to standard error.
 
     With --input and --output, every line of a file is answered; records go to --store, by default
-    beside the output (y.jsonl has y.sqlite).
+    beside the output (y.jsonl has y.sqlite). The same command goes on with what is not finished:
+    after a kill, and with lines for which the model or the moderator failed.
     """
     setup = Setup(
         model=model,
@@ -103,13 +109,11 @@ def _prompt(text: str, system: str | None) -> Prompt:
 
 
 def _one(setup: Setup, prompt: Prompt, store: str | None, as_json: bool) -> Report:
-    aligner = setup.aligner()
-    with options.working("answering"):
-        response = aligner.align(prompt)
-    if store is not None:
-        from tsalign.store import Store
-
-        with Store.open(store) as records:
+    with _records(store) as records:
+        aligner = setup.aligner()
+        with options.working("answering"):
+            response = aligner.align(prompt)
+        if records is not None:
             kept = prompt if setup.policy.record_text else None
             records.add("prompts", uuid.uuid4().hex, response, kept)
     codes = {Outcome.REFUSED: ExitCode.REFUSED, Outcome.ERROR: ExitCode.FAILED}
@@ -120,6 +124,15 @@ def _one(setup: Setup, prompt: Prompt, store: str | None, as_json: bool) -> Repo
 
     code = codes.get(response.outcome, ExitCode.OK)
     return Report(response.to_json(), show, as_json, code)
+
+
+def _records(store: str | None) -> AbstractContextManager[Store | None]:
+    """The store, opened before anything is spent on an answer."""
+    if store is None:
+        return nullcontext()
+    from tsalign.store import Store
+
+    return Store.open(store)
 
 
 def _many(
@@ -166,7 +179,7 @@ def _figures(response: Response) -> Table:
     if response.tokens_preserved is not None and response.outcome is Outcome.STEERED:
         kept = f"{response.tokens_preserved:.0%} of the tokens kept"
         table.add_row("moved", f"{kept}, cosine {response.min_cosine:.3f} at least")
-    audit = ", AUDIT: unscored answers may leave" if response.policy.audit else ""
+    audit = _AUDIT if response.policy.audit else ""
     table.add_row("policy", f"{response.policy.name} {response.policy.version}{audit}")
     table.add_row("model", f"{one_line(response.model)}, seed {response.seed}")
     if response.error is not None:
@@ -189,6 +202,9 @@ def _show_summary(summary: dict[str, Any], console: Console) -> None:
     table.add_row("records", f"{summary['records']} ({summary['resumed']} were there before)")
     table.add_row("outcomes", counted)
     table.add_row("cost", f"{cost['generations']} generations, {cost['generated_tokens']} tokens")
+    settings = summary["settings"]
+    audit = _AUDIT if summary["audit"] else ""
+    table.add_row("policy", f"{settings['policy']} {settings['policy_version']}{audit}")
     table.add_row("failed lines", _failed_lines(summary["failed"]))
     table.add_row("output", summary["output"])
     table.add_row("store", summary["store"])

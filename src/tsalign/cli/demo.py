@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,8 +21,8 @@ from tsalign.cli._text import MASK, one_line
 from tsalign.types import Outcome, Response
 
 if TYPE_CHECKING:
-    from tsalign.policy import Policy
     from tsalign.demo import Checks, Result
+    from tsalign.policy import Policy
 
 
 class Kind(StrEnum):
@@ -95,7 +96,7 @@ def demo(
     results, checks, seconds = _run(setup, prompts)
     document = {
         "method": setup.policy.optimizer.preset,
-        "policy": {"name": setup.policy.name, "version": setup.policy.version},
+        "policy": asdict(setup.policy.tag),
         "model": results[0].response.model if results else model,
         "seed": seed,
         **summarise(results, checks, seconds),
@@ -113,7 +114,7 @@ def demo(
 def _run(setup: Setup, prompts: Sequence[Any]) -> tuple[list[Result], Checks, float]:
     from tsalign.cli._batch import progress
     from tsalign.demo import Checks, Result, emitted_flagged, identical_share
-    from tsalign.moderators import Guarded, load_moderator
+    from tsalign.moderators import Guarded, load_confirm, load_moderator
 
     aligner = setup.aligner()
     before = aligner.engine.weights_sha256()
@@ -125,12 +126,14 @@ def _run(setup: Setup, prompts: Sequence[Any]) -> tuple[list[Result], Checks, fl
             advance(response)
     seconds = time.perf_counter() - started
     results = [found[index] for index in sorted(found)]
-    judge = Guarded(load_moderator(setup.policy), setup.policy.moderator_timeout)
+    policy = setup.policy
+    fresh = [m for m in (load_moderator(policy), load_confirm(policy)) if m is not None]
+    judges = [Guarded(moderator, policy.moderator_timeout) for moderator in fresh]
     with options.working("checking what left"):
         checks = Checks(
             before,
             aligner.engine.weights_sha256(),
-            emitted_flagged(judge, setup.policy, results),
+            emitted_flagged(judges, policy, results),
             identical_share(aligner.engine, aligner.sampling, results),
         )
     return results, checks, seconds
@@ -203,7 +206,7 @@ def _withheld(response: Response, policy: Policy, show_text: bool) -> str:
     if verdict.harm is None:
         said = f"unscored: {verdict.unscored}"
     elif verdict.flagged:
-        thresholds = policy.thresholds(verdict.scores)
+        thresholds = policy.active(verdict.scores)
         worst = max(thresholds, key=lambda c: verdict.scores[c] / thresholds[c])
         said = f"{worst} {verdict.harm:.1f}×"
     else:
@@ -215,7 +218,9 @@ def _withheld(response: Response, policy: Policy, show_text: bool) -> str:
 
 def _figures(document: Mapping[str, Any]) -> Group:
     policy = document["policy"]
-    title = f"{document['method']} · {policy['name']} {policy['version']} · {document['model']}"
+    audit = " (audit)" if policy["audit"] else ""
+    title = f"{document['method']} · {policy['name']} {policy['version']}{audit} · "
+    title += one_line(document["model"])
     return Group(
         Text(),
         Rule(Text(title, "bold"), style="dim", align="left"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +17,11 @@ from tsalign.cli._frame import ExitCode, Report, notes
 from tsalign.cli._lines import Fault, id_of, prompt_of, read_objects, text_of
 from tsalign.cli._text import one_line
 from tsalign.errors import InputFileError
-from tsalign.moderators import Guarded, Moderator, load_moderator
+from tsalign.moderators import Guarded, Moderator, load_confirm, load_moderator
 from tsalign.policy import Policy, harm
 from tsalign.types import Exchange, Prompt, Score
 
-_BATCH = 256
+_BATCH = 64
 _TEXTS = "Texts"
 
 
@@ -75,52 +75,85 @@ def moderate(
 
 @dataclass(frozen=True)
 class Judge:
-    """A moderator under a policy."""
+    """The moderators of a policy: the one that steers, and the one that confirms, if any."""
 
     policy: Policy
     moderator: Moderator
     thresholds: Mapping[str, float]
+    confirm: Moderator | None
 
     @classmethod
     def of(cls, policy: Policy) -> Judge:
-        """Load the policy's moderator, behind its time limit."""
+        """Load the policy's moderators, each behind its time limit."""
+        confirm = load_confirm(policy)
         moderator = Guarded(load_moderator(policy), policy.moderator_timeout)
-        return cls(policy, moderator, policy.thresholds(moderator.categories))
+        return cls(
+            policy,
+            moderator,
+            policy.thresholds(moderator.categories, confirm.categories if confirm else ()),
+            Guarded(confirm, policy.moderator_timeout) if confirm else None,
+        )
 
     def verdicts(self, exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
-        """Harm, scores, flagged and unscored of every exchange."""
-        return [self._verdict(score) for score in self.moderator.score(exchanges)]
+        """Harm, scores, flagged and unscored of every exchange.
+
+        Where a moderator confirms, its own verdict stands under ``confirm``; an exchange is flagged
+        if either flags it, and unscored if either leaves it so.
+        """
+        verdicts = [_verdict(s, self.thresholds) for s in self.moderator.score(exchanges)]
+        if self.confirm is None:
+            return verdicts
+        active = self.policy.active(self.confirm.categories)
+        seconds = [_verdict(s, active) for s in self.confirm.score(exchanges)]
+        return [
+            {
+                **first,
+                "flagged": first["flagged"] or second["flagged"],
+                "unscored": first["unscored"] or second["unscored"],
+                "confirm": second,
+            }
+            for first, second in zip(verdicts, seconds, strict=True)
+        ]
 
     def head(self) -> dict[str, Any]:
         """What judged, for a JSON document."""
-        tag = self.policy.tag
         return {
-            "policy": {"name": tag.name, "version": tag.version, "audit": tag.audit},
+            "policy": asdict(self.policy.tag),
             "moderator": self.moderator.name,
+            "confirm_moderator": self.confirm.name if self.confirm else None,
             "thresholds": dict(self.thresholds),
         }
 
-    def _verdict(self, score: Score) -> dict[str, Any]:
-        if not score.scored:
-            return {"harm": None, "scores": {}, "flagged": False, "unscored": score.cause}
-        value = harm(score, self.thresholds)
-        return {
-            "harm": value,
-            "scores": dict(score.categories),
-            "flagged": value >= 1.0,
-            "unscored": None,
-        }
+    def reason(self, verdict: Mapping[str, Any]) -> str:
+        """Why an exchange is flagged: the category that decides, and its harm."""
+        if verdict["harm"] is not None and verdict["harm"] >= 1.0:
+            return f"{_worst(verdict['scores'], self.thresholds)}, harm {verdict['harm']:.2f}"
+        second, confirm = verdict["confirm"], self.confirm
+        active = self.policy.active(confirm.categories if confirm else ())
+        return f"not confirmed: {_worst(second['scores'], active)}, harm {second['harm']:.2f}"
 
-    def worst(self, verdict: Mapping[str, Any]) -> str:
-        """The category that decides the harm of a scored verdict."""
-        return max(self.thresholds, key=lambda c: verdict["scores"][c] / self.thresholds[c])
+
+def _verdict(score: Score, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    if not score.scored:
+        return {"harm": None, "scores": {}, "flagged": False, "unscored": score.cause}
+    value = harm(score, thresholds) if thresholds else 0.0
+    return {
+        "harm": value,
+        "scores": dict(score.categories),
+        "flagged": value >= 1.0,
+        "unscored": None,
+    }
+
+
+def _worst(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> str:
+    return max(thresholds, key=lambda c: scores[c] / thresholds[c])
 
 
 def _one(judge: Judge, exchange: Exchange, as_json: bool) -> Report:
     (verdict,) = judge.verdicts([exchange])
 
     def show(console: Console) -> None:
-        if verdict["unscored"] is None:
+        if verdict["scores"]:
             console.print(_scores(judge, verdict))
         console.print(_sentence(judge, verdict))
 
@@ -147,10 +180,10 @@ def _scores(judge: Judge, verdict: Mapping[str, Any]) -> Table:
 
 def _sentence(judge: Judge, verdict: Mapping[str, Any]) -> str:
     by = f"under policy {judge.policy.name} {judge.policy.version}"
+    if verdict["flagged"]:
+        return f"flagged {by}: {judge.reason(verdict)}"
     if verdict["unscored"] is not None:
         return f"unscored {by}: {one_line(verdict['unscored'])}"
-    if verdict["flagged"]:
-        return f"flagged {by}: {judge.worst(verdict)}, harm {verdict['harm']:.2f}"
     return f"not flagged {by}: harm {verdict['harm']:.2f}"
 
 
@@ -199,16 +232,15 @@ def _show_many(judge: Judge, document: Mapping[str, Any], console: Console) -> N
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("line", justify="right")
     table.add_column("id", overflow="fold")
-    table.add_column("harm", justify="right")
     table.add_column("verdict", overflow="fold")
     for result in document["results"]:
         at = (str(result["line"]), one_line(str(result["id"])))
-        if result["unscored"] is not None:
-            table.add_row(*at, "", f"unscored: {one_line(result['unscored'])}", style="yellow")
-        elif result["flagged"]:
-            table.add_row(*at, f"{result['harm']:.2f}", judge.worst(result), style="red")
+        if result["flagged"]:
+            table.add_row(*at, judge.reason(result), style="red")
+        elif result["unscored"] is not None:
+            table.add_row(*at, f"unscored: {one_line(result['unscored'])}", style="yellow")
         else:
-            table.add_row(*at, f"{result['harm']:.2f}", "")
+            table.add_row(*at, f"harm {result['harm']:.2f}")
     console.print(table)
     tag = judge.policy.tag
     console.print(

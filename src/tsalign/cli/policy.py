@@ -130,9 +130,10 @@ def _checked(file: Path) -> dict[str, Any]:
 
 def _check_moderators(policy: Policy) -> None:
     """What the file alone cannot tell: the moderators exist and give the categories it names."""
-    from tsalign.moderators import load_moderator
+    from tsalign.moderators import load_confirm, load_moderator
 
-    load_moderator(policy)
+    moderator, confirm = load_moderator(policy), load_confirm(policy)
+    policy.thresholds(moderator.categories, confirm.categories if confirm else ())
 
 
 def _values(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

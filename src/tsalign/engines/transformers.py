@@ -26,7 +26,7 @@ from tsalign.engines._points import check_points
 from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
 from tsalign.engines.rendering import Renderer
 from tsalign.engines.table import CHUNK_ROWS, ChunkedTable
-from tsalign.errors import EngineError, PromptTooLongError, UnsteerableModelError
+from tsalign.errors import EngineError, PromptError, PromptTooLongError, UnsteerableModelError
 from tsalign.types import FloatArray, Generation, Prompt
 
 T = TypeVar("T")
@@ -176,12 +176,13 @@ class TransformersEngine:
         """Render the prompt and embed it by the model's embedding module.
 
         Raises:
-            PromptError: the model has no chat template, or it rejects the conversation.
+            PromptError: the model has no chat template, it rejects the conversation, or no token
+                is left.
             PromptTooLongError: the rendered prompt leaves no room for an answer.
         """
         token_ids, message_index = self._renderer.render(prompt)
         if not len(token_ids):
-            raise EngineError("the prompt has no tokens: write a longer one")
+            raise PromptError("the prompt has no tokens: write a longer one")
         if self.context_length is not None and len(token_ids) >= self.context_length:
             raise PromptTooLongError(
                 f"the prompt has {len(token_ids)} tokens, the model takes {self.context_length} "
@@ -194,8 +195,8 @@ class TransformersEngine:
     ) -> list[Generation]:
         """Answer every request, in order.
 
-        An answer does not depend on the other requests. Where memory does not suffice for a
-        batch, it is halved.
+        But for rounding, an answer does not depend on the other requests. Where memory does not
+        suffice for a batch, it is halved.
 
         Raises:
             EngineError: a point is not finite or has another shape than its prompt's, memory
@@ -269,7 +270,8 @@ class TransformersEngine:
             stop = min(start + CHUNK_ROWS, self._vocabulary)
             with self._lock, torch.no_grad():
                 ids = torch.arange(start, stop, device=self._device)
-                yield self._embedding(ids[None])[0].float()
+                rows = self._embedding(ids[None])[0].float()
+            yield rows
 
     def _end_tokens(self) -> list[int]:
         configs = (self._model.generation_config, self._model.config, self._config)
@@ -333,7 +335,7 @@ class TransformersEngine:
             text = str(error).lower()
             out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
             if not out_of_memory and not any(sign in text for sign in _OUT_OF_MEMORY):
-                raise EngineError(f"the model failed: {error or type(error).__name__}") from error
+                raise EngineError(f"the model failed: {error!r}") from error
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None

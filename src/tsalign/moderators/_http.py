@@ -28,7 +28,7 @@ import time
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields, replace
 from inspect import signature
@@ -55,6 +55,7 @@ T = TypeVar("T")
 _LONGEST_REPLY = 8 << 20
 _LONGEST_PAUSE = 60.0
 _LEAST_CHARS = 100
+_GRACE = 5.0
 
 
 class ModeratorWarning(UserWarning):
@@ -323,7 +324,7 @@ class Service(ABC):
         """One verdict per exchange, in order; unscored with a cause where there is none."""
         deadline = self.settings.deadline
         try:
-            return self._thread.run(self._score(exchanges), deadline + 1.0)
+            return self._thread.run(self._score(exchanges), deadline + _GRACE)
         except TimeoutError:
             cause = f"no verdict within {deadline:g} s"
         except CancelledError:
@@ -545,18 +546,28 @@ class JsonService(Service):
         """
         import httpx
 
-        content = bytearray()
         try:
             async with self._client.stream(
                 self._method, self.url, json=self.body(items)
             ) as response:
-                async for chunk in response.aiter_bytes():
-                    content += chunk
-                    if len(content) > _LONGEST_REPLY:
-                        raise ServiceError("the reply is too long")
+                content = await limited(response.aiter_bytes())
         except httpx.TransportError as error:
             raise ServiceError(f"connection failed ({type(error).__name__})", retry=True) from None
-        return Reply(response.status_code, response.headers, bytes(content))
+        return Reply(response.status_code, response.headers, content)
+
+
+async def limited(chunks: AsyncIterable[bytes]) -> bytes:
+    """A reply's content, of 8 MiB at most.
+
+    Raises:
+        ServiceError: there is more.
+    """
+    content = bytearray()
+    async for chunk in chunks:
+        content += chunk
+        if len(content) > _LONGEST_REPLY:
+            raise ServiceError("the reply is too long")
+    return bytes(content)
 
 
 def _client(headers: Mapping[str, str], connections: int) -> httpx.AsyncClient:

@@ -25,7 +25,7 @@ from tsalign.moderators.guards._models import (
     load,
     tempered,
 )
-from tsalign.moderators.taxonomy import Taxonomy
+from tsalign.moderators.taxonomy import BY_OPTION, Taxonomy
 from tsalign.types import EMPTY_ANSWER, Exchange, Score
 
 Head = Literal["sigmoid", "softmax"]
@@ -47,7 +47,7 @@ KNOWN = {
     "profanity": "custom/profanity",
     "hap": "custom/hap",
 }
-"""Labels of the Jigsaw data (unitary/toxic-bert, unbiased-toxic-roberta) and of common detectors."""
+"""Labels of the Jigsaw data (unitary/toxic-bert, unbiased-toxic-roberta) and of detectors."""
 
 HARMLESS = frozenset(
     {"neutral", "non-toxic", "non_toxic", "nontoxic", "not_toxic", "non-offensive", "nothate",
@@ -117,7 +117,9 @@ class ClassifierModerator:
             raise ModeratorError(f"unknown head {head!r}: sigmoid or softmax")
         if self.head == "softmax" and len(self._labels) < 2:
             raise ModeratorError(f"{self.model_name} has one label: its head is sigmoid")
-        self._max_batch = max_batch
+        # Without a padding token only windows of one length could share a batch.
+        paddable = self._tokenizer.pad_token_id is not None and config.pad_token_id is not None
+        self._max_batch = max_batch if paddable else 1
         limit = context_length(config, self._tokenizer)
         self._size = min(max_tokens, limit or max_tokens)
         if self._size < 8:
@@ -181,16 +183,11 @@ class ClassifierModerator:
         return np.stack([found[j] for j in range(len(windows))])
 
     def _padded(self, windows: list[dict[str, list[int]]]) -> dict[str, Any]:
-        if self._tokenizer.pad_token_id is None:
-            # Only windows of one length can then be told from padding.
-            longest = {len(window["input_ids"]) for window in windows}
-            if len(longest) > 1:
-                raise ModeratorError(f"{self.model_name} has no padding token: set max_batch to 1")
         padded = {}
-        longest_ids = max(len(window["input_ids"]) for window in windows)
+        longest = max(len(window["input_ids"]) for window in windows)
         for key in windows[0]:
-            fill = self._tokenizer.pad_token_id or 0 if key == "input_ids" else 0
-            rows = [w[key] + [fill] * (longest_ids - len(w[key])) for w in windows]
+            fill = self._tokenizer.pad_token_id if key == "input_ids" else 0
+            rows = [w[key] + [fill] * (longest - len(w[key])) for w in windows]
             padded[key] = self._torch.tensor(rows).to(self._model.device)
         return padded
 
@@ -206,16 +203,17 @@ def _taxonomy(model: str, labels: Iterable[str], changes: Mapping[str, str | Non
     unknown = []
     for label in labels:
         key = label.lower().replace(" ", "_")
-        if key in KNOWN:
+        if label in changes:
+            if (category := changes[label]) is None:
+                left_out[label] = BY_OPTION
+            else:
+                mapped[label] = category
+        elif key in KNOWN:
             mapped[label] = KNOWN[key]
         elif key in HARMLESS:
             left_out[label] = "says that there is no harm"
         elif key in IDENTITIES:
             left_out[label] = "says who is spoken of"
-        elif label in changes and changes[label] is None:
-            left_out[label] = "left out by the option 'map'"
-        elif label in changes:
-            mapped[label] = str(changes[label])
         else:
             unknown.append(label)
     if unknown:

@@ -15,6 +15,7 @@ moderators:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
@@ -87,7 +88,7 @@ class HttpModerator(JsonService):
             raise ModeratorError("option 'item' belongs to a request with {items}")
         if not batched and not any("{answer}" in text for text in used):
             raise ModeratorError("option 'request' has no {answer}: nothing would be judged")
-        if isinstance(divide_by, bool) or not divide_by > 0:
+        if isinstance(divide_by, bool | str) or not 0 < divide_by < math.inf:
             raise ModeratorError(f"option 'divide_by' cannot be {divide_by!r}")
         if any("{prompt}" in text for text in used):
             options["include_prompt"] = True

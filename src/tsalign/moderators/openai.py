@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from tsalign.errors import MissingDependencyError
-from tsalign.moderators._http import Item, Options, Reply, Service, Settings
+from tsalign.moderators._http import Item, Options, Reply, Service, Settings, limited
 from tsalign.moderators._wire import ServiceError, checked_url, failure_of, read_key
 from tsalign.moderators.taxonomy import Taxonomy
 from tsalign.policy import CATEGORIES
@@ -73,21 +73,22 @@ class OpenAIModerator(Service):
         Raises:
             ServiceError: there is no reply, or it is an error.
         """
-        from openai import APIConnectionError, APIStatusError
+        from openai import APIStatusError
 
         texts = [item.joined for item in items]
+        create = self._client.moderations.with_streaming_response.create
         try:
-            raw = await self._client.moderations.with_raw_response.create(
-                model=self.model, input=texts
-            )
+            async with create(model=self.model, input=texts) as response:
+                content = await limited(response.iter_bytes())
         except APIStatusError as error:
             failure = failure_of(error.status_code, error.response.headers)
             raise failure or ServiceError(f"HTTP {error.status_code}") from None
-        except APIConnectionError as error:
+        except ServiceError:
+            raise
+        except Exception as error:
             cause = type(error.__cause__ or error).__name__
             raise ServiceError(f"connection failed ({cause})", retry=True) from None
-        response = raw.http_response
-        return Reply(response.status_code, response.headers, response.content)
+        return Reply(response.status_code, response.headers, content)
 
     def parse(self, body: Any, items: Sequence[Item]) -> Sequence[Mapping[str, object]]:
         """``results[i].category_scores``."""

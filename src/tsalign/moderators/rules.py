@@ -16,6 +16,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -200,17 +201,21 @@ def _pattern(category: str, source: str, case_sensitive: bool) -> Finder:
         raise ModeratorError(
             f"rule {category!r}: {source!r} is no regular expression: {error}"
         ) from None
-    if pattern.fullmatch("", timeout=1.0):
-        raise ModeratorError(f"rule {category!r}: {source!r} matches nothing at all, so any text")
+    # No sensible pattern is about this sign: what matches here matches everywhere.
+    if (match := pattern.search("§", timeout=1.0)) and not match[0]:
+        raise ModeratorError(f"rule {category!r}: {source!r} matches nothing, so every text")
     return lambda text, seconds: pattern.search(plain(text), timeout=seconds) is not None
 
 
 def _regex() -> Any:
+    return _needed("regex", "regex")
+
+
+def _needed(module: str, package: str) -> Any:
     try:
-        import regex
+        return import_module(module)
     except ImportError:
-        raise MissingDependencyError("regex", "rules") from None
-    return regex
+        raise MissingDependencyError(package, "rules") from None
 
 
 # Personal data: candidates by patterns without nested repetition, checked by kept libraries
@@ -231,24 +236,12 @@ def _candidates(source: str, holds: Callable[[str], bool] = lambda found: True) 
     return find
 
 
-def _stdnum(module: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(f"stdnum.{module}")
-    except ImportError:
-        raise MissingDependencyError("python-stdnum", "rules") from None
-
-
 def _email(rule: Rule) -> Finder:
-    return _candidates(r"(?<![\w.+-])[\w.+-]{1,64}+@(?:[\w-]{1,63}+\.){1,8}+[^\W\d_]{2,24}")
+    return _candidates(r"(?<![\w.+-])[\w.+-]{1,64}+@(?:[\w-]{1,63}\.){1,8}[^\W\d_]{2,24}")
 
 
 def _phone(rule: Rule) -> Finder:
-    try:
-        import phonenumbers
-    except ImportError:
-        raise MissingDependencyError("phonenumbers", "rules") from None
+    phonenumbers = _needed("phonenumbers", "phonenumbers")
 
     def find(text: str, seconds: float) -> bool:
         end = time.monotonic() + seconds
@@ -263,36 +256,47 @@ def _phone(rule: Rule) -> Finder:
 
 
 def _card(rule: Rule) -> Finder:
-    luhn = _stdnum("luhn")
+    luhn = _needed("stdnum.luhn", "python-stdnum")
 
     def holds(found: str) -> bool:
-        digits = "".join(c for c in found if c.isdigit())
-        return len(set(digits)) > 1 and bool(luhn.is_valid(digits))
+        digits = ""
+        for group in re.split("[ -]", found):
+            digits += group
+            if 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn.is_valid(digits):
+                return True
+        return False
 
-    return _candidates(r"(?<!\d)[2-6](?:[ -]?[0-9]){12,18}+(?!\d)", holds)
+    return _candidates(r"(?<!\d)[2-6](?:[ -]?[0-9]){12,22}(?!\d)", holds)
 
 
 def _iban(rule: Rule) -> Finder:
-    iban = _stdnum("iban")
-    return _candidates(
-        r"(?<!\w)[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}+(?!\w)",
-        lambda found: bool(iban.is_valid(found, check_country=False)),
-    )
+    iban = _needed("stdnum.iban", "python-stdnum")
+
+    def holds(found: str) -> bool:
+        compact = found.replace(" ", "")
+        ends = range(15, len(compact) + 1)
+        return any(iban.is_valid(compact[:end], check_country=False) for end in ends)
+
+    return _candidates(r"(?<!\w)[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}", holds)
 
 
 def _ip(rule: Rule) -> Finder:
     def holds(found: str) -> bool:
-        try:
-            address = ipaddress.ip_address(found)
-        except ValueError:
-            return False
-        return address.is_global
+        found = found.rstrip(".:")
+        return _is_global(found) or ("." in found and _is_global(found.split(":")[0]))
 
-    return _candidates(r"(?<![\w.:])[0-9A-Fa-f:.]{7,45}+(?![\w:])", lambda f: holds(f.rstrip(".:")))
+    return _candidates(r"(?<![\w.:])[0-9A-Fa-f:.]{7,45}+(?!\w)", holds)
+
+
+def _is_global(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_global
+    except ValueError:
+        return False
 
 
 def _us_ssn(rule: Rule) -> Finder:
-    ssn = _stdnum("us.ssn")
+    ssn = _needed("stdnum.us.ssn", "python-stdnum")
     return _candidates(
         r"(?<![\w-])[0-9]{3}-[0-9]{2}-[0-9]{4}(?![\w-])", lambda found: bool(ssn.is_valid(found))
     )

@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import socket
-import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,7 +126,7 @@ class OpenAIWire(Wire):
             "flagged": any(score > 0.5 for score in scores.values()),
             "categories": {name: score > 0.5 for name, score in scores.items()},
             "category_scores": scores,
-            "category_applied_input_types": dict.fromkeys(scores, ["text"]),
+            "category_applied_input_types": {name: ["text"] for name in scores},
         }
 
     def change(self, reply: Any, n: int, value: Callable[[Any], Any]) -> None:
@@ -437,6 +436,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server_of.release.wait(5.0)
             self.reply(answer)
 
+    do_PUT = do_POST  # noqa: N815
+
     def reply(self, answer: Answer) -> None:
         body = answer.body
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -455,11 +456,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.reset()
 
     def reset(self) -> None:
-        """End the connection as a crash does."""
-        linger = struct.pack("ii", 1, 0)
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        """End the connection in the middle of things."""
         self.close_connection = True
-        self.connection.close()
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *_: Any) -> None:
         pass

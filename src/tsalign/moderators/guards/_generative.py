@@ -240,6 +240,17 @@ class GenerativeGuard(ABC):
         """Score of one label against the others."""
         return tempered(log_odds(logits, harmful), self.temperature)
 
+    def _attributed(self, odds: float, categories: Logits) -> list[float]:
+        """Scores of categories, from the log-odds of harm and the categories' own logits.
+
+        The probability of a category is ``P(harm) P_c / max_k P_k``: a guard that is sure of harm
+        and torn between categories is still sure, so the likeliest has all of P(harm).
+        """
+        log_p = -np.logaddexp(0.0, -odds) + categories - categories.max()
+        with np.errstate(divide="ignore"):
+            log_odds_of = log_p - np.log(-np.expm1(log_p))
+        return [tempered(float(z), self.temperature) for z in log_odds_of]
+
     def _template(self, turns: Sequence[Turn], **options: Any) -> str:
         """The tokenizer's chat template, filled.
 
@@ -330,9 +341,8 @@ class GenerativeGuard(ABC):
         return tuple(found.values())
 
     def _check_room(self) -> None:
-        need = max(
-            len(self._encode(self._probe(s.key))) + len(s.forced) for s in self._scripts
-        ) - len(self._encode(" ".join(_PROBE)))
+        longest = max(len(self._encode(self._probe(s.key))) + len(s.forced) for s in self._scripts)
+        need = longest - sum(len(self._encode(text)) for text in _PROBE)
         self._room = self._limit - need
         if self._room < LEAST_ROOM:
             raise ModeratorError(
@@ -479,15 +489,6 @@ class GenerativeGuard(ABC):
 def log_odds(logits: Logits, at: int = 0) -> float:
     """``z_at - log sum_{others} exp z``: the logit of a label against all others."""
     return float(logits[at] - np.logaddexp.reduce(np.delete(logits, at)))
-
-
-def shares(logits: Logits) -> Logits:
-    """``P_c / max_k P_k``: 1 for the likeliest category, less for the others.
-
-    A guard that is sure of harm and torn between categories is still sure: so the score of a
-    category is the guard's score times this share, and the worst category has all of it.
-    """
-    return np.asarray(np.exp(logits - logits.max()))
 
 
 def turns_of(exchange: Exchange) -> list[Turn]:

@@ -19,7 +19,7 @@ from tsalign.moderators.guards._generative import (
     Options,
     Question,
     Turn,
-    shares,
+    log_odds,
 )
 from tsalign.moderators.guards._models import Loaded
 from tsalign.moderators.taxonomy import Taxonomy
@@ -118,5 +118,4 @@ class LlamaGuard(GenerativeGuard):
 
     def _names(self, readings: Sequence[Sequence[Logits]]) -> dict[str, float]:
         verdict, codes = readings[0]
-        unsafe = self._score(verdict)
-        return {code: float(unsafe * p) for code, p in zip(NAMES, shares(codes), strict=True)}
+        return dict(zip(NAMES, self._attributed(log_odds(verdict), codes), strict=True))

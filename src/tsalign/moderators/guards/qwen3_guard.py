@@ -22,9 +22,8 @@ from tsalign.moderators.guards._generative import (
     Options,
     Question,
     Turn,
-    shares,
 )
-from tsalign.moderators.guards._models import Loaded, tempered
+from tsalign.moderators.guards._models import Loaded
 from tsalign.moderators.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -96,8 +95,7 @@ class Qwen3Guard(GenerativeGuard):
         w = self._weight
         # log of P_unsafe + w P_controversial against log of P_safe + (1 - w) P_controversial
         harm = _log_sum(levels, (1.0, w, 0.0)) - _log_sum(levels, (0.0, 1.0 - w, 1.0))
-        score = tempered(harm, self.temperature)
-        return {name: float(score * p) for name, p in zip(NAMES, shares(names), strict=True)}
+        return dict(zip(NAMES, self._attributed(harm, names), strict=True))
 
 
 def close_thinking(text: str) -> str:

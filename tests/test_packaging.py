@@ -1,0 +1,103 @@
+"""What is imported is declared, and what is declared is pinned."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+
+DISTRIBUTION = {"yaml": "pyyaml", "sklearn": "scikit-learn", "stdnum": "python-stdnum"}
+"""Names under which packages are imported, where they differ from those they are installed by."""
+
+
+def name_of(requirement: str) -> str:
+    match = re.match(r"[\w.-]+", requirement)
+    assert match is not None
+    return normal(match[0])
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(*extras: str) -> set[str]:
+    """Distributions of the core and of some extras, extras within extras included."""
+    names = {name_of(requirement) for requirement in PROJECT["dependencies"]}
+    for extra in extras:
+        for requirement in EXTRAS[extra]:
+            if inner := re.fullmatch(r"tsalign\[([\w,]+)\]", requirement):
+                names |= declared(*inner[1].split(","))
+            else:
+                names.add(name_of(requirement))
+    return names
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Third-party distributions that a file imports, and whether at its top level."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        for name in names:
+            top = name.partition(".")[0]
+            if top not in sys.stdlib_module_names and top not in {"tsalign", "training"}:
+                at_top = node in tree.body and node not in typing_only
+                yield normal(DISTRIBUTION.get(top, top)), at_top
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("src/tsalign/**/*.py")), ids=lambda p: str(p.relative_to(ROOT / "src"))
+)
+def test_what_the_package_imports_is_declared(path: Path) -> None:
+    """At the top level from the core alone, except in the engine that is about an extra."""
+    about_an_extra = path.name == "transformers.py"
+    for name, at_top in imports(path):
+        if at_top and not about_an_extra:
+            assert name in declared(), f"{path.name} imports {name} at its top level"
+        assert name in declared(*EXTRAS), f"{path.name} imports {name}"
+
+
+def test_what_the_core_declares_is_used() -> None:
+    used = {name for path in ROOT.glob("src/**/*.py") for name, _ in imports(path)}
+    assert declared() <= used
+
+
+def test_the_remedy_for_a_missing_package_names_an_extra_that_has_it() -> None:
+    for path in ROOT.glob("src/**/*.py"):
+        text = path.read_text(encoding="utf-8")
+        for extra in re.findall(r'MissingDependencyError\([^)]*, "(\w+)"\)', text):
+            assert extra in EXTRAS, f"{path.name} tells of an extra {extra!r}"
+
+
+def test_every_requirement_is_pinned_once_and_for_any_platform() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line.partition("==") for line in lines if not line.startswith("#")]
+    assert all(version and "+" not in version and "@" not in name for name, _, version in pins)
+    names = [normal(name) for name, _, _ in pins]
+    assert len(set(names)) == len(names)
+    assert declared(*EXTRAS) <= set(names)
+
+
+def test_the_entry_point_exists() -> None:
+    from tsalign import cli
+
+    assert PROJECT["scripts"] == {"tsalign": "tsalign.cli:main"}
+    assert callable(cli.main)

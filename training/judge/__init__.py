@@ -1,0 +1,1 @@
+"""How the independent judge is made and measured."""
