@@ -151,14 +151,26 @@ def test_no_text_writes_a_control_token(parts: list[str]) -> None:
             assert tokenizer.decode(ids[messages == 0]) == text
 
 
-def test_a_token_of_template_and_words_counts_as_template() -> None:
+def test_a_blank_of_the_template_before_a_word_belongs_to_the_word() -> None:
     for trim in (False, True):
         tokenizer = tiny.byte_level(tiny.LABELS, trim_offsets=trim)
         ids, messages = Renderer(tokenizer).render(Prompt.of("the fox"))
         tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
         at = tokens.index("Ġthe")
-        assert messages[at] == TEMPLATE_ROW
-        assert set(messages[at + 1 : -tokens[::-1].index("Ċ") - 1]) == {0}
+        assert messages[at - 1] == TEMPLATE_ROW
+        assert set(messages[at : -tokens[::-1].index("Ċ") - 1]) == {0}
+        one_word, owners = Renderer(tokenizer).render(Prompt.of("the"))
+        assert 0 in owners[one_word == ids[at]]
+
+
+def test_a_token_of_template_and_words_counts_as_template() -> None:
+    template = "{% for m in messages %}User: th{{ m['content'] }}\n{% endfor %}"
+    tokenizer = tiny.byte_level(template)
+    ids, messages = Renderer(tokenizer).render(Prompt.of("e fox"))
+    tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
+    at = tokens.index("Ġthe")
+    assert messages[at] == TEMPLATE_ROW
+    assert messages[at + 1] == 0
 
 
 def test_a_token_of_the_template_that_is_not_special_cannot_be_written() -> None:

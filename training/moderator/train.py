@@ -53,7 +53,7 @@ def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dic
         if kept_for_calibration(row.text, data.TEXT_PERCENT):
             continue
         add(row.text, row.labels, row.weight, "text")
-        if row.source == "diasafety" or rng.random() < 0.25:
+        if max(row.labels.values()) < 0.15 and rng.random() < 0.4:
             add(row.text, {"any": 0.0, "illicit": 0.0}, 0.3, "subject")
     for row in data.seeds() + data.insults(rng):
         add(row.text, row.labels, row.weight * 2, "text")

@@ -27,8 +27,8 @@ class EmbeddedPrompt:
         point: ``(n_tokens, d_model)`` float32 input embeddings, as the model's embedding module
             gives them.
         message_index: ``(n_tokens,)`` int64; for each row the index of the message whose content
-            the token spells, or `TEMPLATE_ROW`. A token that mixes template and content counts
-            as template.
+            the token spells, or `TEMPLATE_ROW`. A token that mixes template and content,
+            white space aside, counts as template.
     """
 
     prompt: Prompt

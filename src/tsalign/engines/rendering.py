@@ -193,14 +193,20 @@ class Renderer:
             else:
                 first = int(np.searchsorted(ends, token.start, side="right"))
                 last = int(np.searchsorted(ends, token.end - 1, side="right"))
-            whole = 0 <= first == last
-            tokens.append((token.id, pieces[run[first]].message if whole else TEMPLATE_ROW))
-            if first >= 0 and self._is_control(token, text):
-                for at in range(first, last + 1):
-                    start = int(ends[at]) - len(pieces[run[at]].text)
-                    spelt = text[max(token.start, start) : min(token.end, int(ends[at]))]
-                    if pieces[run[at]].message != TEMPLATE_ROW and spelt.strip():
-                        found.add(run[at])
+            parts = {}
+            for at in range(first, last + 1) if first >= 0 else ():
+                start = int(ends[at]) - len(pieces[run[at]].text)
+                parts[run[at]] = text[max(token.start, start) : min(token.end, int(ends[at]))]
+            # White space decides nothing: a template's blank before the first word belongs to it.
+            spelling = [i for i, part in parts.items() if part.strip()] or list(parts)
+            owners = {pieces[i].message for i in spelling}
+            tokens.append((token.id, owners.pop() if len(owners) == 1 else TEMPLATE_ROW))
+            if self._is_control(token, text):
+                found |= {
+                    i
+                    for i, part in parts.items()
+                    if pieces[i].message != TEMPLATE_ROW and part.strip()
+                }
         return found
 
     def _as_letters(self, text: str) -> list[int]:

@@ -20,12 +20,20 @@ __all__ = ["Cached", "Combined", "FakeModerator", "Guarded", "Moderator", "load_
 
 REGISTRY: dict[str, str] = {
     "azure": "tsalign.moderators.azure:AzureModerator",
+    "classifier": "tsalign.moderators.classifier:ClassifierModerator",
+    "custom-guard": "tsalign.moderators.guards.custom:CustomGuard",
     "embedded": "tsalign.moderators.embedded:EmbeddedModerator",
     "fake": "tsalign.moderators.fake:FakeModerator",
+    "granite-guardian": "tsalign.moderators.guards.granite_guardian:GraniteGuardian",
     "http": "tsalign.moderators.http:HttpModerator",
+    "llama-guard": "tsalign.moderators.guards.llama_guard:LlamaGuard",
     "mistral": "tsalign.moderators.mistral:MistralModerator",
     "openai": "tsalign.moderators.openai:OpenAIModerator",
     "perspective": "tsalign.moderators.perspective:PerspectiveModerator",
+    "qwen3guard": "tsalign.moderators.guards.qwen3_guard:Qwen3Guard",
+    "rules": "tsalign.moderators.rules:RulesModerator",
+    "shieldgemma": "tsalign.moderators.guards.shield_gemma:ShieldGemma",
+    "wildguard": "tsalign.moderators.guards.wild_guard:WildGuard",
 }
 """Name in a policy to where the class is; imported when a policy first asks for it."""
 
