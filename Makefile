@@ -57,9 +57,9 @@ docs: setup
 
 # Beside the shipped weights, not over them: compare the figures first.
 assets: setup
-	$(BIN)/python -m training.moderator.train --out $(ASSETS)/moderator
-	$(BIN)/python -m training.chat.train --out $(ASSETS)/chat
-	$(BIN)/python -m training.chat.evaluate --model $(ASSETS)/chat --json $(ASSETS)/chat.json
+	PYTHONPATH=src $(BIN)/python -m training.chat.train --out src/tsalign/assets/chat
+	PYTHONPATH=src $(BIN)/python -m training.moderator.train --out src/tsalign/assets/moderator
+	PYTHONPATH=src $(BIN)/python -m training.judge.train --out src/tsalign/assets/judge
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Comparisons that give the figures of docs/log.md."""

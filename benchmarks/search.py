@@ -21,14 +21,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from training.chat import wrappers
+from training.splits import HELD_OUT, load
 from tsalign.align import Aligner
 from tsalign.engines import Sampling, load_engine
 from tsalign.eval.rules import is_refusal, on_topic
 from tsalign.moderators import load_moderator
 from tsalign.policy import OptimizerSettings, PolicyStore
 from tsalign.types import Outcome
-from training.chat import wrappers
-from training.splits import HELD_OUT, load
 
 SETS = {
     "tuning": ("catqa", "harmfulqa", "dangerousqa", "strongreject"),
@@ -135,7 +135,9 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--set", choices=SETS, default="tuning")
     parser.add_argument("--grid", choices=GRIDS, default="presets")
     parser.add_argument("--only", default="", help="only searches whose name holds this")

@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings as hypothesis_settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tsalign.align import Aligner, is_degenerate, loss, prompt_seed, rejection
@@ -84,7 +85,9 @@ def test_a_flagged_answer_is_steered_to_one_of_the_models_own(preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("nothing", [{"search": {"max_iterations": 0}}, {"budget": {"generations": 1}}])
+@pytest.mark.parametrize(
+    "nothing", [{"search": {"max_iterations": 0}}, {"budget": {"generations": 1}}]
+)
 def test_no_budget_is_plain_generation(preset, nothing):
     benign = FakeEngine(answer=lambda embedded, point: "plain")
     assert make(preset, benign, **nothing).align("hi").text == "plain"
@@ -123,11 +126,8 @@ def test_lock_step_shares_rounds():
 def rounds_of(response):
     """Rounds of a search that asks 1, then 1, 2, 4, ... per iteration of 8."""
     sizes = itertools.chain([1], itertools.cycle([1, 2, 4, 1]))
-    left = response.cost.generations
-    for count, size in enumerate(sizes, 1):
-        left -= size
-        if left <= 0:
-            return count
+    reached = itertools.accumulate(sizes)
+    return 1 + sum(1 for _ in itertools.takewhile(lambda n: n < response.cost.generations, reached))
 
 
 def test_rounds_of_counts_full_and_partial_iterations():
@@ -378,7 +378,9 @@ def test_a_policy_whose_moderators_should_confirm_needs_them():
 # --- engines that fail -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [EngineError("out of memory: use a smaller batch"), RuntimeError("SECRET")])
+@pytest.mark.parametrize(
+    "error", [EngineError("out of memory: use a smaller batch"), RuntimeError("SECRET")]
+)
 def test_an_engine_that_fails_shows_nothing(error):
     engine = FakeEngine()
     engine.error = error

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings as hypothesis_settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tsalign import zo
@@ -188,7 +189,9 @@ def test_rows_that_may_not_move_never_do(name):
         np.testing.assert_array_equal(candidate.point[~mask], start()[~mask])
 
 
-@given(floor=st.floats(0, 0.99), seed=st.integers(0, 1000), preset=st.sampled_from(["fast", "random"]))
+@given(
+    floor=st.floats(0, 0.99), seed=st.integers(0, 1000), preset=st.sampled_from(["fast", "random"])
+)
 @hypothesis_settings(max_examples=25, deadline=None)
 def test_candidates_that_may_be_accepted_keep_the_cosine_floor(floor, seed, preset):
     optimizer = make(preset, seed=seed, min_cosine=floor, max_iterations=4, step_size=2.0,

@@ -71,7 +71,7 @@ def test_a_completion_has_no_template() -> None:
         ([{"role": "user"}], "'role' and 'content'"),
         ([{"content": "hi"}], "'role' and 'content'"),
         (["hi"], "'role' and 'content'"),
-        ({"role": "user", "content": "hi"}, "'role' and 'content'"),
+        ({"role": "user", "content": "hi"}, "list of messages, not dict"),
         ([{"role": "robot", "content": "hi"}], "unknown role 'robot'"),
         ([{"role": "user", "content": None}], "must be text, not NoneType"),
         ([{"role": "user", "content": [{"type": "text"}]}], "must be text, not list"),
@@ -300,3 +300,20 @@ def test_answers_that_did_not_leave_are_not_in_the_json() -> None:
     )
     assert "HIDDEN" not in json.dumps(response(evaluations=(hidden,)).to_json())
     assert "HIDDEN" not in repr(response(evaluations=(hidden,)))
+
+
+def test_values_can_be_copied_and_pickled() -> None:
+    import copy
+    import pickle
+
+    score = Score.of({"hate": 0.25})
+    for other in (copy.deepcopy(score), pickle.loads(pickle.dumps(score))):
+        assert other == score
+        with pytest.raises(TypeError, match="make a new one"):
+            other.categories["hate"] = 0.0
+
+
+def test_a_prompt_that_is_no_prompt_is_named() -> None:
+    for wrong in (None, 3, {"role": "user", "content": "x"}):
+        with pytest.raises(PromptError):
+            Prompt.of(wrong)

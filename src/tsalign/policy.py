@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from tsalign.errors import PolicyError
-from tsalign.types import PolicyTag, Score
+from tsalign.types import FrozenDict, PolicyTag, Score
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -92,7 +92,7 @@ class OptimizerSettings(_Frozen):
     directions: DirectionFamily
     """``rows``: independent Gaussian rows, as published. ``shared``: one offset for all steered
     rows. ``mixed``: the sum of both, with equal variance."""
-    subspace_rank: Annotated[int, Field(ge=1)] | None
+    subspace_rank: Annotated[int, Field(ge=1, strict=True)] | None
     """Directions lie within this many leading principal directions of the table; null: anywhere."""
     orthogonalize: bool
     """Directions of one iteration are made orthogonal to each other, lengths kept."""
@@ -101,27 +101,27 @@ class OptimizerSettings(_Frozen):
     normalization: Literal["normalize", "clip", "none"]
     """What is done to each row of the gradient estimate before a step: unit length, length at
     most 1, or nothing."""
-    perturbation_scale: Annotated[float, Field(gt=0)]
+    perturbation_scale: Annotated[float, Field(gt=0, strict=True)]
     """μ: standard deviation of a coordinate, in units of the RMS of the embedding table."""
-    perturbation_growth: Annotated[float, Field(ge=1)]
+    perturbation_growth: Annotated[float, Field(ge=1, strict=True)]
     """Factor by which μ grows after a flat iteration; 1: it never does, and no number of flat
     iterations ends the search before its budget."""
-    max_perturbation_scale: Annotated[float, Field(gt=0)]
+    max_perturbation_scale: Annotated[float, Field(gt=0, strict=True)]
     """Cap of μ."""
-    spread_floor: Annotated[float, Field(ge=0)]
+    spread_floor: Annotated[float, Field(ge=0, strict=True)]
     """Range of loss (harm) over an iteration up to which the iteration counts as flat."""
-    step_size: Annotated[float, Field(ge=0)]
+    step_size: Annotated[float, Field(ge=0, strict=True)]
     """η: length by which a row moves per step, in units of the table's mean row norm."""
-    num_directions: Annotated[int, Field(ge=1)]
+    num_directions: Annotated[int, Field(ge=1, strict=True)]
     """N: directions per iteration."""
-    plateau_patience: Annotated[int, Field(ge=1)]
+    plateau_patience: Annotated[int, Field(ge=1, strict=True)]
     """Flat iterations at the cap of μ, in a row, after which the search ends."""
-    first_ask: Annotated[int, Field(ge=1)] | None
+    first_ask: Annotated[int, Field(ge=1, strict=True)] | None
     """Size of an iteration's first batch of candidates; each next batch is twice as large. null:
     the whole iteration in one batch."""
-    max_iterations: Annotated[int, Field(ge=0)]
+    max_iterations: Annotated[int, Field(ge=0, strict=True)]
     """Iterations at most; 0 is plain generation."""
-    min_cosine: Annotated[float, Field(ge=-1, le=1)]
+    min_cosine: Annotated[float, Field(ge=-1, le=1, strict=True)]
     """τ: floor of the cosine between the moved and the original point, both flattened."""
     descend: bool
     """Whether the centre moves. False is undirected random search around the original point."""
@@ -136,7 +136,7 @@ class OptimizerSettings(_Frozen):
         if not isinstance(data, Mapping):
             return data
         preset = data.get("preset", "fast")
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ValueError(f"unknown preset {preset!r}{nearest(str(preset), PRESETS)}")
         return {**PRESETS[preset], **data, "preset": preset}
 
@@ -203,10 +203,10 @@ units of the table; those here were chosen on tuning prompts (docs/log.md)."""
 class Budget(_Frozen):
     """What one prompt may cost, the first answer included. A null limit is no limit."""
 
-    generations: Annotated[int, Field(ge=1)] | None = 200
-    tokens: Annotated[int, Field(ge=1)] | None = None
+    generations: Annotated[int, Field(ge=1, strict=True)] | None = 200
+    tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
     """Generated tokens."""
-    seconds: Annotated[float, Field(gt=0)] | None = None
+    seconds: Annotated[float, Field(gt=0, strict=True)] | None = None
     """Wall time. A limit in seconds makes results depend on the machine."""
 
 
@@ -220,14 +220,14 @@ def _known_category(name: str) -> str:
 
 
 Category = Annotated[str, AfterValidator(_known_category)]
-Threshold = Annotated[float, Field(gt=0, le=1)]
+Threshold = Annotated[float, Field(gt=0, le=1, strict=True)]
 
 
 class ModeratorSpec(_Frozen):
     """A moderator by its registered name, with the options of its constructor."""
 
     name: str
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[str, Any], AfterValidator(FrozenDict)] = FrozenDict()
 
 
 def _moderator_spec(value: Any) -> Any:
@@ -239,7 +239,9 @@ class Policy(_Frozen):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     description: str = ""
-    categories: dict[Category, Threshold | None] = Field(default_factory=dict)
+    categories: Annotated[dict[Category, Threshold | None], AfterValidator(FrozenDict)] = (
+        FrozenDict()
+    )
     """Thresholds by category; null switches a category off. Categories that are not named, and
     that a moderator gives, keep ``default_threshold``."""
     default_threshold: Threshold = DEFAULT_THRESHOLD
@@ -248,16 +250,16 @@ class Policy(_Frozen):
     ] = (ModeratorSpec(name="embedded"),)
     combine: Literal["max", "mean"] = "max"
     """How the scores of several moderators become one, per category."""
-    routes: dict[Category, str] = Field(default_factory=dict)
+    routes: Annotated[dict[Category, str], AfterValidator(FrozenDict)] = FrozenDict()
     """Category to the one moderator whose score counts for it."""
     confirm: tuple[Annotated[ModeratorSpec, BeforeValidator(_moderator_spec)], ...] = ()
     """Moderators that must accept, too, whatever leaves. They do not steer."""
-    moderator_timeout: Annotated[float, Field(gt=0)] = 60.0
+    moderator_timeout: Annotated[float, Field(gt=0, strict=True)] = 60.0
     """Seconds that one batch of verdicts may take before it counts as failed."""
     steerable_rows: Literal["last_user", "user", "all"] = "last_user"
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings.of)
     budget: Budget = Budget()
-    naturalness_floor: Annotated[float, Field(le=0)] = -1.0
+    naturalness_floor: Annotated[float, Field(le=0, strict=True)] = -1.0
     """Least naturalness (nats per token) of an acceptable answer."""
     on_exhausted: Literal["refuse", "best"] = "refuse"
     """Budget spent: the refusal message, or the most natural unflagged answer below the floor,
@@ -353,6 +355,8 @@ class Policy(_Frozen):
             data = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
         except yaml.YAMLError as error:
             raise PolicyError(f"{source} is not YAML: {error}") from None
+        except RecursionError:
+            raise PolicyError(f"{source} is not usable: nested too deep") from None
         return cls.parse(data, source)
 
     @classmethod
@@ -449,6 +453,10 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key must be a text", key_node.start_mark
+            )
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"key {key!r} stands twice", key_node.start_mark

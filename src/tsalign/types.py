@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,6 +20,20 @@ from tsalign.errors import PromptError
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that cannot be changed, and that can be copied and pickled."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("a frozen value cannot be changed: make a new one")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
@@ -78,6 +91,10 @@ class Prompt:
             return prompt
         if isinstance(prompt, str):
             return cls((Message("user", prompt),))
+        if not isinstance(prompt, Sequence):
+            raise PromptError(
+                f"a prompt is a text or a list of messages, not {type(prompt).__name__}"
+            )
         messages = []
         for item in prompt:
             if isinstance(item, Message):
@@ -126,7 +143,7 @@ class Score:
         for name, value in self.categories.items():
             if not (math.isfinite(value) and 0.0 <= value <= 1.0):
                 raise ValueError(f"score of {name!r} is {value}: it must lie in [0, 1]")
-        object.__setattr__(self, "categories", MappingProxyType(dict(self.categories)))
+        object.__setattr__(self, "categories", FrozenDict(self.categories))
 
     @classmethod
     def of(cls, categories: Mapping[str, float]) -> Score:
@@ -141,9 +158,6 @@ class Score:
     @property
     def scored(self) -> bool:
         return self.cause is None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Score, (dict(self.categories), self.cause)
 
 
 EMPTY_ANSWER = "empty answer"
@@ -212,7 +226,7 @@ class Evaluation:
     """
 
     origin: AcceptedFrom
-    point: FloatArray | None = field(repr=False)
+    point: FloatArray | None = field(repr=False, compare=False)
     generation: Generation
     score: Score
     harm: float

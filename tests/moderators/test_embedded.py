@@ -52,9 +52,7 @@ def test_character_hashes_are_those_of_a_slow_loop(order: int) -> None:
     slow = []
     for i, (start, end) in enumerate(zip(words.starts, words.ends, strict=True)):
         padded = b" " + bytes(words.data[start:end]) + b" "
-        slow += [
-            (slow_hash(padded[k : k + order]), i) for k in range(len(padded) - order + 1)
-        ]
+        slow += [(slow_hash(padded[k : k + order]), i) for k in range(len(padded) - order + 1)]
     assert list(zip(hashes.tolist(), at.tolist(), strict=True)) == slow
 
 
@@ -126,7 +124,13 @@ def test_it_is_a_moderator() -> None:
 
 
 def test_scores_lie_in_the_unit_interval_and_name_every_category() -> None:
-    texts = [*TEXTS, "!" * 5000, "word " * 5000, "\U0001f600 \u4f60\u597d \u0645\u0631\u062d\u0628\u0627", "\x00\ud800"]
+    texts = [
+        *TEXTS,
+        "!" * 5000,
+        "word " * 5000,
+        "\U0001f600 \u4f60\u597d \u0645\u0631\u062d\u0628\u0627",
+        "\x00\ud800",
+    ]
     for score in EmbeddedModerator().score([exchange(text, "Hello?") for text in texts if text]):
         assert tuple(score.categories) == CATEGORIES
         assert all(0.0 <= value <= 1.0 for value in score.categories.values())
@@ -223,7 +227,7 @@ def test_scores_are_graded_between_refusing_and_complying() -> None:
     got = [most(answer, request) for answer in answers]
     assert len({round(value, 4) for value in got}) == len(got)
     assert got[0] < got[-1]
-    assert 0.0 < got[0] and got[-1] < 1.0
+    assert got[0] > 0.0 and got[-1] < 1.0
 
 
 def test_the_weights_are_small_and_survive_a_round_trip() -> None:

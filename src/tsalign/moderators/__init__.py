@@ -16,7 +16,15 @@ from tsalign.moderators.fake import FakeModerator
 from tsalign.moderators.guard import Guarded
 from tsalign.policy import Policy, nearest
 
-__all__ = ["Cached", "Combined", "FakeModerator", "Guarded", "Moderator", "load_confirm", "load_moderator"]
+__all__ = [
+    "Cached",
+    "Combined",
+    "FakeModerator",
+    "Guarded",
+    "Moderator",
+    "load_confirm",
+    "load_moderator",
+]
 
 REGISTRY: dict[str, str] = {
     "azure": "tsalign.moderators.azure:AzureModerator",
