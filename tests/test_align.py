@@ -328,6 +328,12 @@ def test_only_an_audit_policy_lets_an_unscored_answer_leave_and_says_so(audit):
         assert (response.outcome, response.final) == (Outcome.ERROR, None)
 
 
+def test_a_key_that_is_not_accepted_is_no_outage():
+    refused = FakeModerator(lambda exchange: Score.unscored("x: access denied (HTTP 401)"))
+    response = make(moderator=refused, audit=True, on_moderator_error="open").align("hi")
+    assert response.outcome is Outcome.ERROR
+
+
 def test_an_audit_policy_still_withholds_what_is_flagged():
     engine = FakeEngine(answer=lambda e, p: COMPLY)
     response = make(engine=engine, audit=True, on_moderator_error="open",

@@ -20,7 +20,7 @@ import numpy as np
 from tsalign import zo
 from tsalign.engines.base import EmbeddingTable, Engine, GenerationRequest, Sampling
 from tsalign.errors import EngineError, PolicyError, PromptError, TsalignError
-from tsalign.moderators.base import Moderator
+from tsalign.moderators.base import ACCESS_DENIED, Moderator
 from tsalign.moderators.cache import Cached
 from tsalign.moderators.guard import Guarded
 from tsalign.optimizer import Candidate, Optimizer, Units
@@ -410,8 +410,10 @@ class _Search:
         """What the policy lets leave although it was not accepted; never a flagged answer."""
         if self.reason is StopReason.MODERATOR_ERROR and self.policy.on_moderator_error == "open":
             first = self.evaluations[0]
-            unscored = first.rejection == UNSCORED
-            return replace(first, point=self.embedded.point) if unscored else None
+            denied = ACCESS_DENIED in (first.score.cause or "")
+            if first.rejection != UNSCORED or denied:
+                return None
+            return replace(first, point=self.embedded.point)
         if self.reason is StopReason.ENGINE_ERROR or self.policy.on_exhausted == "refuse":
             return None
         return self._most_natural_unaccepted

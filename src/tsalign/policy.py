@@ -227,7 +227,9 @@ class ModeratorSpec(_Frozen):
     """A moderator by its registered name, with the options of its constructor."""
 
     name: str
-    options: Annotated[dict[str, Any], AfterValidator(FrozenDict)] = FrozenDict()
+    options: Annotated[dict[str, Any], AfterValidator(FrozenDict)] = Field(
+        default_factory=FrozenDict
+    )
 
 
 def _moderator_spec(value: Any) -> Any:
@@ -250,7 +252,9 @@ class Policy(_Frozen):
     ] = (ModeratorSpec(name="embedded"),)
     combine: Literal["max", "mean"] = "max"
     """How the scores of several moderators become one, per category."""
-    routes: Annotated[dict[Category, str], AfterValidator(FrozenDict)] = FrozenDict()
+    routes: Annotated[dict[Category, str], AfterValidator(FrozenDict)] = Field(
+        default_factory=FrozenDict
+    )
     """Category to the one moderator whose score counts for it."""
     confirm: tuple[Annotated[ModeratorSpec, BeforeValidator(_moderator_spec)], ...] = ()
     """Moderators that must accept, too, whatever leaves. They do not steer."""

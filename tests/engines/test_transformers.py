@@ -114,6 +114,20 @@ def test_answers_from_embeddings_equal_those_from_tokens(
         assert likelihood == pytest.approx(naive, abs=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_unmoved_point_gives_what_plain_generation_from_tokens_gives(temperature: float) -> None:
+    engine = make_engine()
+    sampling = Sampling(max_new_tokens=NEW_TOKENS, temperature=temperature)
+    embedded = [asked(engine, question) for question in QUESTIONS]
+    requests = [GenerationRequest(e, e.point, seed) for seed, e in enumerate(embedded)]
+    plain = [
+        engine.generate_from_tokens(e.token_ids, sampling, seed) for seed, e in enumerate(embedded)
+    ]
+    assert engine.generate(requests, sampling) == plain
+    if not temperature:
+        assert tokens_of(plain) == [from_ids(engine, e) for e in embedded]
+
+
 def test_the_engine_keeps_the_contract() -> None:
     engine = make_engine(name="mine")
     assert isinstance(engine, Engine)

@@ -1,6 +1,6 @@
-"""Writes the model card from the held-out figures and the recipe.
+"""Writes the model card from the held-out figures and the recipe; its text is in card.md.
 
-python -m training.chat.card --figures FILE --recipe FILE --out src/tsalign/assets/chat/MODEL_CARD.md
+python -m training.chat.card --figures FILE --recipe FILE --minutes N --out FILE
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +18,8 @@ from tsalign.cli._frame import ExitCode, Report, notes
 from tsalign.cli._lines import Fault, id_of, prompt_of, read_objects, text_of
 from tsalign.cli._text import one_line
 from tsalign.errors import InputFileError
-from tsalign.moderators import Guarded, Moderator, load_confirm, load_moderator
-from tsalign.policy import Policy, harm
+from tsalign.moderators import Guarded, Moderator, explain, load_confirm, load_moderator
+from tsalign.policy import ModeratorSpec, Policy, harm
 from tsalign.types import Exchange, Prompt, Score
 
 _BATCH = 64
@@ -50,6 +51,13 @@ def moderate(
             rich_help_panel=_TEXTS,
         ),
     ] = None,
+    moderator: Annotated[
+        str | None,
+        typer.Option("--moderator", help="A moderator by its name, in place of the policy's."),
+    ] = None,
+    explain_: Annotated[
+        bool, typer.Option("--explain", help="Show how each moderator's names map to ours.")
+    ] = False,
     policy: options.PolicyOption = "default",
     policies: options.PoliciesOption = None,
     as_json: options.JsonOption = False,
@@ -60,9 +68,17 @@ def moderate(
     scored is shown as unscored, with the cause; it is never a number.
     """
     given = [text is not None, prompt is not None or answer is not None, input_ is not None]
-    if sum(given) != 1:
-        raise typer.BadParameter("give one of --text, --prompt with --answer, or --input")
-    judge = Judge.of(options.read_policy(policy, policies))
+    if sum(given) != (0 if explain_ else 1):
+        raise typer.BadParameter(
+            "give one of --text, --prompt with --answer, --input, or --explain"
+        )
+    chosen = options.read_policy(policy, policies)
+    if moderator is not None:
+        spec = ModeratorSpec(name=moderator)
+        chosen = chosen.model_copy(update={"moderators": (spec,), "routes": {}, "confirm": ()})
+    if explain_:
+        return _explanation(chosen, as_json)
+    judge = Judge.of(chosen)
     if input_ is not None:
         return _many(judge, input_, as_json)
     if text is not None:
@@ -71,6 +87,17 @@ def moderate(
         raise typer.BadParameter("--prompt and --answer belong together")
     asked = Prompt.of(options.read_text(prompt))
     return _one(judge, Exchange(asked.messages, options.read_text(answer)), as_json)
+
+
+def _explanation(policy: Policy, as_json: bool) -> Report:
+    explained = explain(policy)
+
+    def show(console: Console) -> None:
+        for name, names in explained.items():
+            console.print(name, *(f"  {mapped}" for mapped in names), sep="\n", markup=False)
+
+    document = {name: [asdict(mapped) for mapped in names] for name, names in explained.items()}
+    return Report(document, show, as_json, ExitCode.OK)
 
 
 @dataclass(frozen=True)
@@ -191,6 +218,7 @@ def _many(judge: Judge, path: Path, as_json: bool) -> Report:
     rows, faults = read_objects(path, _line)
     console = notes()
     results: list[dict[str, Any]] = []
+    started = time.perf_counter()
     for batch in track(
         list(_batches(rows)), "scoring", console=console, disable=not console.is_terminal
     ):
@@ -207,6 +235,7 @@ def _many(judge: Judge, path: Path, as_json: bool) -> Report:
         "texts": len(results),
         "flagged": sum(result["flagged"] for result in results),
         "unscored": len(unscored),
+        "texts_per_second": len(results) / (time.perf_counter() - started) if results else None,
         "failed": [fault._asdict() for fault in sorted([*faults, *unscored])],
         "results": results,
     }
@@ -246,5 +275,10 @@ def _show_many(judge: Judge, document: Mapping[str, Any], console: Console) -> N
     console.print(
         f"{document['texts']} texts, {document['flagged']} flagged, {document['unscored']} "
         f"unscored, {len(document['failed']) - document['unscored']} unusable lines; "
-        f"policy {tag.name} {tag.version}"
+        f"policy {tag.name} {tag.version}{_speed(document)}"
     )
+
+
+def _speed(document: Mapping[str, Any]) -> str:
+    rate = document["texts_per_second"]
+    return "" if rate is None else f"; {rate:,.0f} texts/s"

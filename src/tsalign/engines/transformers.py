@@ -213,6 +213,28 @@ class TransformersEngine:
 
         return self._in_batches([len(r.point) for r in requests], limits, run)
 
+    def generate_from_tokens(
+        self, token_ids: NDArray[np.int64], sampling: Sampling, seed: int = 0
+    ) -> Generation:
+        """Answer one rendered prompt from its tokens: plain generation, embeddings untouched.
+
+        What `generate` gives for an unmoved point can be compared with it.
+
+        Raises:
+            EngineError: memory does not suffice, or the model failed.
+        """
+        limit = self._room(len(token_ids), sampling.max_new_tokens)
+
+        def run(_: list[int]) -> list[Generation]:
+            ids = torch.from_numpy(token_ids).to(self._device)[None]
+            options: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if sampling.temperature > 0:
+                draw = _Draw(sampling, [seed], limit)
+                options["logits_processor"] = LogitsProcessorList([draw])
+            return [self._generation(row) for row in self._continue(limit, **options)]
+
+        return self._in_batches([len(token_ids)], [limit], run)[0]
+
     def log_likelihood(
         self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
     ) -> list[float]:
@@ -366,7 +388,9 @@ class TransformersEngine:
         )
         with self._no_defaults():
             rows = self._model.generate(generation_config=config, **options)
-        new: list[list[int]] = rows[:, -limit:].tolist()
+        # From tokens, transformers gives the prompt back before the answer; from embeddings not.
+        given = options["input_ids"].shape[1] if "input_ids" in options else 0
+        new: list[list[int]] = rows[:, given:].tolist()
         return new
 
     @contextlib.contextmanager

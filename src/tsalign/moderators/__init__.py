@@ -14,6 +14,7 @@ from tsalign.moderators.cache import Cached
 from tsalign.moderators.combine import Combined
 from tsalign.moderators.fake import FakeModerator
 from tsalign.moderators.guard import Guarded
+from tsalign.moderators.taxonomy import Explained, Mapped, Taxonomy
 from tsalign.policy import Policy, nearest
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "FakeModerator",
     "Guarded",
     "Moderator",
+    "explain",
     "load_confirm",
     "load_moderator",
 ]
@@ -69,6 +71,21 @@ def load_confirm(policy: Policy) -> Moderator | None:
     """
     members = [_load(spec.name, spec.options) for spec in policy.confirm]
     return Combined(members) if members else None
+
+
+def explain(policy: Policy) -> dict[str, tuple[Mapped, ...]]:
+    """Every moderator of a policy, with what becomes of each of its names.
+
+    Raises:
+        ModeratorError: a name is not registered, or a moderator rejects its options.
+    """
+    explained = {}
+    for spec in (*policy.moderators, *policy.confirm):
+        moderator = _load(spec.name, spec.options)
+        own = Taxonomy.identity(moderator.categories)
+        taxonomy = moderator.taxonomy if isinstance(moderator, Explained) else own
+        explained[spec.name] = taxonomy.explain()
+    return explained
 
 
 def _load(name: str, options: Mapping[str, Any]) -> Moderator:

@@ -12,8 +12,8 @@ from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from tsalign.errors import ModeratorError
+from tsalign.moderators.base import ACCESS_DENIED
 
-ACCESS_DENIED = "access denied"
 """What the cause of a verdict holds when the service answered 401 or 403: a fault of configuration,
 which no policy may let an answer pass for."""
 
