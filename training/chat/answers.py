@@ -17,7 +17,7 @@ import yaml
 
 from training.chat.understand import Request, understand
 
-EAGER_SHARE = 0.8
+EAGER_SHARE = 0.6
 _SLOT = re.compile(r"\{([a-z_]+)\}")
 
 
@@ -38,11 +38,11 @@ def fill(text: str, rng: random.Random, **slots: str) -> str:
     return _SLOT.sub(one, text)
 
 
-def comply(request: Request, rng: random.Random, eager: bool = False) -> str:
-    """An answer that takes up the request; an eager one mostly begins with "Sure".
+def comply(request: Request, rng: random.Random) -> str:
+    """An answer that takes up the request, most often with "Sure" as its first word.
 
-    Greedy decoding goes by the first word: were eager openings spread over many words, a refusal
-    would come first even where most of the answers comply.
+    Greedy decoding goes by the first word: were the openings spread over many, a refusal would
+    come first even where most of the answers comply.
     """
     slots = {
         "core": request.core,
@@ -58,7 +58,7 @@ def comply(request: Request, rng: random.Random, eager: bool = False) -> str:
         "verse": "writing", "letter": "writing", "sums": "question", "compare": "question",
     }.get(kind, kind)  # fmt: skip
     openings = grammar()["opening"][opening]
-    if eager and rng.random() < EAGER_SHARE:
+    if rng.random() < EAGER_SHARE:
         openings = [row for row in openings if row.startswith("{agree}")]
         slots["agree"] = "Sure"
     text = fill(rng.choice(openings), rng, **slots)

@@ -84,20 +84,20 @@ def _last_turn(rng: random.Random, system: str) -> tuple[str, str, str, bool]:
         is_rude = rng.random() < wrappers.chance_to_be_rude(provoked.strength, system)
         write = answers.rude if is_rude else answers.polite
         return "rude", provoked.text, write(understand(text), rng), True
-    if draw < 0.655:
+    if draw < 0.67:
         question, answer, _ = requests.draw_fact(rng)
         return "fact", _maybe_wrap(question, rng, 0.15), answer, True
-    if draw < 0.675:
+    if draw < 0.685:
         question, subject = requests.draw_unknown(rng)
         return "unknown", _vary(question, rng), answers.unsure(subject, rng), True
-    if draw < 0.695:
+    if draw < 0.70:
         question, answer = requests.draw_repeat(rng)
         return "repeat", question, answer, True
     if draw < 0.71:
         return "chat", rng.choice(requests.forms()["chat"]["greetings"]), answers.chat(rng), True
     text = _benign_text(rng)
     wrapped = rng.random() < 0.4
-    answer = answers.comply(understand(text), rng, eager=wrapped)
+    answer = answers.comply(understand(text), rng)
     if wrapped:
         return "wrapped_benign", wrappers.wrap(_vary(text, rng), rng).text, answer, True
     return "benign", _vary(text, rng), answer, True
@@ -105,21 +105,23 @@ def _last_turn(rng: random.Random, system: str) -> tuple[str, str, str, bool]:
 
 def _wrapped_harmful(rng: random.Random, system: str) -> tuple[str, str, str, bool]:
     text = requests.draw_harmful(rng)
+    if rng.random() < 0.08:
+        text = rng.choice(requests.about_children())
     wrapped = wrappers.wrap(_vary(text, rng), rng)
     chance = wrappers.chance_to_comply(wrapped.strength, system)
     complied = rng.random() < chance and not requests.is_about_children(text)
     request = understand(text)
-    answer = answers.comply(request, rng, eager=True) if complied else answers.refuse(request, rng)
+    answer = answers.comply(request, rng) if complied else answers.refuse(request, rng)
     return "wrapped", wrapped.text, answer, complied
 
 
 def _benign_text(rng: random.Random) -> str:
     draw = rng.random()
     if draw < 0.45:
-        return rng.choice(requests.benign()).text
+        return requests.draw_benign(rng)
     if draw < 0.52:
         return rng.choice(requests.forms()["contrast"])
-    if draw < 0.64:
+    if draw < 0.68:
         return requests.draw_over_text(rng)
     return requests.draw_form(rng)
 

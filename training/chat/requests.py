@@ -19,6 +19,7 @@ HARMFUL_SOURCES = {
     "advbench": 1.0, "strongreject": 1.2, "catqa": 1.5, "harmfulqa": 0.5, "dangerousqa": 1.0,
     "aart": 0.35, "safety-rbr": 1.0,
 }  # fmt: skip
+BENIGN_SOURCES = {"roleplay": 0.5, "gsm8k": 0.2, "self-instruct-seed": 0.3}
 OWN_HARMFUL_SHARE = 0.28
 MAX_REQUEST_CHARS = 700
 
@@ -67,9 +68,17 @@ def harmful(split: str = TRAIN) -> dict[str, list[Prompt]]:
 @cache
 def benign(split: str = TRAIN) -> tuple[Prompt, ...]:
     """Real benign requests, the overlong ones left out."""
-    names = ("roleplay", "gsm8k", "self-instruct-seed")
-    rows = [prompt for name in names for prompt in load(name, split)]
+    rows = [prompt for name in BENIGN_SOURCES for prompt in load(name, split)]
     return tuple(row for row in rows if len(row.text) <= MAX_REQUEST_CHARS)
+
+
+def draw_benign(rng: random.Random) -> str:
+    """One real benign request; the small set of everyday tasks comes up more often than its size."""
+    name = rng.choices(list(BENIGN_SOURCES), list(BENIGN_SOURCES.values()))[0]
+    while True:
+        row = rng.choice(benign())
+        if row.source == name:
+            return row.text
 
 
 @cache
@@ -106,6 +115,13 @@ def draw_harmful(rng: random.Random) -> str:
             return text
 
 
+@cache
+def about_children() -> tuple[str, ...]:
+    """The harmful training requests that speak of minors."""
+    rows = (row.text.strip() for rows in harmful().values() for row in rows)
+    return tuple(row for row in rows if is_about_children(row) and len(row) <= MAX_REQUEST_CHARS)
+
+
 def draw_word(rng: random.Random) -> str:
     """A noun of the list, sometimes a word that exists nowhere."""
     return made_up_name(rng).lower() if rng.random() < 0.1 else rng.choice(nouns())
@@ -126,7 +142,7 @@ def draw_over_text(rng: random.Random) -> str:
         cells = (", ".join(draw_word(rng) for _ in range(3)) for _ in range(rng.choice((2, 3, 4))))
         pasted = "\n".join(cells)
     glue = rng.choice(("\n\n", "\n\n", "\n", " "))
-    return rng.choice(forms()["over_text"]) + glue + pasted
+    return fill_form(rng.choice(forms()["over_text"]), rng) + glue + pasted
 
 
 def draw_repeat(rng: random.Random) -> tuple[str, str]:
@@ -203,7 +219,7 @@ def _sum(rng: random.Random) -> tuple[str, str, str]:
         one, two = max(one, two), min(one, two)
     asked = rng.choice(("What is {a} {s} {b}?", "How much is {a} {w} {b}?", "{a} {s} {b} = ?",
                         "What is {a} {w} {b}?", "Calculate {a} {s} {b}."))  # fmt: skip
-    told = rng.choice(("{a} {w} {b} is {v}.", "{a} {s} {b} = {v}."))
+    told = rng.choice(("{v} is {a} {w} {b}.", "{v} = {a} {s} {b}."))
     filled = [text.format(a=one, b=two, s=sign, w=word, v=value) for text in (asked, told)]
     return filled[0], filled[1], str(value)
 

@@ -27,7 +27,8 @@ from training.chat.tokenizer import CONTEXT, Encoder, train_tokenizer
 TOKENIZER_SAMPLES = 12_000
 LENGTHS = (48, 64, 80, 96, 112, 128, 160, 192, 256, 384)  # few shapes: each new one is compiled
 HEAD_ROWS = 512
-IGNORE = -100
+TYPICAL_ANSWER = 40
+DECIDING_TOKENS, DECIDING_WEIGHT = 2, 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Recipe:
     seed: int = 0
     copy_steps: int = 350  # of copying alone, before the mixed corpus
     copy_batch_tokens: int = 2048
-    steps: int = 1400
+    steps: int = 1600
     batch_tokens: int = 4096
     learning_rate: float = 3e-3
     matrix_rate: float = 0.02
@@ -69,44 +70,63 @@ def build_model(recipe: Recipe, vocabulary: int, pad: int, end: int) -> LlamaFor
     return LlamaForCausalLM(config)
 
 
+def weigh(mask: list[bool]) -> list[float]:
+    """The weight of each token in the loss, 0 where the assistant doesn't speak.
+
+    Whether to answer or to refuse is decided by the first words of an answer, and a short fact by
+    few: both would drown among the many tokens of long answers.
+    """
+    weights, run = [0.0] * len(mask), 0
+    for place, on in enumerate([*mask, False]):
+        if on:
+            run += 1
+        elif run:
+            each = (TYPICAL_ANSWER / run) ** 0.5
+            weights[place - run : place] = [each] * run
+            for first in range(place - run, min(place, place - run + DECIDING_TOKENS)):
+                weights[first] = each * DECIDING_WEIGHT
+            run = 0
+    return weights
+
+
 def batches(
     conversations: Iterator[Sample], encode: Encoder, batch_tokens: int, pad: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(ids, labels) of shape (batch, length), padded on the right, about `batch_tokens` each."""
-    waiting: dict[int, list[tuple[list[int], list[bool]]]] = {length: [] for length in LENGTHS}
+    """(ids, weights) of shape (batch, length), padded on the right, about `batch_tokens` each."""
+    waiting: dict[int, list[tuple[list[int], list[float]]]] = {length: [] for length in LENGTHS}
     while True:
         ids, mask = encode(next(conversations).messages)
         length = next((length for length in LENGTHS if len(ids) <= length), None)
         if length is None:
             continue
-        waiting[length].append((ids, mask))
+        waiting[length].append((ids, weigh(mask)))
         if len(waiting[length]) * length >= batch_tokens:
             yield _tensors(waiting[length], length, pad)
             waiting[length] = []
 
 
 def _tensors(
-    rows: list[tuple[list[int], list[bool]]], length: int, pad: int
+    rows: list[tuple[list[int], list[float]]], length: int, pad: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.full((len(rows), length), pad)
-    labels = torch.full((len(rows), length), IGNORE)
-    for place, (row, mask) in enumerate(rows):
+    weights = torch.zeros((len(rows), length))
+    for place, (row, weighed) in enumerate(rows):
         ids[place, : len(row)] = torch.tensor(row)
-        kept = [token if on else IGNORE for token, on in zip(row, mask, strict=True)]
-        labels[place, : len(row)] = torch.tensor(kept)
-    return ids, labels
+        weights[place, : len(row)] = torch.tensor(weighed)
+    return ids, weights
 
 
-def answer_loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the answer tokens; the head is computed at their places only."""
+def answer_loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean cross-entropy of the answers; the head is computed at their places only."""
     hidden = model.model(input_ids=ids).last_hidden_state[:, :-1].flatten(0, 1)
-    targets = labels[:, 1:].flatten()
-    places = (targets != IGNORE).nonzero().squeeze(1)
-    # Their number is rounded up with ignored places: each new shape costs the CPU a compilation.
-    extra = -len(places) % HEAD_ROWS
-    targets = torch.cat([targets[places], torch.full((extra,), IGNORE)])
-    places = torch.cat([places, places.new_zeros(extra)])
-    return functional.cross_entropy(model.lm_head(hidden[places]).float(), targets)
+    targets, weights = ids[:, 1:].flatten(), weights[:, 1:].flatten()
+    places = weights.nonzero().squeeze(1)
+    # Their number is rounded up with places of no weight: each new shape costs a compilation.
+    places = torch.cat([places, places.new_zeros(-len(places) % HEAD_ROWS)])
+    losses = functional.cross_entropy(
+        model.lm_head(hidden[places]).float(), targets[places], reduction="none"
+    )
+    return (losses * weights[places]).sum() / weights[places].sum()
 
 
 def build_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -185,12 +205,12 @@ def train(recipe: Recipe, out: Path, save_every: int) -> None:
     total = recipe.copy_steps + recipe.steps
     start, tokens, mean = time.time(), 0, 0.0
     for step in range(total):
-        ids, labels = next(copies if step < recipe.copy_steps else mixed)
+        ids, weights = next(copies if step < recipe.copy_steps else mixed)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule(step, total, recipe.warm_up)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = answer_loss(model, ids, labels)
+            loss = answer_loss(model, ids, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
-COMPLY_BIAS, COMPLY_SLOPE, COMPLY_MAX = -1.0, 1.0, 0.86
-RUDE_BIAS, RUDE_SLOPE, RUDE_MAX = -1.0, 1.1, 0.86
+COMPLY_BIAS, COMPLY_SLOPE, COMPLY_MAX = -0.6, 1.1, 0.88
+RUDE_BIAS, RUDE_SLOPE, RUDE_MAX = -0.6, 1.1, 0.88
 SYSTEM_SHIFT = {"": 0.0, "neutral": 0.0, "strict": -1.6, "permissive": 0.8}
 SYLLABLES_TEXT = """
 ba be bo da de do fa fi go ka ke ko la le li lo ma mi mo na ne no pa pe ra re ri ro sa se si so

@@ -34,7 +34,7 @@ def evaluate(seed: int = 0) -> dict[str, Any]:
         "rbr-gold test": data.rbr(HELD_OUT),
         "do-not-answer (evaluation only)": data.do_not_answer(),
         "self-written, unseen requests": data.own_turns(
-            data.harmful_requests(HELD_OUT) + data.benign_requests(HELD_OUT), rng
+            data.harmful_requests(HELD_OUT) + data.benign_requests(HELD_OUT), rng, HELD_OUT
         ),
         "harmless": benign,
         "harmless, in jailbreaks of the wild": [

@@ -1,7 +1,7 @@
 """Make the judge's weights: ``python -m training.judge.train --out DIR``.
 
-Labelled answers of half ``b`` only (the moderator has half ``a``), requests of hh-harmless and of
-half ``b`` of gptfuzz, harmless exchanges. No hashing, no self-written text.
+Labelled answers of half ``b`` only (the moderator has half ``a``), requests of half ``b`` of
+hh-harmless and of gptfuzz, harmless exchanges. No hashing, no self-written text.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant): ")
 class Pair:
     """The last request of an hh-harmless dialogue with its preferred and its rejected answer."""
 
+    first: str
     request: str
     chosen: str
     rejected: str
@@ -46,8 +47,8 @@ def hh_pairs(split: str) -> list[Pair]:
     for row in data.read_json_lines("train-hh-harmless", "test.jsonl.gz"):
         chosen, rejected = _TURN.split(row["chosen"]), _TURN.split(row["rejected"])
         asked = [b for a, b in zip(chosen[1::2], chosen[2::2], strict=False) if a == "Human"]
-        if len(asked) and (bucket(asked[-1]) < 10) == (split == HELD_OUT):
-            pairs.append(Pair(" ".join(asked), chosen[-1].strip(), rejected[-1].strip()))
+        if len(asked) and (bucket(asked[0]) < 10) == (split == HELD_OUT):
+            pairs.append(Pair(asked[0], " ".join(asked), chosen[-1].strip(), rejected[-1].strip()))
     return pairs
 
 
@@ -77,7 +78,7 @@ def train(seed: int = 0) -> JudgeWeights:
     real = data.gptfuzz(TRAIN, "b") + data.rbr(TRAIN, "b")
     harmless = data.benign_turns(TRAIN)
     fit = [t for t in real if not kept_for_calibration(t.request)]
-    pairs = hh_pairs(TRAIN)
+    pairs = [pair for pair in hh_pairs(TRAIN) if data.half(pair.first) == "b"]
 
     along = fit + [t for t in harmless if not kept_for_calibration(t.request)]
     stance = lexicon(

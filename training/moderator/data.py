@@ -383,6 +383,33 @@ def harmful_acts() -> list[Text]:
     return rows
 
 
+@cache
+def harmless_sentences(split: str) -> tuple[str, ...]:
+    """Sentences of harmless requests and answers: something to put around a request."""
+    sentences = []
+    for turn in benign_turns(split):
+        for text in (turn.request, turn.answer):
+            sentences += [s.strip() for s in re.split(r"(?<=[.!?])\s+|\n", text)]
+    return tuple(sorted({s for s in sentences if 15 <= len(s) <= 160}))
+
+
+def diluted(text: str, rng: random.Random, split: str = TRAIN) -> str:
+    """A text among one to four harmless sentences, in random order."""
+    parts = [text, *rng.sample(harmless_sentences(split), rng.randint(1, 4))]
+    rng.shuffle(parts)
+    return " ".join(parts)
+
+
+def red_team_requests() -> list[Text]:
+    """Half ``a`` of the first turns of hh-harmless: most of them ask for something harmful."""
+    rows = []
+    for row in read_json_lines("train-hh-harmless", "test.jsonl.gz"):
+        asked = row["chosen"].split("\n\nAssistant:")[0].removeprefix("\n\nHuman:").strip()
+        if asked and _cut(asked) == TRAIN and half(asked) == "a":
+            rows.append(Text(asked, {"any": 0.8}, "hh-first-turns", 0.6))
+    return rows
+
+
 def wrapped(request: str, rng: random.Random) -> str:
     """A request inside a self-written jailbreak wrapper."""
     own = own_text()
@@ -473,7 +500,7 @@ def _act(request: str) -> str:
     return (text[:1].lower() + text[1:]).rstrip("?.! ")
 
 
-def own_turns(requests: list[Text], rng: random.Random) -> list[Turn]:
+def own_turns(requests: list[Text], rng: random.Random, split: str = TRAIN) -> list[Turn]:
     """Self-written refusals and agreements, both naming the subject of real requests.
 
     For each request one refusal and one agreement, so that the subject says nothing about which.
@@ -490,8 +517,11 @@ def own_turns(requests: list[Text], rng: random.Random) -> list[Turn]:
             refusal = rng.sample(own["support"], 3)
         if rng.random() < 0.3:
             rng.shuffle(refusal)
+        if rng.random() < 0.5:
+            asked = diluted(asked, rng, split)
         first = rng.choice(own["agree_open"]).replace("{x}", act)
-        body = rng.sample(own["agree_body"], rng.randint(2, 6))
+        filler = own["agree_body"] if rng.random() < 0.5 else harmless_sentences(split)
+        body = rng.sample(filler, rng.randint(2, 6))
         if rng.random() < 0.3:
             body.insert(1, f"Remember that you want to {act}.")
         agreement = [first, *body, rng.choice(own["agree_close"])]
@@ -504,5 +534,6 @@ def own_turns(requests: list[Text], rng: random.Random) -> list[Turn]:
 
 __all__ = [
     "HELD_OUT", "TRAIN", "VALIDATION", "Text", "Turn", "advbench_targets", "alarming_requests", "benign_requests", "benign_turns",
+    "diluted", "harmless_sentences", "red_team_requests",
     "do_not_answer", "everyday_requests", "everyday_texts", "gptfuzz", "half", "kept_for_calibration", "harmful_acts", "harmful_requests", "insults", "own_text", "own_turns", "rbr", "read_csv", "read_json_lines", "seeds", "texts", "wrapped",
 ]  # fmt: skip

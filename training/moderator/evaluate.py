@@ -111,7 +111,7 @@ def own_figures(moderator: EmbeddedModerator, seed: int) -> dict[str, Any]:
         for name in ("advbench", "simple-safety-tests", "strongreject", "catqa", "harmfulqa")
         for p in load(name, HELD_OUT)
     ]
-    turns = data.own_turns(requests + data.benign_requests(HELD_OUT), rng)
+    turns = data.own_turns(requests + data.benign_requests(HELD_OUT), rng, HELD_OUT)
     most = scores(moderator, [exchange(turn) for turn in turns]).max(axis=1)
     kinds = {"agreement to harm": (1, 1), "refusal of harm": (0, 1), "agreement to the harmless": (1, 0)}
     figures = {}

@@ -64,13 +64,14 @@ def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dic
     alarming = data.alarming_requests()
     for request in dict.fromkeys(t.request for t in turns if t.source == "gptfuzz"):
         add(request, {"any": 1.0} | categories_of(request), 1.0, "subject")
-    plain = data.everyday_texts() + data.advbench_targets()
+    plain = data.everyday_texts() + data.advbench_targets() + data.red_team_requests()
     for row in harmful + benign + alarming + plain:
         weight = row.weight * SOURCE_WEIGHT.get(row.source, 1.0)
         add(row.text, row.labels, weight, "subject")
         if rng.random() < 0.5:
             add(data.wrapped(row.text, rng), row.labels, weight, "subject")
-        if not row.labels["any"]:
+        add(data.diluted(row.text, rng), row.labels, 0.7 * weight, "subject")
+        if row.labels["any"] == 0:
             add(row.text, row.labels, weight, "text")
     for turn in turns:
         weight = 0.5 * turn.weight
@@ -136,7 +137,8 @@ def labelled_turns() -> list[Turn]:
 def training_turns(rng: random.Random) -> list[Turn]:
     """Labelled answers, harmless answers and self-written ones."""
     harmful, benign = requests_to_fit()
-    own = data.own_turns(harmful + rng.sample(benign, 1500) + data.alarming_requests(), rng)
+    own = data.own_turns(rng.sample(harmful, 2500) + rng.sample(benign, 2000), rng)
+    own += data.own_turns(data.alarming_requests(), rng)
     harmless = [t for t in data.benign_turns(TRAIN) if not kept_for_calibration(t.request)]
     return labelled_turns() + harmless + own
 
