@@ -228,7 +228,7 @@ class ModeratorSpec(_Frozen):
 
     name: str
     options: Annotated[dict[str, Any], AfterValidator(FrozenDict)] = Field(
-        default_factory=FrozenDict
+        default_factory=dict, validate_default=True
     )
 
 
@@ -253,7 +253,7 @@ class Policy(_Frozen):
     combine: Literal["max", "mean"] = "max"
     """How the scores of several moderators become one, per category."""
     routes: Annotated[dict[Category, str], AfterValidator(FrozenDict)] = Field(
-        default_factory=FrozenDict
+        default_factory=dict, validate_default=True
     )
     """Category to the one moderator whose score counts for it."""
     confirm: tuple[Annotated[ModeratorSpec, BeforeValidator(_moderator_spec)], ...] = ()

@@ -35,8 +35,22 @@ def test_a_lexicon_is_its_formula() -> None:
 
 
 def test_terms() -> None:
-    assert stance_terms("No way.") == ["no", "way", ".", "no way", "way .", "^no", "^way", "^.", "^no way", "^way ."]
-    assert subject_terms("Bake bread now.", "How do I bake?") == (["bake", "bread", "now"], ["bake"])
+    assert stance_terms("No way.") == [
+        "no",
+        "way",
+        ".",
+        "no way",
+        "way .",
+        "^no",
+        "^way",
+        "^.",
+        "^no way",
+        "^way .",
+    ]
+    assert subject_terms("Bake bread now.", "How do I bake?") == (
+        ["bake", "bread", "now"],
+        ["bake"],
+    )
 
 
 def test_the_shape_of_a_text() -> None:

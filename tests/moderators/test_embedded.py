@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from importlib.resources import files
 
@@ -108,7 +109,7 @@ def test_windows_cover_every_word() -> None:
     texts = np.array([0, 0, 5, 64, 65, 300])
     starts, ends, first = windows(texts, 24, 12)
     assert len(first) == 5
-    for i, (begin, end) in enumerate(zip(texts[:-1], texts[1:], strict=True)):
+    for i, (begin, end) in enumerate(itertools.pairwise(texts)):
         stop = first[i + 1] if i + 1 < len(first) else len(starts)
         mine = range(int(first[i]), int(stop))
         covered = {w for j in mine for w in range(int(starts[j]), int(ends[j]))}
@@ -227,7 +228,8 @@ def test_scores_are_graded_between_refusing_and_complying() -> None:
     got = [most(answer, request) for answer in answers]
     assert len({round(value, 4) for value in got}) == len(got)
     assert got[0] < got[-1]
-    assert got[0] > 0.0 and got[-1] < 1.0
+    assert got[0] > 0.0
+    assert got[-1] < 1.0
 
 
 def test_the_weights_are_small_and_survive_a_round_trip() -> None:

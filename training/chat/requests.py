@@ -73,7 +73,7 @@ def benign(split: str = TRAIN) -> tuple[Prompt, ...]:
 
 
 def draw_benign(rng: random.Random) -> str:
-    """One real benign request; the small set of everyday tasks comes up more often than its size."""
+    """One real benign request; the small set of everyday tasks comes up more than its share."""
     name = rng.choices(list(BENIGN_SOURCES), list(BENIGN_SOURCES.values()))[0]
     while True:
         row = rng.choice(benign())
@@ -141,8 +141,7 @@ def draw_over_text(rng: random.Random) -> str:
     if rng.random() < 0.2:
         cells = (", ".join(draw_word(rng) for _ in range(3)) for _ in range(rng.choice((2, 3, 4))))
         pasted = "\n".join(cells)
-    glue = rng.choice(("\n\n", "\n\n", "\n", " "))
-    return fill_form(rng.choice(forms()["over_text"]), rng) + glue + pasted
+    return fill_form(rng.choice(forms()["over_text"]), rng) + "\n\n" + pasted
 
 
 def draw_repeat(rng: random.Random) -> tuple[str, str]:

@@ -49,18 +49,23 @@ def evaluate(seed: int = 0) -> dict[str, Any]:
         y = np.array([turn.harmful for turn in turns])
         part: dict[str, Any] = {"n": len(turns)}
         if 0 < y.sum() < len(y):
-            part = ranking(y, p) | {"judged harmful if harmful": round(float((p[y == 1] >= 0.5).mean()), 3)}
+            part = ranking(y, p) | {
+                "judged harmful if harmful": round(float((p[y == 1] >= 0.5).mean()), 3)
+            }
             part["kappa with the moderator"] = round(float(cohen_kappa_score(p >= 0.5, flags)), 3)
             part["kappa with the labels"] = round(float(cohen_kappa_score(p >= 0.5, y == 1)), 3)
         part["judged harmful if not"] = round(float((p[y == 0] >= 0.5).mean()), 4)
         figures[name] = part
     pairs = hh_pairs(HELD_OUT)
     chosen, rejected = (
-        np.array(judge.judge([Exchange((Message("user", p.request),), getattr(p, k)) for p in pairs]))
+        np.array(
+            judge.judge([Exchange((Message("user", p.request),), getattr(p, k)) for p in pairs])
+        )
         for k in ("chosen", "rejected")
     )
     figures["hh-harmless: rejected above chosen"] = {
-        "n": len(pairs), "share": round(float((rejected > chosen).mean()), 3)
+        "n": len(pairs),
+        "share": round(float((rejected > chosen).mean()), 3),
     }
     return figures
 

@@ -25,7 +25,7 @@ from training.moderator import data
 from training.moderator.data import HELD_OUT, TRAIN, VALIDATION, Turn, kept_for_calibration
 from training.moderator.fit import fit_logistic
 from training.splits import bucket
-from tsalign.eval.judge import JudgeWeights, Lexicon, shape, stance_terms, subject_terms, words
+from tsalign.eval.judge import JudgeWeights, Lexicon, stance_terms, words
 
 Floats = NDArray[np.float64]
 _TURN = re.compile(r"\n\n(Human|Assistant): ")
@@ -91,9 +91,13 @@ def train(seed: int = 0) -> JudgeWeights:
     subject = _subject(fit, harmless, pairs)
 
     kept = [t for t in real if kept_for_calibration(t.request)]
-    benign = [t for t in harmless if kept_for_calibration(t.request)] + data.benign_turns(VALIDATION)
+    benign = [t for t in harmless if kept_for_calibration(t.request)] + data.benign_turns(
+        VALIDATION
+    )
     complied = [t for t in kept if t.harmful]
-    astray = [replace(t, answer=rng.choice(benign).answer, harmful=0.0) for t in rng.sample(kept, 100)]
+    astray = [
+        replace(t, answer=rng.choice(benign).answer, harmful=0.0) for t in rng.sample(kept, 100)
+    ]
     groups = [(kept, 1.0), (benign, 1.0), (complied, 0.3), (astray, 0.1)]
     return _mixed(stance, subject, groups)
 

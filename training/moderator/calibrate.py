@@ -36,7 +36,7 @@ def calibration_turns(rng: random.Random) -> list[tuple[list[Turn], float]]:
     inside = [replace(t, request=data.wrapped(t.request, rng)) for t in benign]
     harmful = [r for r in data.harmful_requests(TRAIN) if kept_for_calibration(r.text)]
     harmless = [Text(t.request, t.labels, t.source) for t in rng.sample(benign, 150)]
-    harmless += data.everyday_requests((0, 10))
+    harmless += data.everyday_requests((0, 10)) + data.odd_requests(60, rng)
     harmful += [r for r in data.harmful_acts() if kept_for_calibration(r.text)]
     own = data.own_turns(harmful + harmless, rng)
     complied = [turn for turn in real if turn.harmful]
@@ -77,7 +77,11 @@ def _balanced(turns: Sequence[Turn]) -> Floats:
 
 
 def _calibrate_subject(
-    weights: Weights, readings: Readings, turns: Sequence[Turn], share: Floats, benign: NDArray[np.bool_]
+    weights: Weights,
+    readings: Readings,
+    turns: Sequence[Turn],
+    share: Floats,
+    benign: NDArray[np.bool_],
 ) -> Weights:
     """Fit S · G to ``harmful``, then shift S so that few harmless answers reach 0.5.
 
@@ -113,7 +117,9 @@ def _calibrate_text(weights: Weights, benign: Floats) -> Weights:
         mine = [j for j, row in enumerate(rows) if category in row.labels]
         z = np.concatenate((logits[mine, i], benign[:, i]))
         y = np.concatenate(([rows[j].labels[category] for j in mine], np.zeros(len(benign))))
-        w = np.concatenate((np.full(len(mine), 1 / len(mine)), np.full(len(benign), 1 / len(benign))))
+        w = np.concatenate(
+            (np.full(len(mine), 1 / len(mine)), np.full(len(benign), 1 / len(benign)))
+        )
 
         def loss(p: Floats, z: Floats = z, y: Floats = y, w: Floats = w) -> float:
             q = np.clip(sigmoid(p[0] * z + p[1]), 1e-7, 1 - 1e-7)

@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from training.moderator.labels import categories_of
-from training.splits import HELD_OUT, TRAIN, VALIDATION, Prompt, bucket, data_folder, load, normalise
+from training.splits import (
+    HELD_OUT,
+    TRAIN,
+    VALIDATION,
+    Prompt,
+    bucket,
+    data_folder,
+    load,
+    normalise,
+)
 
 NOT_HARM = frozenset({"Political Campaigning", "Tailored Financial Advice"})
 """Categories of CatQA that are policy, not harm: neither trained on nor measured."""
@@ -175,7 +184,9 @@ def _convabuse(split: str) -> Iterator[Text]:
     for (conversation, _), rows in grouped.items():
         if _cut(conversation) != split:
             continue
-        severity = sum(k * (r[f"is_abuse.{-k}"] == "1") for r in rows for k in (1, 2, 3)) / len(rows)
+        severity = sum(k * (r[f"is_abuse.{-k}"] == "1") for r in rows for k in (1, 2, 3)) / len(
+            rows
+        )
         sexual = sum(r["type.sex_harassment"] == "1" for r in rows) / len(rows)
         labels = {"harassment": min(1.0, severity / 2), "sexual": sexual}
         if severity == 0:
@@ -284,12 +295,16 @@ def _aart(split: str) -> list[Text]:
 
 def benign_requests(split: str) -> list[Text]:
     """Harmless requests, with every category 0."""
-    names = ("roleplay", "gsm8k") + (("self-instruct-user",) if split == HELD_OUT else ("self-instruct-seed",))
+    names = ("roleplay", "gsm8k") + (
+        ("self-instruct-user",) if split == HELD_OUT else ("self-instruct-seed",)
+    )
     return [Text(p.text, _zeros(), p.source) for p in _prompts(names, split)]
 
 
 def _zeros() -> dict[str, float]:
-    return dict.fromkeys(("any", "harassment", "hate", "illicit", "self-harm", "sexual", "violence"), 0.0)
+    return dict.fromkeys(
+        ("any", "harassment", "hate", "illicit", "self-harm", "sexual", "violence"), 0.0
+    )
 
 
 def alarming_requests() -> list[Text]:
@@ -320,6 +335,30 @@ def everyday_requests(percent: tuple[int, int] = (0, 100)) -> list[Text]:
     for task in own["benign_tasks"]:
         if percent[0] <= bucket(task) < percent[1]:
             rows.append(Text(task, _zeros(), "own-tasks"))
+    return rows
+
+
+def odd_requests(count: int, rng: random.Random) -> list[Text]:
+    """Harmless requests that nobody made: a verb, a noun and sometimes a second noun, at random."""
+    own, rows = own_text(), []
+    for _ in range(count):
+        act = f"{rng.choice(own['verbs'])} the {rng.choice(own['nouns'])}"
+        if rng.random() < 0.5:
+            act += f" {rng.choice(('with', 'for', 'near', 'without', 'of'))} a {rng.choice(own['nouns'])}"
+        forms = own["request_forms"] + own["harmful_forms"]
+        rows.append(Text(rng.choice(forms).replace("{x}", act), _zeros(), "own-odd"))
+    return rows
+
+
+def harmless_windows(size: int = 16) -> list[Text]:
+    """Runs of words of harmless requests and answers and of our wrappers: all of them harmless."""
+    own = own_text()
+    rows = [Text(text, _zeros(), "own-wrappers") for key in ("before", "after") for text in own[f"wrappers_{key}"]]
+    for turn in benign_turns(TRAIN):
+        for text in (turn.request, turn.answer):
+            run = text.split()
+            for at in range(0, max(1, len(run) - size // 2), size):
+                rows.append(Text(" ".join(run[at : at + size]), _zeros(), "windows", 0.4))
     return rows
 
 
@@ -436,22 +475,28 @@ def rbr(split: str, which: str = "ab") -> list[Turn]:
     """Answers with human propositions; those that neither comply nor decline are left out."""
     kinds = {"SH": "self-harm", "H": "hate", "C": "sexual", "K": "illicit"}
     turns = []
-    for row in read_json_lines("safety-rbr-gold", f"{'train' if split == TRAIN else 'test'}.jsonl.gz"):
+    for row in read_json_lines(
+        "safety-rbr-gold", f"{'train' if split == TRAIN else 'test'}.jsonl.gz"
+    ):
         said, letter = row["propositions"], str(row["category"]).split("-")[0]
         asked = [m["content"] for m in row["prompt"] if m["role"] == "user"]
         answer = " ".join(m["content"] for m in row["completion"])
         if not asked or not answer.strip() or half(asked[-1]) not in which:
             continue
-        declines = said["inability_to_comply"] or said["apology"] or said["encourage_professional_help"]
+        declines = (
+            said["inability_to_comply"] or said["apology"] or said["encourage_professional_help"]
+        )
         complies = said["fully_complies"] or said["disallowed_content"]
         if declines == complies:
             continue
         refuse = row["response_type"] != "Comply"
         harmful = float(complies and (refuse or said["disallowed_content"]))
-        labels = ({"any": 1.0, kinds[letter]: 0.95} if letter in kinds else {}) if refuse else {"any": 0.0}
-        turns.append(
-            Turn(asked[-1], answer, float(complies), harmful, "rbr", labels=labels)
+        labels = (
+            ({"any": 1.0, kinds[letter]: 0.95} if letter in kinds else {})
+            if refuse
+            else {"any": 0.0}
         )
+        turns.append(Turn(asked[-1], answer, float(complies), harmful, "rbr", labels=labels))
     return turns
 
 
@@ -459,7 +504,9 @@ def do_not_answer() -> list[Turn]:
     """Six models' answers to 939 harmful questions, judged by people. Evaluation only."""
     models = ("GPT4", "ChatGPT", "Claude", "ChatGLM2", "llama2-7b-chat", "vicuna-7b")
     return [
-        Turn(r["question"], r[f"{m}_response"], float(r[f"{m}_harmful"]), float(r[f"{m}_harmful"]), m)
+        Turn(
+            r["question"], r[f"{m}_response"], float(r[f"{m}_harmful"]), float(r[f"{m}_harmful"]), m
+        )
         for r in read_csv("do-not-answer", "data_en.csv.gz")
         for m in models
         if r[f"{m}_response"].strip()
@@ -485,7 +532,9 @@ def benign_turns(split: str) -> list[Turn]:
     for prompt in load(source, split):
         given = json.loads(lines[prompt.row])["instances"]
         if given and str(given[0]["output"]).strip():
-            turns.append(Turn(prompt.text, str(given[0]["output"]), 1.0, 0.0, source, labels=_zeros()))
+            turns.append(
+                Turn(prompt.text, str(given[0]["output"]), 1.0, 0.0, source, labels=_zeros())
+            )
     return [turn for turn in turns if turn.answer.strip()]
 
 
@@ -512,7 +561,11 @@ def own_turns(requests: list[Text], rng: random.Random, split: str = TRAIN) -> l
         core = rng.choice(own["refusal_core"] if rng.random() < 0.6 else own["refusal_bare"])
         opening = rng.choice(own["refusal_open"])
         said = core.replace("{x}", act if rng.random() < 0.8 else "do what you asked")
-        refusal = [f"{opening} {said}.".strip(), rng.choice(own["refusal_reason"]), rng.choice(own["refusal_offer"])]
+        refusal = [
+            f"{opening} {said}.".strip(),
+            rng.choice(own["refusal_reason"]),
+            rng.choice(own["refusal_offer"]),
+        ]
         if request.labels.get("self-harm", 0) > 0.5 and rng.random() < 0.5:
             refusal = rng.sample(own["support"], 3)
         if rng.random() < 0.3:
@@ -528,12 +581,48 @@ def own_turns(requests: list[Text], rng: random.Random, split: str = TRAIN) -> l
         for parts, complies in ((refusal, 0.0), (agreement, 1.0)):
             answer = " ".join(part for part in parts if part)
             answer = answer[:1].upper() + answer[1:]
-            turns.append(Turn(asked, answer, complies, complies * harmful, "own", request.weight, request.labels))
+            turns.append(
+                Turn(
+                    asked,
+                    answer,
+                    complies,
+                    complies * harmful,
+                    "own",
+                    request.weight,
+                    request.labels,
+                )
+            )
     return turns
 
 
 __all__ = [
-    "HELD_OUT", "TRAIN", "VALIDATION", "Text", "Turn", "advbench_targets", "alarming_requests", "benign_requests", "benign_turns",
-    "diluted", "harmless_sentences", "red_team_requests",
-    "do_not_answer", "everyday_requests", "everyday_texts", "gptfuzz", "half", "kept_for_calibration", "harmful_acts", "harmful_requests", "insults", "own_text", "own_turns", "rbr", "read_csv", "read_json_lines", "seeds", "texts", "wrapped",
+    "HELD_OUT",
+    "TRAIN",
+    "VALIDATION",
+    "Text",
+    "Turn",
+    "advbench_targets",
+    "alarming_requests",
+    "benign_requests",
+    "benign_turns",
+    "diluted",
+    "do_not_answer",
+    "everyday_requests",
+    "everyday_texts",
+    "gptfuzz",
+    "half",
+    "harmful_acts",
+    "harmful_requests",
+    "harmless_sentences",
+    "insults",
+    "kept_for_calibration",
+    "own_text",
+    "own_turns",
+    "rbr",
+    "read_csv",
+    "read_json_lines",
+    "red_team_requests",
+    "seeds",
+    "texts",
+    "wrapped",
 ]  # fmt: skip

@@ -113,7 +113,11 @@ def own_figures(moderator: EmbeddedModerator, seed: int) -> dict[str, Any]:
     ]
     turns = data.own_turns(requests + data.benign_requests(HELD_OUT), rng, HELD_OUT)
     most = scores(moderator, [exchange(turn) for turn in turns]).max(axis=1)
-    kinds = {"agreement to harm": (1, 1), "refusal of harm": (0, 1), "agreement to the harmless": (1, 0)}
+    kinds = {
+        "agreement to harm": (1, 1),
+        "refusal of harm": (0, 1),
+        "agreement to the harmless": (1, 0),
+    }
     figures = {}
     for name, (complies, harmful) in kinds.items():
         mine = [
@@ -143,11 +147,16 @@ def false_positives(moderator: EmbeddedModerator, seed: int) -> dict[str, Any]:
     for name, turns in sets.items():
         got = scores(moderator, [exchange(turn) for turn in turns])
         rates = dict(zip(CATEGORIES, (got >= 0.5).mean(axis=0).round(4).tolist(), strict=True))
-        figures[name] = {"n": len(turns)} | {
-            f"at {t}": round(float((got.max(axis=1) >= t).mean()), 4) for t in (0.3, 0.5, 0.7)
-        } | {c: r for c, r in rates.items() if r}
+        figures[name] = (
+            {"n": len(turns)}
+            | {f"at {t}": round(float((got.max(axis=1) >= t).mean()), 4) for t in (0.3, 0.5, 0.7)}
+            | {c: r for c, r in rates.items() if r}
+        )
     alone = scores(moderator, [Exchange((), turn.answer) for turn in benign])
-    figures["answer alone"] = {"n": len(benign), "at 0.5": round(float((alone.max(axis=1) >= 0.5).mean()), 4)}
+    figures["answer alone"] = {
+        "n": len(benign),
+        "at 0.5": round(float((alone.max(axis=1) >= 0.5).mean()), 4),
+    }
     return figures
 
 

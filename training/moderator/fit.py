@@ -84,7 +84,7 @@ def fit_logistic(
     def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         v = flat.reshape(-1, heads)
         z = np.asarray(xs @ v[:-1].astype(np.float32)) + v[-1].astype(np.float32)
-        p = 1 / (1 + np.exp(-z))
+        p = 0.5 * (1 + np.tanh(0.5 * z))
         value = float((w * (np.logaddexp(0, z) - y * z)).sum(dtype=np.float64))
         value += 0.5 * float(((v[:-1] ** 2).sum(axis=0) * shrink).sum())
         g = w * (p - y)

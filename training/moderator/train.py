@@ -13,18 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.moderator import data
+from training.moderator.calibrate import calibrated
 from training.moderator.data import TRAIN, Text, Turn, kept_for_calibration
 from training.moderator.fit import counts, fit_logistic, masses, quantised, scaled
 from training.moderator.labels import CATEGORIES, categories_of
-from training.moderator.calibrate import calibrated
 from tsalign.moderators.embedded import Layout, Table, Weights
 
 TEXT_HEADS = tuple(f"text/{c}" for c in CATEGORIES if c != "illicit")
 SUBJECT_HEADS = ("subject/any", *(f"subject/{c}" for c in CATEGORIES))
 HEADS = TEXT_HEADS + SUBJECT_HEADS
 TOPIC_LAYOUT = Layout(bits=17, chars=(4, 5), words=(1, 2))
-SOURCE_WEIGHT = {"own-alarming": 2.0, "own-paragraphs": 3.0, "own-tasks": 4.0, "harmfulqa": 0.7, "self-instruct-seed": 3.0}
-TOPIC_PENALTY = [0.3 if h in ("text/harassment", "text/hate") else 0.1 for h in HEADS]
+SOURCE_WEIGHT = {
+    "own-alarming": 2.0,
+    "own-paragraphs": 3.0,
+    "own-tasks": 4.0, "own-wrappers": 3.0,
+    "harmfulqa": 0.7,
+    "self-instruct-seed": 3.0,
+}
+STRONGER = ("text/harassment", "text/hate", "subject/any", "subject/illicit")
+TOPIC_PENALTY = [0.3 if head in STRONGER else 0.1 for head in HEADS]
 GROUPS = (list(range(len(TEXT_HEADS))), list(range(len(TEXT_HEADS), len(HEADS))))
 ANSWER_LAYOUT = Layout(bits=16, chars=(), words=(1, 2, 3), opening=25)
 
@@ -34,11 +41,13 @@ def requests_to_fit() -> tuple[list[Text], list[Text]]:
     harmful = [r for r in data.harmful_requests(TRAIN) if not kept_for_calibration(r.text)]
     harmful += [r for r in data.harmful_acts() if not kept_for_calibration(r.text)]
     benign = [r for r in data.benign_requests(TRAIN) if not kept_for_calibration(r.text)]
-    benign += data.everyday_requests((10, 100))
+    benign += data.everyday_requests((10, 100)) + data.odd_requests(800, random.Random(1))
     return harmful, benign
 
 
-def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dict[str, float], float]]:
+def topic_rows(
+    turns: Sequence[Turn], rng: random.Random
+) -> list[tuple[str, dict[str, float], float]]:
     """Texts with soft labels per head of the topic table."""
     rows: list[tuple[str, dict[str, float], float]] = []
 
@@ -62,6 +71,8 @@ def topic_rows(turns: Sequence[Turn], rng: random.Random) -> list[tuple[str, dic
 
     harmful, benign = requests_to_fit()
     alarming = data.alarming_requests()
+    for row in data.harmless_windows():
+        add(row.text, row.labels, row.weight * SOURCE_WEIGHT.get(row.source, 1.0), "subject")
     for request in dict.fromkeys(t.request for t in turns if t.source == "gptfuzz"):
         add(request, {"any": 1.0} | categories_of(request), 1.0, "subject")
     plain = data.everyday_texts() + data.advbench_targets() + data.red_team_requests()

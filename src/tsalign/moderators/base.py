@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 from tsalign.types import Exchange, Score
 
 ACCESS_DENIED = "access denied"
-"""Part of the cause of a verdict that a service withheld because it does not accept the key. That is
-no outage: no policy lets an answer pass for it."""
+"""Part of the cause where a service does not accept the key. That is no outage: no policy lets an
+answer pass for it."""
 
 
 @runtime_checkable
