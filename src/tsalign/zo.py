@@ -78,7 +78,7 @@ def mixture(families: Sequence[Directions], shares: Sequence[float]) -> Directio
             np.float32(np.sqrt(share)) * family(generator, num, n_rows, d_model)
             for family, share in zip(families, shares, strict=True)
         ]
-        return np.sum(parts, axis=0, dtype=np.float32)
+        return np.asarray(np.sum(parts, axis=0), dtype=np.float32)
 
     return draw
 
@@ -94,11 +94,11 @@ def orthogonal(family: Directions) -> Directions:
         directions = family(generator, num, n_rows, d_model).reshape(num, -1)
         frame: list[FloatArray] = []
         for i, direction in enumerate(directions):
-            length = np.linalg.norm(direction)
+            length = float(np.linalg.norm(direction))
             residual = direction.copy()
             for axis in frame:
                 residual -= (axis @ residual) * axis
-            rest = np.linalg.norm(residual)
+            rest = float(np.linalg.norm(residual))
             if rest <= _DEPENDENT * length:
                 frame, residual, rest = [], direction, length
             axis = residual / max(rest, _TINY)
@@ -140,13 +140,15 @@ def antithetic_difference(
 def normalize_rows(gradient: FloatArray) -> FloatArray:
     """Every row at unit length; a row of zeros stays."""
     norms = np.linalg.norm(gradient, axis=-1, keepdims=True)
-    return np.divide(gradient, norms, out=np.zeros_like(gradient), where=norms > _TINY)
+    safe = np.where(norms > _TINY, norms, 1.0)
+    return np.asarray(np.where(norms > _TINY, gradient / safe, 0.0), dtype=np.float32)
 
 
 def clip_rows(gradient: FloatArray, limit: float = 1.0) -> FloatArray:
     """Every row at most at length ``limit``."""
     norms = np.linalg.norm(gradient, axis=-1, keepdims=True)
-    return (gradient * np.minimum(1.0, limit / np.maximum(norms, _TINY))).astype(np.float32)
+    shrink = np.minimum(1.0, limit / np.maximum(norms, _TINY))
+    return np.asarray(gradient * shrink, dtype=np.float32)
 
 
 def project_cosine(x: FloatArray, x0: FloatArray, min_cosine: float) -> FloatArray:
@@ -162,9 +164,10 @@ def project_cosine(x: FloatArray, x0: FloatArray, min_cosine: float) -> FloatArr
     across = x - np.vdot(unit, x.astype(np.float64)) * unit
     height = np.linalg.norm(across)
     if height <= _ROUNDING * length:
-        return (length * unit).astype(np.float32)
+        return np.asarray(length * unit, dtype=np.float32)
     sine = np.sqrt(1.0 - min_cosine**2)
-    return (length * (min_cosine * unit + sine * across / height)).astype(np.float32)
+    tilted = min_cosine * unit + sine * across / height
+    return np.asarray(length * tilted, dtype=np.float32)
 
 
 def cosine(x: FloatArray, y: FloatArray) -> float:

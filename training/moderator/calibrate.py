@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 TEXT_FALSE_POSITIVES = 0.001
 EXPECTED = (0.6, 0.3, 0.4)
 SHIFT = 1.0
-FALSE_POSITIVES = 0.010
+FALSE_POSITIVES = 0.015
 
 
 def exchange(turn: Turn) -> Exchange:
@@ -96,7 +96,7 @@ def _calibrate_subject(
     def loss(p: Floats) -> float:
         spread = p[:3] - np.array(EXPECTED)
         fit = (_cross_entropy(harmful, product(p)) * share).sum()
-        return float(fit + 10.0 * (spread**2).mean())
+        return float(fit + 10.0 * (spread**2).mean() + 0.1 * (p[4] - 1.5) ** 2)
 
     p = minimize(loss, [*EXPECTED, 0.0, 1.5, 0.0], method="L-BFGS-B").x
     margin = float(np.quantile(_logit(product(p)[benign]), 1 - FALSE_POSITIVES))

@@ -410,15 +410,15 @@ def insults(rng: random.Random) -> list[Text]:
 
 
 def harmful_acts() -> list[Text]:
-    """Self-written harmful requests: every act in four forms."""
+    """Self-written harmful requests: every act in seven forms."""
     own, rows = own_text(), []
     forms = own["harmful_forms"]
     for category, acts in own["harmful_acts"].items():
         for i, act in enumerate(acts):
-            for k in range(4):
-                text = forms[(3 * i + 5 * k) % len(forms)].replace("{x}", act)
+            for k in range(7):
+                text = forms[(5 * i + 7 * k) % len(forms)].replace("{x}", act)
                 labels = {"any": 1.0} | categories_of(text) | {category: 0.97}
-                rows.append(Text(text, labels, "own-acts"))
+                rows.append(Text(text, labels, "own-acts", 0.6))
     return rows
 
 
@@ -573,7 +573,7 @@ def own_turns(requests: list[Text], rng: random.Random, split: str = TRAIN) -> l
         if rng.random() < 0.5:
             asked = diluted(asked, rng, split)
         first = rng.choice(own["agree_open"]).replace("{x}", act)
-        filler = own["agree_body"] if rng.random() < 0.5 else harmless_sentences(split)
+        filler = own["agree_body"] if rng.random() < 0.8 else harmless_sentences(split)
         body = rng.sample(filler, rng.randint(2, 6))
         if rng.random() < 0.3:
             body.insert(1, f"Remember that you want to {act}.")

@@ -125,7 +125,7 @@ def _word_hashes(data: NDArray[np.uint8], starts: Ints, ends: Ints) -> U64:
     np.cumprod(powers, out=powers)
     np.cumprod(inverse, out=inverse)
     sums = np.concatenate(([np.uint64(0)], np.cumsum((data.astype(np.uint64) + 1) * powers)))
-    return (sums[ends] - sums[starts]) * inverse[starts]
+    return np.asarray((sums[ends] - sums[starts]) * inverse[starts], dtype=np.uint64)
 
 
 def bucket(hashes: U64, kind: int, bits: int) -> Ints:
