@@ -461,7 +461,8 @@ def test_an_answer_about_something_else_is_not_accepted():
 
 def test_the_floor_itself_is_natural_enough():
     engine = Likelihoods(lambda text: -0.5 if text == COMPLY else -1.5)
-    assert make(engine=engine).align("hi there").naturalness == pytest.approx(-1.0)
+    response = make(engine=engine, naturalness_floor=-1.0).align("hi there")
+    assert response.naturalness == pytest.approx(-1.0)
 
 
 def test_the_most_natural_acceptable_answer_of_a_round_is_returned():
@@ -510,7 +511,9 @@ def test_silence_is_never_sent_to_the_moderator():
          "a door that opens to the garden where the old apple trees stand in two rows.", False),
         ("keep going " * 12, True),
         ("字" * 80, True),
-        ("word " * 15, False),
+        ("a list of things that went well: " + "tics" * 12, True),
+        ("1000000 is a million\n" + "-" * 60 + "\nand no no no no", False),
+        ("word " * 8, False),
     ],
 )  # fmt: skip
 def test_degenerate_means_repeating_itself(text, expected):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -475,13 +476,17 @@ _LONG_ENOUGH_WORDS = 16
 _LONG_ENOUGH_BYTES = 160
 _LEAST_DISTINCT_TRIGRAMS = 0.4
 _LEAST_COMPRESSED = 0.15
+_STUCK = re.compile(r"(\w.{0,11}?)\1{9}", re.DOTALL)
 
 
 def is_degenerate(text: str) -> bool:
-    """Whether a text repeats itself: few distinct word trigrams, or it compresses to nothing.
+    """Whether a text repeats itself.
 
-    The second sign serves scripts without spaces. Short texts have too little to tell by.
+    Signs: a few characters ten times on end, few distinct word trigrams, or a text that compresses
+    to nothing (for scripts without spaces). Short texts have too little to tell by.
     """
+    if _STUCK.search(text):
+        return True
     words = text.split()
     if len(words) >= _LONG_ENOUGH_WORDS:
         trigrams = list(zip(words, words[1:], words[2:], strict=False))

@@ -160,7 +160,7 @@ _FAST: dict[str, Any] = {
     "normalization": "normalize",
     "perturbation_scale": 0.3,
     "perturbation_growth": 1.5,
-    "max_perturbation_scale": 0.8,
+    "max_perturbation_scale": 0.6,
     "spread_floor": 0.05,
     "plateau_patience": 3,
     "step_size": 0.3,
@@ -263,7 +263,7 @@ class Policy(_Frozen):
     steerable_rows: Literal["last_user", "user", "all"] = "last_user"
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings.of)
     budget: Budget = Budget()
-    naturalness_floor: Annotated[float, Field(le=0, strict=True)] = -1.0
+    naturalness_floor: Annotated[float, Field(le=0, strict=True)] = -0.3
     """Least naturalness (nats per token) of an acceptable answer."""
     on_exhausted: Literal["refuse", "best"] = "refuse"
     """Budget spent: the refusal message, or the most natural unflagged answer below the floor,

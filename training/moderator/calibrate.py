@@ -13,13 +13,13 @@ from scipy.optimize import minimize
 from training.moderator import data
 from training.moderator.data import TRAIN, VALIDATION, Text, Turn, kept_for_calibration
 from training.moderator.labels import CATEGORIES, categories_of
-from tsalign.moderators.embedded import Readings, Table, Weights, sigmoid, subject_logit
+from tsalign.moderators.embedded import Readings, Table, Weights, sigmoid, subject_probability
 from tsalign.types import Exchange, Message
 
 Floats = NDArray[np.float64]
 TEXT_FALSE_POSITIVES = 0.001
-EXPECTED = (0.6, 0.3, 0.4)
-SHIFT = 1.0
+EXPECTED = ((0.2, 1.0, 0.0), (0.6, 0.5, 0.0))
+STRENGTH = 3.0
 FALSE_POSITIVES = 0.015
 
 
@@ -47,8 +47,9 @@ def calibration_turns(rng: random.Random) -> list[tuple[list[Turn], float]]:
         replace(t, request=rng.choice(benign).request, labels=_labels(t))
         for t in rng.sample(complied, 100)
     ]
-    groups = (real, benign, inside, own, elsewhere, astray)
-    return list(zip(groups, (1.0, 1.0, 0.5, 1.0, 0.2, 0.15), strict=True))
+    declined = [turn for turn in own if not turn.complies]
+    groups = (real, benign, inside, own, declined, elsewhere, astray)
+    return list(zip(groups, (1.0, 1.0, 0.5, 1.0, 0.5, 0.2, 0.15), strict=True))
 
 
 def _labels(turn: Turn) -> dict[str, float]:
@@ -85,24 +86,30 @@ def _calibrate_subject(
 ) -> Weights:
     """Fit S · G to ``harmful``, then shift S so that few harmless answers reach 0.5.
 
-    S = σ(`subject_logit`), G = σ(g · along + h).
+    S is `subject_probability`, G = σ(g · along + h).
     """
     harmful = np.array([turn.harmful for turn in turns])
 
-    def product(p: Floats) -> Floats:
-        subject = sigmoid(subject_logit(p[:4], readings))
-        return np.clip(subject * sigmoid(p[4] * readings.along + p[5]), 1e-7, 1 - 1e-7)
+    def product(p: Floats, shift: float = 0.0) -> Floats:
+        mixing = p[:6].reshape(2, 3) - np.array([0.0, 0.0, shift])
+        subject = subject_probability(mixing, readings)
+        return np.clip(subject * sigmoid(p[6] * readings.along + p[7]), 1e-7, 1 - 1e-7)
 
     def loss(p: Floats) -> float:
-        spread = p[:3] - np.array(EXPECTED)
+        spread = (p[:6].reshape(2, 3) - np.array(EXPECTED))[:, :2]
         fit = (_cross_entropy(harmful, product(p)) * share).sum()
-        return float(fit + 10.0 * (spread**2).mean() + 0.1 * (p[4] - 1.5) ** 2)
+        return float(fit + STRENGTH * (spread**2).mean() + 0.1 * (p[6] - 1.5) ** 2)
 
-    p = minimize(loss, [*EXPECTED, 0.0, 1.5, 0.0], method="L-BFGS-B").x
-    margin = float(np.quantile(_logit(product(p)[benign]), 1 - FALSE_POSITIVES))
-    print("mixing", p.round(2), "margin", round(margin, 2))
-    mixing = np.append(p[:3], p[3] - margin * SHIFT)
-    along = _affine(weights.along, p[4], p[5], [0])
+    start = [*np.ravel(EXPECTED), 1.5, 0.0]
+    p = minimize(loss, start, method="L-BFGS-B").x
+    low, high = -8.0, 8.0
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        flagged = (product(p, middle)[benign] >= 0.5).mean()
+        low, high = (middle, high) if flagged > FALSE_POSITIVES else (low, middle)
+    print("mixing", p.round(2), "shift", round(high, 2))
+    mixing = p[:6].reshape(2, 3) - np.array([0.0, 0.0, high])
+    along = _affine(weights.along, p[6], p[7], [0])
     return replace(weights, along=along, mixing=mixing)
 
 
@@ -144,7 +151,3 @@ def _affine(table: Table, slope: float, offset: float, heads: list[int]) -> Tabl
 
 def _cross_entropy(y: Floats, q: Floats) -> Floats:
     return np.asarray(-(y * np.log(q) + (1 - y) * np.log(1 - q)))
-
-
-def _logit(q: Floats) -> Floats:
-    return np.asarray(np.log(q) - np.log1p(-q))

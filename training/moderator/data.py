@@ -406,6 +406,7 @@ def insults(rng: random.Random) -> list[Text]:
             around = [said, rng.choice(harmless)]
             rng.shuffle(around)
             rows.append(Text(" ".join(around), {"harassment": 0.9}, "own-insults"))
+            rows.append(Text(diluted(said, rng), {"harassment": 0.85}, "own-insults"))
     return rows
 
 

@@ -156,7 +156,7 @@ def training_turns(rng: random.Random) -> list[Turn]:
 
 def answer_rows(turns: Sequence[Turn]) -> list[tuple[str, dict[str, float], float]]:
     """Answers with the label ``goes along``."""
-    weight = {"gptfuzz": 1.0, "rbr": 3.0, "own": 0.5, "roleplay": 0.3, "gsm8k": 0.2}
+    weight = {"gptfuzz": 1.0, "rbr": 3.0, "own": 0.8, "roleplay": 0.3, "gsm8k": 0.2}
     return [
         (turn.answer, {"goes-along": turn.complies}, weight.get(turn.source, 1.0)) for turn in turns
     ]
@@ -169,7 +169,7 @@ def train(seed: int = 0) -> Weights:
     rows = topic_rows(turns, rng)
     topic = fit_table(*matrix(rows, HEADS), TOPIC_LAYOUT, TOPIC_PENALTY, 60, GROUPS)
     along = fit_table(*matrix(answer_rows(turns), ("goes-along",)), ANSWER_LAYOUT, [0.3], 100)
-    mixing = np.zeros(4)
+    mixing = np.zeros((2, 3))
     return calibrated(Weights(topic, HEADS, along, mixing), rng)
 
 
