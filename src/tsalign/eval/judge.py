@@ -20,6 +20,7 @@ from functools import cache
 from importlib.resources import files
 from io import BytesIO
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +145,7 @@ class JudgeWeights:
                 arrays = {key: file[key] for key in file.files}
             stance, subject = (_lexicon(name, arrays) for name in ("stance", "subject"))
             return cls(stance, subject, arrays["stance_mix"], arrays["subject_mix"])
-        except (KeyError, ValueError, OSError, EOFError, TypeError) as error:
+        except (KeyError, ValueError, OSError, EOFError, TypeError, BadZipFile) as error:
             raise TsalignError(
                 f"the judge's weights cannot be read ({type(error).__name__}): "
                 "install tsalign again"

@@ -5,8 +5,8 @@ For an answer y to a conversation x, and each category c:
     score_c = 1 − (1 − text_c(y)) · (1 − subject_c(x, y) · goes_along(y))
 
 ``text_c`` reads the answer as a text of its own (insults, threats, ...); ``subject_c`` is the
-probability that request and answer are about something harmful of kind c; ``goes_along`` is the
-probability that the answer does not decline. How the weights were made, and how well they do, is in
+probability that request and answer are about something harmful, shared out over the kinds c, the
+likeliest kind having all of it; ``goes_along`` is the probability that the answer does not decline. How the weights were made, and how well they do, is in
 ``assets/moderator/MODEL_CARD.md``.
 """
 
@@ -19,6 +19,7 @@ from functools import cache
 from importlib.resources import files
 from io import BytesIO
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from tsalign.errors import ModeratorError
 from tsalign.moderators._ngrams import (
     INVISIBLE,
+    U64,
     Ints,
     Words,
     bucket,
@@ -40,7 +42,8 @@ Floats = NDArray[np.float64]
 CATEGORIES = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
 _BATCH_CHARS = 1 << 17
 _TURNS = 3
-_WINDOW = 60
+_WINDOW = 16
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +147,38 @@ class Readings:
 
     Attributes:
         text: ``(n, 6)`` logits of the answer as a text; -inf where there is no such head.
-        request: ``(n, 6)`` subject logits of the user's turns.
-        answer: ``(n, 6)`` subject logits of the answer.
+        request: ``(n, 7)`` subject logits of the user's turns: any harm, then the categories.
+        answer: ``(n, 7)`` subject logits of the answer.
+        echo: ``(n, 7)`` subject logits of those words of the answer that the user used too.
         along: ``(n,)`` logits of going along.
     """
 
     text: Floats
     request: Floats
     answer: Floats
+    echo: Floats
     along: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A list of texts after the tables have read them.
+
+    Attributes:
+        topic: ``(n_texts, n_heads)``.
+        along: ``(at least n_answers,)``.
+        first: ``(n_texts + 1,)`` each text's first word.
+        hashes: ``(n_words,)``.
+        sums: ``(n_words, n_heads)`` weights of the n-grams that begin in each word.
+        mass: ``(n_words,)``.
+    """
+
+    topic: Floats
+    along: Floats
+    first: Ints
+    hashes: U64
+    sums: NDArray[np.int32]
+    mass: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,32 +189,26 @@ class Weights:
         topic: heads named ``text/<category>`` and ``subject/<category>``.
         heads: names of the topic table's heads.
         along: one head: does an answer go along with what was asked?
-        from_request, from_answer, offset: ``(6,)``; the logit of ``subject_c`` is
-            ``−from_request · log(1 + exp(−request_c)) + from_answer · answer_c + offset``: a
-            harmless request speaks for the answer, a harmful one does not by itself condemn it.
+        mixing: ``(2, 3)``; see `subject_probability`.
     """
 
     topic: Table
     heads: tuple[str, ...]
     along: Table
-    from_request: Floats
-    from_answer: Floats
-    offset: Floats
+    mixing: Floats
 
     def save(self) -> bytes:
         """The weights as an ``.npz`` file of plain arrays."""
         meta = {
-            "format": 1,
+            "format": _FORMAT,
             "heads": self.heads,
             "topic": _layout_json(self.topic),
             "along": _layout_json(self.along),
         }
-        arrays: dict[str, Any] = {"meta": np.array(json.dumps(meta))}
+        arrays: dict[str, Any] = {"meta": np.array(json.dumps(meta)), "mixing": self.mixing}
         for name, table in (("topic", self.topic), ("along", self.along)):
             for key in ("weights", "mass", "scale", "bias"):
                 arrays[f"{name}.{key}"] = getattr(table, key)
-        for key in ("from_request", "from_answer", "offset"):
-            arrays[key] = getattr(self, key)
         out = BytesIO()
         np.savez_compressed(out, **arrays)
         return out.getvalue()
@@ -204,10 +224,11 @@ class Weights:
             with np.load(BytesIO(content), allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             meta = json.loads(str(arrays["meta"]))
+            if meta["format"] != _FORMAT:
+                raise ValueError("format")
             topic, along = (_table(name, meta[name], arrays) for name in ("topic", "along"))
-            mixing = (arrays[key] for key in ("from_request", "from_answer", "offset"))
-            return cls(topic, tuple(meta["heads"]), along, *mixing)
-        except (KeyError, ValueError, OSError, EOFError, TypeError) as error:
+            return cls(topic, tuple(meta["heads"]), along, arrays["mixing"])
+        except (KeyError, ValueError, OSError, EOFError, TypeError, BadZipFile) as error:
             raise ModeratorError(
                 f"the moderator's weights cannot be read ({type(error).__name__}):"
                 " install tsalign again or train them anew"
@@ -215,48 +236,97 @@ class Weights:
 
     def read(self, exchanges: Sequence[Exchange]) -> Readings:
         """All logits of a batch; each distinct text is read once."""
-        asked = [_user_turns(e) for e in exchanges]
+        asked = [_user_turns(e) or [e.answer] for e in exchanges]
         answers = list(dict.fromkeys(e.answer for e in exchanges))
         texts = list(dict.fromkeys([*answers, *(turn for turns in asked for turn in turns)]))
         place = {text: i for i, text in enumerate(texts)}
-        topic, along = self._logits(texts, len(answers))
+        read = self._read(texts, len(answers))
 
-        by_name = {name: k for k, name in enumerate(self.heads)}
-        nothing = np.full(len(texts), -np.inf)
-        text, subject = (
-            np.stack(
-                [topic[:, by_name[h]] if (h := f"{kind}/{c}") in by_name else nothing
-                 for c in CATEGORIES], axis=1,
-            )
-            for kind in ("text", "subject")
-        )  # fmt: skip
-        at = np.array([place[e.answer] for e in exchanges])
-        request = [
-            np.max(subject[[place[turn] for turn in turns or (e.answer,)]], axis=0)
-            for e, turns in zip(exchanges, asked, strict=True)
-        ]
-        return Readings(text[at], np.array(request), subject[at], along[at])
+        answer = np.array([place[e.answer] for e in exchanges])
+        turns = [np.array([place[turn] for turn in turns]) for turns in asked]
+        request = np.array([read.topic[at].max(axis=0) for at in turns])
+        said = read.topic[answer]
+        return Readings(
+            self._heads(said, "text", CATEGORIES),
+            self._heads(request, "subject", ("any", *CATEGORIES)),
+            self._heads(said, "subject", ("any", *CATEGORIES)),
+            self._heads(self._echo(read, answer, turns), "subject", ("any", *CATEGORIES)),
+            read.along[answer],
+        )
 
-    def _logits(self, texts: Sequence[str], n_answers: int) -> tuple[Floats, Floats]:
-        """Topic logits of all texts, ``(n, heads)``, and going-along logits of the answers."""
-        topic, along = [], []
+    def _heads(self, logits: Floats, kind: str, names: Sequence[str]) -> Floats:
+        """The heads of one kind by name, a column each; -inf where there is no such head."""
+        columns = np.full((len(logits), len(names)), -np.inf)
+        for k, name in enumerate(names):
+            if f"{kind}/{name}" in self.heads:
+                columns[:, k] = logits[:, self.heads.index(f"{kind}/{name}")]
+        return columns
+
+    def _read(self, texts: Sequence[str], n_answers: int) -> _Read:
+        topic, along, hashes, sums, mass, count = [], [], [], [], [], []
         for start, end in _batches(texts):
             words = split_words(texts[start:end])
-            topic.append(_windowed(self.topic, words))
+            total, weight = self.topic.prefix_sums(words)
+            topic.append(_windowed(self.topic, words, total, weight))
             if start < n_answers:
-                along.append(_whole(self.along, words)[:, 0])
-        return np.concatenate(topic), np.concatenate(along)
+                along.append(self.along.logits(*self.along.prefix_sums(words), *_ends(words))[:, 0])
+            hashes.append(words.hashes)
+            sums.append(np.diff(total, axis=0).astype(np.int32))
+            mass.append(np.diff(weight))
+            count.append(np.diff(words.texts))
+        first = np.concatenate(([0], np.cumsum(np.concatenate(count))))
+        return _Read(
+            np.concatenate(topic),
+            np.concatenate(along),
+            first,
+            np.concatenate(hashes),
+            np.concatenate(sums),
+            np.concatenate(mass),
+        )
+
+    def _echo(self, read: _Read, answer: Ints, turns: Sequence[Ints]) -> Floats:
+        """``(n, n_heads)`` logits of the words that an answer shares with the user's turns."""
+        n = len(answer)
+        said, whose = _word_index(read.first, answer)
+        asked, by = _word_index(read.first, np.concatenate(turns))
+        by = np.repeat(np.arange(n), [len(t) for t in turns])[by]
+        own = np.arange(n, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        shared = np.isin(read.hashes[said] + own[whose], read.hashes[asked] + own[by])
+        said, whose = said[shared], whose[shared]
+        edge = np.searchsorted(whose, np.arange(n + 1))
+        sums = np.zeros((len(said) + 1, read.sums.shape[1]), np.int64)
+        np.cumsum(read.sums[said], axis=0, out=sums[1:])
+        mass = np.concatenate(([0], np.cumsum(read.mass[said])))
+        return self.topic.logits(sums, mass, edge[:-1], edge[1:])
 
     def scores(self, readings: Readings) -> Floats:
         """``(n, 6)`` scores in [0, 1]."""
-        subject = sigmoid(
-            -self.from_request * np.logaddexp(0.0, -readings.request)
-            + self.from_answer * readings.answer
-            + self.offset
-        )
+        subject = subject_probability(self.mixing, readings)[:, None] * kind_shares(readings)
         along = sigmoid(readings.along)[:, None]
         text = sigmoid(readings.text)
         return np.asarray(1.0 - (1.0 - text) * (1.0 - subject * along), dtype=np.float64)
+
+
+def subject_probability(mixing: Floats, readings: Readings) -> Floats:
+    """``(n,)`` probability of the subject being harmful in any way.
+
+    ``1 − (1 − σ(a)) · (1 − σ(e))``: either the answer is harmful by itself (a), or by what it takes
+    up of the request (e). With x = ``log(1 + exp(−request))`` and the rows of mixing (u, v, k):
+    ``a = −u_1 · x + v_1 · answer + k_1`` and ``e = −u_2 · x + v_2 · echo + k_2``. A harmless request
+    speaks for the answer, a harmful one does not by itself condemn it.
+    """
+    innocence = np.logaddexp(0.0, -readings.request[:, 0])
+    (u1, v1, k1), (u2, v2, k2) = mixing
+    alone = sigmoid(-u1 * innocence + v1 * readings.answer[:, 0] + k1)
+    echoed = sigmoid(-u2 * innocence + v2 * readings.echo[:, 0] + k2)
+    return np.asarray(1.0 - (1.0 - alone) * (1.0 - echoed), dtype=np.float64)
+
+
+def kind_shares(readings: Readings) -> Floats:
+    """``(n, 6)`` how much of the harm is of each category: p_c / max p, 1 for the likeliest."""
+    mean = (readings.request + readings.answer + readings.echo)[:, 1:] / 3.0
+    share = sigmoid(mean)
+    return np.asarray(share / share.max(axis=1, keepdims=True))
 
 
 class EmbeddedModerator:
@@ -325,15 +395,21 @@ def _batches(texts: Sequence[str]) -> list[tuple[int, int]]:
     return list(zip(cuts, [*cuts[1:], len(texts)], strict=True))
 
 
-def _whole(table: Table, words: Words) -> Floats:
-    sums, mass = table.prefix_sums(words)
-    return table.logits(sums, mass, words.texts[:-1], words.texts[1:])
+def _ends(words: Words) -> tuple[Ints, Ints]:
+    return words.texts[:-1], words.texts[1:]
 
 
-def _windowed(table: Table, words: Words) -> Floats:
+def _word_index(first: Ints, texts: Ints) -> tuple[Ints, Ints]:
+    """Indices of all words of a list of texts, and each word's place in the list."""
+    length = first[texts + 1] - first[texts]
+    whose = np.repeat(np.arange(len(texts)), length)
+    start = np.cumsum(length) - length
+    return first[texts][whose] + np.arange(len(whose)) - start[whose], whose
+
+
+def _windowed(table: Table, words: Words, sums: Ints, mass: Ints) -> Floats:
     """Mean of the whole text's logit and the largest of its windows, per head."""
-    sums, mass = table.prefix_sums(words)
-    whole = table.logits(sums, mass, words.texts[:-1], words.texts[1:])
+    whole = table.logits(sums, mass, *_ends(words))
     starts, ends, first = windows(words.texts, _WINDOW, _WINDOW // 2)
     parts = table.logits(sums, mass, starts, ends)
     return np.asarray(0.5 * (whole + np.maximum.reduceat(parts, first, axis=0)))
