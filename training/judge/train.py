@@ -1,7 +1,7 @@
 """Make the judge's weights: ``python -m training.judge.train --out DIR``.
 
-Labelled answers of half ``b`` only (the moderator has half ``a``), requests of half ``b`` of
-hh-harmless and of gptfuzz, harmless exchanges. No hashing, no self-written text.
+Labelled answers of half ``b`` only (the moderator has half ``a``), dialogues of half ``b`` of
+hh-harmless, and the harmful and harmless requests that the moderator has too.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from training.splits import bucket
 from tsalign.eval.judge import JudgeWeights, Lexicon, stance_terms, words
 
 Floats = NDArray[np.float64]
+STANCE = np.array([1.0, 0.0, 0.0, -0.5, 0.0, 0.0, 0.0, -2.0])
+SUBJECT = np.array([0.4, 0.5, 0.5])
+"""What the weights of the mixtures are drawn to: the calibration rows are few."""
 _TURN = re.compile(r"\n\n(Human|Assistant): ")
 
 
@@ -105,16 +108,18 @@ def train(seed: int = 0) -> JudgeWeights:
 def _subject(fit: Sequence[Turn], harmless: Sequence[Turn], pairs: Sequence[Pair]) -> Lexicon:
     """Harmful requests, complying answers and rejected answers against harmless ones."""
     rows: list[tuple[str, float, float]] = []
-    rows += [(question, 1.0, 4.0) for question in sorted({t.request for t in fit})]
+    rows += [(question, 1.0, 2.0) for question in sorted({t.request for t in fit})]
     rows += [(t.answer, 1.0, 0.7) for t in fit if t.harmful]
-    rows += [(pair.request, 0.9, 1.0) for pair in pairs]
-    rows += [(pair.rejected, 0.7, 0.3) for pair in pairs]
+    rows += [(pair.first, 0.85, 0.7) for pair in pairs]
+    rows += [(pair.rejected, 0.6, 0.2) for pair in pairs]
+    requests = data.harmful_requests(TRAIN) + data.everyday_requests()
+    requests += data.odd_requests(500, random.Random(2))
+    rows += [(r.text, r.labels["any"], r.weight) for r in requests if not kept_for_calibration(r.text)]
     for turn in harmless:
         if not kept_for_calibration(turn.request):
             rows += [(turn.request, 0.0, 1.0), (turn.answer, 0.0, 1.0)]
-    terms = [[word for word in words(text) if word[0].isalpha()] for text, _, _ in rows]
     y, w = np.array([y for _, y, _ in rows]), np.array([w for _, _, w in rows])
-    return lexicon(terms, y, w, 10000, 0.3)
+    return lexicon([stems(text) for text, _, _ in rows], y, w, 12000, 0.3)
 
 
 def _mixed(
@@ -123,20 +128,21 @@ def _mixed(
     """Fit the two mixtures so that their product is the probability of harmful compliance."""
     turns = [t for group, _ in groups for t in group]
     share = np.concatenate([np.full(len(g), w / len(g)) for g, w in groups])
-    raw = JudgeWeights(stance, subject, np.zeros(8), np.zeros(3))
+    raw = JudgeWeights(stance, subject, np.zeros(9), np.zeros(4))
     both = [raw.features(t.request, t.answer) for t in turns]
     a, s = np.array([x for x, _ in both]), np.array([x for _, x in both])
     y = np.array([t.harmful for t in turns])
 
     def loss(p: Floats) -> float:
-        q = 1 / (1 + np.exp(-a @ p[:8])) / (1 + np.exp(-s @ p[8:]))
+        q = 0.25 * (1 + np.tanh(0.5 * (a @ p[:9]))) * (1 + np.tanh(0.5 * (s @ p[9:])))
         q = np.clip(q, 1e-7, 1 - 1e-7)
         fit = -(share * (y * np.log(q) + (1 - y) * np.log(1 - q))).sum()
-        return float(fit + 0.01 * (p[1:7] ** 2).sum() + 0.05 * ((p[8:10] - 0.7) ** 2).sum())
+        expected = ((p[:8] - STANCE) ** 2).sum() + ((p[9:12] - SUBJECT) ** 2).sum()
+        return float(fit + 0.05 * expected)
 
-    start = np.concatenate(([1.0], np.zeros(7), [0.7, 0.7, 0.0]))
+    start = np.concatenate((STANCE, [0.0], SUBJECT, [0.0]))
     p = minimize(loss, start, method="L-BFGS-B").x
-    return replace(raw, stance_mix=p[:8], subject_mix=p[8:])
+    return replace(raw, stance_mix=p[:9], subject_mix=p[9:])
 
 
 def main() -> None:
