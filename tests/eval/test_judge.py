@@ -49,6 +49,7 @@ def test_terms() -> None:
     ]
     assert subject_terms("Bake bread now.", "How do I bake?") == (
         ["bake", "bread", "now"],
+        ["how", "do", "i", "bake"],
         ["bake"],
     )
 

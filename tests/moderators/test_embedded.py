@@ -166,13 +166,13 @@ def test_a_batch_is_judged_as_one_by_one() -> None:
         )
 
 
-def test_a_text_of_many_pages_is_judged() -> None:
+def test_an_insult_in_a_long_answer_is_found() -> None:
     page = "The river runs through the valley and the mill turns slowly. "
     insult = "You are a stupid worthless idiot and everybody hates you. "
     (plain, rude) = EmbeddedModerator().score(
-        [exchange(page * 2000), exchange(page * 1000 + insult * 3 + page * 1000)]
+        [exchange(page * 60), exchange(page * 30 + insult * 3 + page * 30)]
     )
-    assert rude.categories["harassment"] > plain.categories["harassment"] + 0.1
+    assert rude.categories["harassment"] > plain.categories["harassment"] + 0.5
 
 
 PAIRS = [

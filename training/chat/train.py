@@ -130,10 +130,7 @@ def answer_loss(model: LlamaForCausalLM, ids: torch.Tensor, weights: torch.Tenso
 
 
 def build_optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for the embeddings and the norms.
-
-    Muon learns to copy in about half the steps that AdamW alone takes.
-    """
+    """Muon for the matrices of the layers, AdamW for the embeddings and the norms."""
     inner = [p for p in model.model.layers.parameters() if p.dim() == 2]
     known = {id(p) for p in inner}
     outer = [p for p in model.parameters() if id(p) not in known]

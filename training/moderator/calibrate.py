@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 TEXT_FALSE_POSITIVES = 0.002
 EXPECTED = ((0.2, 1.0, 0.0), (0.6, 0.5, 0.0))
 STRENGTH = 3.0
-FALSE_POSITIVES = 0.015
+FALSE_POSITIVES = 0.02
 
 
 def exchange(turn: Turn) -> Exchange:

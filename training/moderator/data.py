@@ -353,7 +353,11 @@ def odd_requests(count: int, rng: random.Random) -> list[Text]:
 def harmless_windows(size: int = 16) -> list[Text]:
     """Runs of words of harmless requests and answers and of our wrappers: all of them harmless."""
     own = own_text()
-    rows = [Text(text, _zeros(), "own-wrappers") for key in ("before", "after") for text in own[f"wrappers_{key}"]]
+    rows = [
+        Text(text, _zeros(), "own-wrappers")
+        for key in ("before", "after")
+        for text in own[f"wrappers_{key}"]
+    ]
     for turn in benign_turns(TRAIN):
         for text in (turn.request, turn.answer):
             run = text.split()

@@ -26,7 +26,8 @@ TOPIC_LAYOUT = Layout(bits=17, chars=(4, 5), words=(1, 2))
 SOURCE_WEIGHT = {
     "own-alarming": 2.0,
     "own-paragraphs": 3.0,
-    "own-tasks": 4.0, "own-wrappers": 3.0,
+    "own-tasks": 4.0,
+    "own-wrappers": 3.0,
     "harmfulqa": 0.7,
     "self-instruct-seed": 3.0,
 }
@@ -73,6 +74,9 @@ def topic_rows(
     alarming = data.alarming_requests()
     for row in data.harmless_windows():
         add(row.text, row.labels, row.weight * SOURCE_WEIGHT.get(row.source, 1.0), "subject")
+    for turn in turns:
+        if turn.source == "rbr" and turn.labels:
+            add(turn.request, turn.labels, 1.0, "subject")
     for request in dict.fromkeys(t.request for t in turns if t.source == "gptfuzz"):
         add(request, {"any": 1.0} | categories_of(request), 1.0, "subject")
     plain = data.everyday_texts() + data.advbench_targets() + data.red_team_requests()

@@ -6,8 +6,8 @@ For an answer y to a conversation x, and each category c:
 
 ``text_c`` reads the answer as a text of its own (insults, threats, ...); ``subject_c`` is the
 probability that request and answer are about something harmful, shared out over the kinds c, the
-likeliest kind having all of it; ``goes_along`` is the probability that the answer does not decline. How the weights were made, and how well they do, is in
-``assets/moderator/MODEL_CARD.md``.
+likeliest kind having all of it; ``goes_along`` is the probability that the answer does not decline.
+How the weights were made, and how well they do, is in ``assets/moderator/MODEL_CARD.md``.
 """
 
 from __future__ import annotations
@@ -312,8 +312,8 @@ def subject_probability(mixing: Floats, readings: Readings) -> Floats:
 
     ``1 − (1 − σ(a)) · (1 − σ(e))``: either the answer is harmful by itself (a), or by what it takes
     up of the request (e). With x = ``log(1 + exp(−request))`` and the rows of mixing (u, v, k):
-    ``a = −u_1 · x + v_1 · answer + k_1`` and ``e = −u_2 · x + v_2 · echo + k_2``. A harmless request
-    speaks for the answer, a harmful one does not by itself condemn it.
+    ``a = −u_1 · x + v_1 · answer + k_1`` and ``e = −u_2 · x + v_2 · echo + k_2``. A harmless
+    request speaks for the answer, a harmful one does not by itself condemn it.
     """
     innocence = np.logaddexp(0.0, -readings.request[:, 0])
     (u1, v1, k1), (u2, v2, k2) = mixing
