@@ -61,7 +61,9 @@ class FaultyEngine(FakeEngine):
 
 def faults(wire: Wire) -> list[Any]:
     """Everything that a service may do wrong and that its client can notice."""
-    steps = [step for c in CONDITIONS if c.applies(wire) for step in c.steps]
+    # One "wait an hour" would leave every later text unscored, and say nothing of the others.
+    rows = [c for c in CONDITIONS if c.applies(wire) and "past the deadline" not in c.title]
+    steps = [step for c in rows for step in c.steps]
     # Without ids a reordered batch cannot be noticed; the reference says so.
     return [step for step in steps if step is not slow and (step is not reversed_ or wire.ids)]
 
@@ -85,7 +87,7 @@ def run(wire: Wire, alignments: int, seed: int) -> Counter[str]:
         answer: Answer = (rng.choice(bad) if rng.random() < FAULT_SHARE else ok)(wire, body)
         return answer
 
-    options = {"backoff": 0.001, "deadline": 5.0, "breaker_seconds": 0.02, "attempts": 2}
+    options = {"backoff": 0.001, "deadline": 5.0, "breaker_failures": 1000, "attempts": 2}
     counts: Counter[str] = Counter()
     with FakeServer(wire, [step]) as server, wire.make(server.url, **options) as service:
         policy = Policy(
