@@ -17,10 +17,10 @@ from tsalign.moderators.embedded import Readings, Table, Weights, sigmoid, subje
 from tsalign.types import Exchange, Message
 
 Floats = NDArray[np.float64]
-TEXT_FALSE_POSITIVES = 0.002
+TEXT_FALSE_POSITIVES = 0.001
 EXPECTED = ((0.2, 1.0, 0.0), (0.6, 0.5, 0.0))
 STRENGTH = 3.0
-FALSE_POSITIVES = 0.02
+FALSE_POSITIVES = 0.015
 
 
 def exchange(turn: Turn) -> Exchange:

@@ -287,7 +287,7 @@ def _aart(split: str) -> list[Text]:
         labels = categories_of(row["crime"])
         known = max(labels.values()) > 0.95 and labels["illicit"] > 0.9
         named = sum(v > 0.9 for v in labels.values()) > 1
-        if known and named and _cut(row["prompt"]) == split and bucket(row["prompt"] + "x") < 80:
+        if known and named and _cut(row["prompt"]) == split and bucket(row["prompt"] + "x") < 50:
             soft = {name: 0.7 * value for name, value in labels.items()}
             rows.append(Text(row["prompt"], {"any": 0.8} | soft, "aart", 0.4))
     return rows
@@ -450,7 +450,7 @@ def red_team_requests() -> list[Text]:
     for row in read_json_lines("train-hh-harmless", "test.jsonl.gz"):
         asked = row["chosen"].split("\n\nAssistant:")[0].removeprefix("\n\nHuman:").strip()
         if asked and _cut(asked) == TRAIN and half(asked) == "a":
-            rows.append(Text(asked, {"any": 0.8}, "hh-first-turns", 1.0))
+            rows.append(Text(asked, {"any": 0.8}, "hh-first-turns", 0.6))
     return rows
 
 

@@ -74,9 +74,6 @@ def topic_rows(
     alarming = data.alarming_requests()
     for row in data.harmless_windows():
         add(row.text, row.labels, row.weight * SOURCE_WEIGHT.get(row.source, 1.0), "subject")
-    for turn in turns:
-        if turn.source == "rbr" and turn.labels:
-            add(turn.request, turn.labels, 1.0, "subject")
     for request in dict.fromkeys(t.request for t in turns if t.source == "gptfuzz"):
         add(request, {"any": 1.0} | categories_of(request), 1.0, "subject")
     plain = data.everyday_texts() + data.advbench_targets() + data.red_team_requests()
@@ -171,7 +168,7 @@ def train(seed: int = 0) -> Weights:
     rng = random.Random(seed)
     turns = training_turns(rng)
     rows = topic_rows(turns, rng)
-    topic = fit_table(*matrix(rows, HEADS), TOPIC_LAYOUT, TOPIC_PENALTY, 60, GROUPS)
+    topic = fit_table(*matrix(rows, HEADS), TOPIC_LAYOUT, TOPIC_PENALTY, 50, GROUPS)
     along = fit_table(*matrix(answer_rows(turns), ("goes-along",)), ANSWER_LAYOUT, [0.3], 100)
     mixing = np.zeros((2, 3))
     return calibrated(Weights(topic, HEADS, along, mixing), rng)
