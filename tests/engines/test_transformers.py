@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +259,47 @@ def test_answers_end_at_any_of_the_models_ends() -> None:
     assert cut.token_ids == whole.token_ids[: first + 1]
     assert cut.finish_reason == "stop"
     assert cut.text == TOKENIZER.decode(cut.token_ids, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba", "gemma2"])
+def test_answers_that_are_stopped_are_the_beginnings_of_whole_ones(architecture: str) -> None:
+    engine = make_engine(architecture)
+    sampling = Sampling(max_new_tokens=12)
+    prompts = [asked(engine, question) for question in QUESTIONS]
+    whole = engine.generate([GenerationRequest(p, p.point) for p in prompts], sampling)
+    requests = [
+        GenerationRequest(p, p.point, horizon=h) for p, h in zip(prompts, (2, 3, None), strict=True)
+    ]
+    shown: list[tuple[int, str]] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(zip(places, texts, strict=True))
+        return [place == 1 and sum(p == 1 for p, _ in shown) == 2 for place in places]
+
+    watched = engine.generate_watched(requests, sampling, watch)
+    assert (watched[0], watched[2]) == (whole[0], whole[2])
+    assert watched[1].token_ids == whole[1].token_ids[:6]
+    assert watched[1].finish_reason == "cut"
+    begun = [TOKENIZER.decode(whole[p].token_ids[:n], skip_special_tokens=True)
+             for p, n in ((0, 2), (0, 4), (0, 8), (1, 3), (1, 6))]  # fmt: skip
+    assert [text for _, text in sorted(shown, key=lambda pair: pair[0])] == begun
+
+
+def test_a_complete_answer_is_not_shown() -> None:
+    model = tiny.tiny_model("llama", len(TOKENIZER))
+    embedded = asked(make_engine(), QUESTIONS[1])
+    request = GenerationRequest(embedded, embedded.point, horizon=1)
+    whole = make_engine().generate([request], GREEDY)[0]
+    model.generation_config.eos_token_id = [399, whole.token_ids[1]]
+    engine = TransformersEngine(model, TOKENIZER)
+    shown: list[str] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(texts)
+        return [False] * len(texts)
+
+    assert engine.generate_watched([request], GREEDY, watch) == engine.generate([request], GREEDY)
+    assert len(shown) == 1
 
 
 def test_answers_fit_the_context() -> None:

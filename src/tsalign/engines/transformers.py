@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -19,11 +20,16 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.cache_utils import DynamicCache
 
 from tsalign.engines._points import check_points
-from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
+from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch, is_due
 from tsalign.engines.rendering import Renderer
 from tsalign.engines.table import CHUNK_ROWS, ChunkedTable
 from tsalign.errors import EngineError, PromptError, PromptTooLongError, UnsteerableModelError
@@ -202,6 +208,21 @@ class TransformersEngine:
             EngineError: a point is not finite or has another shape than its prompt's, memory
                 does not suffice for one answer, or the model failed.
         """
+        return self._answers(requests, sampling, None)
+
+    def generate_watched(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
+    ) -> list[Generation]:
+        """As `generate`; answers that ``watch`` stops are left as they are, ``cut``.
+
+        Raises:
+            EngineError: as `generate`.
+        """
+        return self._answers(requests, sampling, watch)
+
+    def _answers(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch | None
+    ) -> list[Generation]:
         if sampling.max_new_tokens < 1:
             raise EngineError("max_new_tokens is below 1: ask for at least one token")
         check_points(requests)
@@ -209,7 +230,8 @@ class TransformersEngine:
 
         def run(batch: list[int]) -> list[Generation]:
             chosen = [requests[i] for i in batch]
-            return self._generate(chosen, sampling, limits[batch[0]])
+            watcher = _Watcher(batch, chosen, watch, self._generation) if watch else None
+            return self._generate(chosen, sampling, limits[batch[0]], watcher)
 
         return self._in_batches([len(r.point) for r in requests], limits, run)
 
@@ -363,7 +385,11 @@ class TransformersEngine:
         return None
 
     def _generate(
-        self, requests: list[GenerationRequest], sampling: Sampling, limit: int
+        self,
+        requests: list[GenerationRequest],
+        sampling: Sampling,
+        limit: int,
+        watcher: _Watcher | None,
     ) -> list[Generation]:
         points = [request.point for request in requests]
         shared = self._shared_rows(points, points, limit)
@@ -375,7 +401,11 @@ class TransformersEngine:
         if sampling.temperature > 0:
             draw = _Draw(sampling, [request.seed for request in requests], limit)
             options["logits_processor"] = LogitsProcessorList([draw])
-        return [self._generation(row) for row in self._continue(limit, **options)]
+        if watcher:
+            options["stopping_criteria"] = StoppingCriteriaList([watcher])
+        stopped = watcher.stopped if watcher else {}
+        answers = enumerate(self._continue(limit, **options))
+        return [stopped.get(i) or self._generation(row) for i, row in answers]
 
     def _continue(self, limit: int, **options: Any) -> list[list[int]]:
         """New tokens of each row, greedy but for the logits processors among the options."""
@@ -580,6 +610,52 @@ class _ModelTable(ChunkedTable):
         best = torch.stack(values).argmax(dim=0, keepdim=True)
         found: NDArray[np.int64] = torch.stack(tokens).gather(0, best)[0].cpu().numpy()
         return found
+
+
+class _Watcher(StoppingCriteria):
+    """Shows unfinished answers when they are due, and ends those that are to be stopped.
+
+    Args:
+        places: of the batch's requests among all.
+        requests: of the batch.
+        watch: says which answers to stop.
+        generation: reads a row of tokens.
+
+    Attributes:
+        stopped: the answers that were stopped, by their rows.
+    """
+
+    def __init__(
+        self,
+        places: list[int],
+        requests: list[GenerationRequest],
+        watch: Watch,
+        generation: Callable[[list[int]], Generation],
+    ) -> None:
+        self._places = places
+        self._horizons = [request.horizon for request in requests]
+        self._watch = watch
+        self._generation = generation
+        self.stopped: dict[int, Generation] = {}
+
+    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+        new = input_ids.shape[1]
+        due = [
+            row
+            for row, horizon in enumerate(self._horizons)
+            if is_due(new, horizon) and row not in self.stopped
+        ]
+        shown = {row: self._generation(input_ids[row].tolist()) for row in due}
+        shown = {row: answer for row, answer in shown.items() if answer.finish_reason != "stop"}
+        if shown:
+            places = [self._places[row] for row in shown]
+            stops = self._watch(places, [answer.text for answer in shown.values()])
+            for (row, answer), stop in zip(shown.items(), stops, strict=True):
+                if stop:
+                    self.stopped[row] = replace(answer, finish_reason="cut")
+        ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        ended[list(self.stopped)] = True
+        return ended
 
 
 class _Draw(LogitsProcessor):
