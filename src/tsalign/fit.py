@@ -11,7 +11,7 @@ an acceptable answer on the most prompts. Answers are judged as in any search.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,7 @@ def fit(
     rounds: int = 4,
     scale: float = 0.4,
     seed: int = 0,
+    said: Callable[[str], None] = lambda step: None,
 ) -> Fitted:
     """Find offsets for the aligner's policy and model.
 
@@ -64,6 +65,7 @@ def fit(
         rounds: of the cross-entropy method.
         scale: length of the first offsets, as a share of a typical row's.
         seed: of the offsets drawn.
+        said: is told what begins.
 
     Raises:
         PromptError: a prompt is empty, malformed or too long, or no first answer is flagged.
@@ -78,7 +80,8 @@ def fit(
     centre, spread = np.zeros(rank), np.full(rank, scale / np.sqrt(rank))
     tried: list[NDArray[np.float64]] = []
     losses: list[NDArray[np.float64]] = []
-    for _ in range(rounds):
+    for number in range(rounds):
+        said(f"round {number + 1} of {rounds}, {len(flagged)} flagged prompts")
         drawn = centre + spread * generator.standard_normal((pool, rank))
         for coordinates in drawn:
             tried.append(coordinates)

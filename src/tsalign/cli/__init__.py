@@ -1,4 +1,4 @@
-"""The command line: ``align``, ``demo``, ``moderate``, ``policy``, ``version``.
+"""The command line: ``align``, ``bench``, ``demo``, ``fit``, ``moderate``, ``policy``, ``version``.
 
 Importing this loads no model library; commands import what they need.
 """
@@ -15,7 +15,9 @@ from tsalign.cli import policy as _policy
 from tsalign.cli._frame import EPILOGUE, Commands, ExitCode, Report
 from tsalign.cli._options import JsonOption
 from tsalign.cli.align import align
+from tsalign.cli.bench import bench
 from tsalign.cli.demo import demo
+from tsalign.cli.fit import fit
 from tsalign.cli.moderate import moderate
 
 __all__ = ["ExitCode", "app", "main"]
@@ -43,7 +45,7 @@ def _build() -> typer.Typer:
         epilog=EPILOGUE,
     )
     app.callback()(_root)
-    for command in (demo, align, moderate, version):
+    for command in (demo, align, moderate, fit, bench, version):
         app.command(epilog=EPILOGUE)(command)
     app.add_typer(_policy.commands, name="policy")
     return app
