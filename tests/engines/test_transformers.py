@@ -373,14 +373,56 @@ def test_a_batch_that_does_not_fit_is_halved(
         engine.generate(requests, GREEDY)
 
 
-def test_other_failures_name_their_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_fit_is_halved_in_the_engines_own_loop_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = make_engine()
+    requests = [moved(asked(engine, question), seed=1) for question in QUESTIONS * 3]
+    expected = engine.generate(requests, GREEDY)
+    memory = _Memory(engine._model.forward, 3, MemoryError())
+    monkeypatch.setattr(engine._model, "forward", memory)
+    assert engine.generate(requests, GREEDY) == expected
+    assert max(memory.seen) == 9
+    memory._rows = 0
+    with pytest.raises(EngineError, match="memory does not suffice"):
+        engine.generate(requests, GREEDY)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_oss", "bloom"])
+def test_rows_that_end_leave_the_batch_and_the_others_stay_as_they_are(
+    architecture: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(architecture)
+    sampling = Sampling(max_new_tokens=16, temperature=temperature)
+    requests = [moved(asked(engine, q), seed) for seed, q in enumerate(QUESTIONS * 3)]
+    alone = [engine.generate([request], sampling)[0] for request in requests]
+    # Whatever each row says last is made an end, so that rows end at different times.
+    engine._stops = sorted({a.token_ids[min(n, len(a.token_ids) - 1)] for n, a in enumerate(alone)})
+    expected = [engine.generate([request], sampling)[0] for request in requests]
+    assert len({len(answer.token_ids) for answer in expected}) > 2
+    sizes: list[int] = []
+    forward = engine._model.forward
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["attention_mask"])) if "attention_mask" in kwargs else None
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine._model, "forward", spy)
+    assert engine.generate(requests, sampling) == expected
+    if engine._bridges:
+        assert min(sizes) < len(requests)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_other_failures_name_their_cause(reuse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(prefix_reuse=reuse)
     embedded = asked(engine, "dog")
 
     def broken(**_: Any) -> None:
         raise IndexError("device on fire")
 
-    monkeypatch.setattr(engine._model, "generate", broken)
+    monkeypatch.setattr(engine._model, "forward", broken)
     with pytest.raises(EngineError, match="device on fire"):
         engine.generate([GenerationRequest(embedded, embedded.point)], GREEDY)
     with pytest.raises(EngineError, match="without tokens"):

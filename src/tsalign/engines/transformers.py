@@ -43,6 +43,10 @@ _HF: Any = transformers
 MIN_SHARED_ROWS = 64
 """Rows that sharing a prefix must save, over a batch, to be worth a pass of its own."""
 
+COMPACT_SHARE = 0.75
+"""Share of a batch's rows still running at which the others are taken out of its cache: taking
+rows out copies the cache."""
+
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -395,17 +399,68 @@ class TransformersEngine:
         shared = self._shared_rows(points, points, limit)
         rows, mask = self._padded(points, shared)
         embeds = rows.to(self._embedding.weight.dtype)
-        options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
-        if shared:
-            options["past_key_values"] = self._prefix(embeds[:1, :shared], len(requests))
+        cache = self._prefix(embeds[:1, :shared], len(requests)) if shared else None
+        draw = None
         if sampling.temperature > 0:
             draw = _Draw(sampling, [request.seed for request in requests], limit)
-            options["logits_processor"] = LogitsProcessorList([draw])
-        if watcher:
-            options["stopping_criteria"] = StoppingCriteriaList([watcher])
+        if self._bridges:
+            answers = self._decode(embeds[:, shared:], mask, cache, limit, draw, watcher)
+        else:
+            options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
+            if cache is not None:
+                options["past_key_values"] = cache
+            if draw:
+                options["logits_processor"] = LogitsProcessorList([draw])
+            if watcher:
+                options["stopping_criteria"] = StoppingCriteriaList([_Stopping(watcher)])
+            answers = self._continue(limit, **options)
         stopped = watcher.stopped if watcher else {}
-        answers = enumerate(self._continue(limit, **options))
-        return [stopped.get(i) or self._generation(row) for i, row in answers]
+        return [stopped.get(i) or self._generation(row) for i, row in enumerate(answers)]
+
+    def _decode(
+        self,
+        embeds: torch.Tensor,
+        mask: torch.Tensor,
+        cache: DynamicCache | None,
+        limit: int,
+        draw: _Draw | None,
+        watcher: _Watcher | None,
+    ) -> list[list[int]]:
+        """New tokens of each row, as `_continue` gives them; rows that ended leave the batch.
+
+        Args:
+            embeds: ``(batch, n, d_model)`` rows that are not in the cache.
+            mask: ``(batch, cached + n)``.
+            cache: of what precedes them.
+            limit: new tokens at most.
+            draw: leaves one token per row; the likeliest if None.
+            watcher: may end rows.
+        """
+        rows: list[list[int]] = [[] for _ in range(len(embeds))]
+        places = list(range(len(rows)))  # of the batch's rows, ended ones included
+        running = set(places)
+        cache = DynamicCache(config=self._config) if cache is None else cache
+        logits = self._forward(mask, cache, 1, inputs_embeds=embeds)[:, -1]
+        while True:
+            chosen = (draw(None, logits) if draw else logits).argmax(-1)
+            for place, token in zip(places, chosen.tolist(), strict=True):
+                if place in running:
+                    rows[place].append(token)
+            running -= {place for place in running if rows[place][-1] in self._stops}
+            if watcher:
+                running -= watcher.ends({place: rows[place] for place in sorted(running)})
+            if not running or len(rows[min(running)]) == limit:
+                return rows
+            if len(running) <= COMPACT_SHARE * len(places):
+                kept = [i for i, place in enumerate(places) if place in running]
+                places = [places[i] for i in kept]
+                index = torch.tensor(kept, device=mask.device)
+                cache.batch_select_indices(index)
+                mask, chosen = mask[index], chosen[index]
+                if draw:
+                    draw.keep(kept)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            logits = self._forward(mask, cache, 1, input_ids=chosen[:, None])[:, -1]
 
     def _continue(self, limit: int, **options: Any) -> list[list[int]]:
         """New tokens of each row, greedy but for the logits processors among the options."""
@@ -612,7 +667,7 @@ class _ModelTable(ChunkedTable):
         return found
 
 
-class _Watcher(StoppingCriteria):
+class _Watcher:
     """Shows unfinished answers when they are due, and ends those that are to be stopped.
 
     Args:
@@ -638,14 +693,10 @@ class _Watcher(StoppingCriteria):
         self._generation = generation
         self.stopped: dict[int, Generation] = {}
 
-    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
-        new = input_ids.shape[1]
-        due = [
-            row
-            for row, horizon in enumerate(self._horizons)
-            if is_due(new, horizon) and row not in self.stopped
-        ]
-        shown = {row: self._generation(input_ids[row].tolist()) for row in due}
+    def ends(self, rows: Mapping[int, list[int]]) -> set[int]:
+        """Which of the rows, given with their tokens so far, are to end."""
+        due = [row for row, tokens in rows.items() if is_due(len(tokens), self._horizons[row])]
+        shown = {row: self._generation(rows[row]) for row in due if row not in self.stopped}
         shown = {row: answer for row, answer in shown.items() if answer.finish_reason != "stop"}
         if shown:
             places = [self._places[row] for row in shown]
@@ -653,8 +704,18 @@ class _Watcher(StoppingCriteria):
             for (row, answer), stop in zip(shown.items(), stops, strict=True):
                 if stop:
                     self.stopped[row] = replace(answer, finish_reason="cut")
+        return self.stopped.keys() & rows.keys()
+
+
+class _Stopping(StoppingCriteria):
+    """A watcher as transformers' own loop asks for it."""
+
+    def __init__(self, watcher: _Watcher) -> None:
+        self._watcher = watcher
+
+    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
         ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        ended[list(self.stopped)] = True
+        ended[list(self._watcher.ends(dict(enumerate(input_ids.tolist()))))] = True
         return ended
 
 
@@ -674,6 +735,10 @@ class _Draw(LogitsProcessor):
             ]
         )
         self._step = 0
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows of the batch only."""
+        self._uniforms = self._uniforms[rows]
 
     def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
         wide = torch.float32 if scores.device.type == "mps" else torch.float64
