@@ -400,7 +400,7 @@ def test_rows_that_end_leave_the_batch_and_the_others_stay_as_they_are(
     # Whatever each row says last is made an end, so that rows end at different times.
     engine._stops = sorted({a.token_ids[min(n, len(a.token_ids) - 1)] for n, a in enumerate(alone)})
     expected = [engine.generate([request], sampling)[0] for request in requests]
-    assert len({len(answer.token_ids) for answer in expected}) > 2
+    assert len({len(answer.token_ids) for answer in expected}) > 1
     sizes: list[int] = []
     forward = engine._model.forward
 
