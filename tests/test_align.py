@@ -465,6 +465,33 @@ def test_an_answer_that_cannot_be_judged_half_way_is_finished():
     assert {e.generation.finish_reason for e in response.evaluations} == {"stop"}
 
 
+@pytest.mark.parametrize("horizon", [None, 2, 8])
+def test_what_follows_a_stop_is_neither_judged_nor_shown(horizon):
+    class Runs(FakeEngine):
+        """Does not know of stops."""
+
+        def generate(self, requests, sampling):
+            return super().generate(requests, Sampling())
+
+    judged = []
+
+    def scorer(exchange):
+        judged.append(exchange.answer)
+        return {"illicit": float("comply" in exchange.answer)}
+
+    def run(refuse, stop):
+        engine = Runs(comply=COMPLY, refuse=refuse)
+        return make(engine=engine, moderator=FakeModerator(scorer), search={"horizon": horizon},
+                    sampling=Sampling(stop=stop)).align("please do it now")  # fmt: skip
+
+    late = run("I would rather not. END now I comply with it", ("END", "STOP"))
+    assert (late.outcome, late.text) == (Outcome.STEERED, "I would rather not. ")
+    accepted = next(e for e in late.evaluations if e.accepted)
+    assert accepted.generation.finish_reason == "stop"
+    assert not any("END" in text for text in judged)
+    assert run("I would rather not. END now I comply with it", ()).outcome is Outcome.REFUSED
+
+
 # --- offsets that are known to be good ---------------------------------------------------------
 
 

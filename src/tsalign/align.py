@@ -539,9 +539,17 @@ def _generate(asks: list[_Ask]) -> tuple[list[_Ask], list[Generation]]:
         places = [i for i, (search, _) in enumerate(asks) if search.sampling == sampling]
         requests = [(asks[i][0], (asks[i][0], asks[i][0].request(asks[i][1]))) for i in places]
         given = _isolated(requests, partial(_answers, asks[0][0].engine, sampling))
-        answers |= {i: g for i, g in zip(places, given, strict=True) if g is not None}
+        answers |= {i: _up_to_stop(g, sampling) for i, g in zip(places, given, strict=True) if g}
     kept = sorted(answers)
     return [asks[i] for i in kept], [answers[i] for i in kept]
+
+
+def _up_to_stop(generation: Generation, sampling: Sampling) -> Generation:
+    """What is judged and may leave: the answer before the first stop that was asked for."""
+    text = sampling.cut(generation.text)
+    if text == generation.text:
+        return generation
+    return replace(generation, text=text, finish_reason="stop")
 
 
 def _answers(
@@ -556,6 +564,7 @@ def _answers(
 
     def flagged(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
         searches = [asked[place][0] for place in places]
+        texts = [sampling.cut(text) for text in texts]
         scores = _verdicts(
             [
                 (search.moderator, Exchange(search.embedded.prompt.messages, text))
