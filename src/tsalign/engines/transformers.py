@@ -68,6 +68,9 @@ class TransformersEngine:
         max_batch: answers generated together at most.
         batch_tokens: tokens of prompts, padding and answers in one batch at most. Halved
             whenever memory does not suffice.
+        static_cache: whether answers are generated into a key-value cache of fixed size, for which
+            transformers compiles the model and, on CUDA, captures its graphs. Worth its minute of
+            compilation on a GPU with large batches of alike prompts; prefixes are not shared.
         template_options: given to the chat template, for example ``{"enable_thinking": False}``.
 
     Raises:
@@ -84,6 +87,7 @@ class TransformersEngine:
         prefix_reuse: bool = True,
         max_batch: int = 64,
         batch_tokens: int = 32768,
+        static_cache: bool = False,
         template_options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_config(model.config)
@@ -98,7 +102,9 @@ class TransformersEngine:
         self._config = model.config.get_text_config(decoder=True)
         layers = set(getattr(self._config, "layer_types", None) or ["full_attention"])
         self._pads = layers <= _ATTENTION and not getattr(model, "_is_stateful", False)
-        self._prefix_reuse = prefix_reuse and self._pads and model._supports_default_dynamic_cache()
+        self._static_cache = static_cache
+        shares = prefix_reuse and not static_cache and self._pads
+        self._prefix_reuse = shares and model._supports_default_dynamic_cache()
         self._stops = self._end_tokens()
         self._probe()
 
@@ -111,6 +117,7 @@ class TransformersEngine:
         dtype: str | torch.dtype = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        attention: str | None = None,
         name: str | None = None,
         **options: Any,
     ) -> Self:
@@ -122,6 +129,8 @@ class TransformersEngine:
             dtype: of the weights; ``auto`` is float32 on the cpu, else the checkpoint's own.
             revision: branch, tag or commit on the hub.
             trust_remote_code: whether code that comes with the model may run. Read it before.
+            attention: transformers' name of an implementation of attention (``sdpa``, ``eager``,
+                ``flash_attention_2``, ...); its own choice by default.
             name: name of the model in responses; the hub id or the folder's name by default.
             options: of `TransformersEngine`.
 
@@ -143,6 +152,7 @@ class TransformersEngine:
                     source,
                     config=config,
                     dtype=dtype,
+                    attn_implementation=attention,
                     use_safetensors=True,
                     output_loading_info=True,
                     **remote,
@@ -468,6 +478,7 @@ class TransformersEngine:
             max_new_tokens=limit,
             do_sample=False,
             use_cache=True,
+            cache_implementation="static" if self._static_cache else None,
             eos_token_id=self._stops or None,
             pad_token_id=self._stops[0] if self._stops else 0,
         )
