@@ -15,6 +15,7 @@ from tsalign.engines.base import Sampling
 from tsalign.engines.fake import FakeEngine
 from tsalign.errors import EngineError, PolicyError, PromptError, PromptTooLongError
 from tsalign.moderators import FakeModerator
+from tsalign.optimizer import Units
 from tsalign.policy import Budget, OptimizerSettings, Policy
 from tsalign.types import (
     AcceptedFrom,
@@ -64,6 +65,18 @@ def test_an_acceptable_first_answer_leaves_unchanged_for_one_generation_and_one_
     assert (response.naturalness, response.min_cosine, response.tokens_preserved) == (0, 1, 1)
     assert response.initial == response.final
     assert engine.log_likelihood_calls == 0
+
+
+def test_an_acceptable_first_answer_asks_nothing_of_the_embedding_table():
+    class Watched(FakeEngine):
+        @property
+        def table(self):
+            raise AssertionError("the table is large: reading it costs time")
+
+    engine = Watched(answer=lambda embedded, point: "fine")
+    aligner = make(engine=engine)
+    aligner._units = Units()
+    assert aligner.align("hello there").outcome is Outcome.PASSED
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -474,6 +474,8 @@ class Search:
 
     def _movement(self, point: FloatArray) -> tuple[float, float]:
         """``min_cosine`` and ``tokens_preserved`` of a point, over the steered rows."""
+        if point is self.embedded.point:
+            return 1.0, 1.0
         rows = self.steerable
         cosines = zo.row_cosines(point[rows], self.embedded.point[rows])
         nearest = self.engine.table.nearest_tokens(point[rows])
