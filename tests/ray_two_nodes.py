@@ -78,6 +78,7 @@ def main(folder: Path) -> dict[str, Any]:
         records = sorted(record.item for record in store.records("run"))
     seconds = time.monotonic() - started
     nodes = [line["text"] for line in map(json.loads, output.read_text().splitlines())]
+    ray.shutdown()
     cluster.shutdown()
     return {
         "ids": [json.loads(line)["id"] for line in output.read_text().splitlines()],

@@ -27,7 +27,7 @@ from tsalign.errors import (
     UnsteerableModelError,
 )
 from tsalign.moderators import FakeModerator
-from tsalign.policy import Policy
+from tsalign.policy import Budget, Policy
 from tsalign.types import Outcome, Prompt
 
 NEW_TOKENS = 8
@@ -161,12 +161,12 @@ def test_scaled_embeddings_are_sent_as_the_module_gives_them(
 def test_whole_responses_equal_those_of_transformers(
     start: Start, connect: Connect, local: TransformersEngine
 ) -> None:
-    prompts = [f"{question} {i}" for question in QUESTIONS for i in range(3)]
+    prompts = [f"{question} {i}" for question in QUESTIONS for i in range(2)]
     engine = connect(start(), start(), max_batch=3)
     first = local.generate([moved(local, p, 0) for p in prompts], GREEDY)
     words = sorted({w for a in first for w in a.text.split() if w.isalpha()})[:40] or ["e"]
     moderator = FakeModerator(words=tuple(words))
-    policy = Policy(name="p", moderators=("fake",))
+    policy = Policy(name="p", moderators=("fake",), budget=Budget(generations=10))
 
     def responses(used: Engine) -> list[Any]:
         aligner = Aligner(used, moderator, policy, sampling=GREEDY)
