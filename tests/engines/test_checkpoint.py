@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -133,6 +135,31 @@ def test_the_hash_is_that_of_the_files(tmp_path: Path) -> None:
     data[-1] ^= 1
     weights.write_bytes(data)
     assert checkpoint.sha256() != before
+
+
+def test_of_a_model_on_the_hub_the_hubs_hashes_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = saved(tmp_path, tiny.tiny_model("llama", len(TOKENIZER))) / "model.safetensors"
+    local = Checkpoint.open(tmp_path)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    asked = []
+
+    def model_info(_: Any, name: str, *, revision: str | None, files_metadata: bool) -> Any:
+        asked.append((name, revision, files_metadata))
+        files = [
+            SimpleNamespace(rfilename="README.md", lfs=None),
+            SimpleNamespace(rfilename="onnx/model.safetensors", lfs=SimpleNamespace(sha256="0")),
+            SimpleNamespace(rfilename="model.safetensors", lfs=SimpleNamespace(sha256=digest)),
+        ]
+        return SimpleNamespace(siblings=files)
+
+    remote = Checkpoint("org/model", "org/model", local.config, local.tokenizer, {"revision": "v1"})
+    with pytest.raises(EngineError, match="hashes of org/model"):
+        remote.sha256()  # there is no network in a test
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    assert remote.sha256() == local.sha256()
+    assert asked == [("org/model", "v1", True)]
 
 
 def test_answers_end_where_config_defaults_and_tokenizer_say(tmp_path: Path) -> None:

@@ -300,8 +300,15 @@ PASSING = {
     "no JSON": vllm_fake.body(b"<html>"),
     "no object": vllm_fake.body([1, 2]),
     "no choices": vllm_fake.body({"choices": []}),
-    "no tokens": vllm_fake.body({"choices": [{"index": 0, "text": "", "token_ids": []}]}),
-    "wrong tokens": vllm_fake.body({"choices": [{"index": 0, "token_ids": [10**9]}]}),
+    "no tokens": vllm_fake.body(
+        {"choices": [{"index": i, "token_ids": [], "finish_reason": "stop"} for i in range(2)]}
+    ),
+    "wrong tokens": vllm_fake.body(
+        {"choices": [{"index": i, "token_ids": [10**9], "finish_reason": "stop"} for i in range(2)]}
+    ),
+    "broken off": vllm_fake.body(
+        {"choices": [{"index": i, "token_ids": [5], "finish_reason": "abort"} for i in range(2)]}
+    ),
     "twice": vllm_fake.body({"choices": [{"index": 0, "token_ids": [5]}] * 2}),
 }
 

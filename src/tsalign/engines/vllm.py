@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 
 from tsalign.engines._checkpoint import Checkpoint
-from tsalign.engines._client_side import Answer, Ask, ClientSide
+from tsalign.engines._client_side import FINISHED, Answer, Ask, ClientSide
 from tsalign.errors import EngineError, MissingDependencyError
 
 
@@ -99,8 +99,8 @@ class VllmEngine(ClientSide):
         answers = []
         for output in self._run(prompts, given):
             tokens = [int(token) for token in output.outputs[0].token_ids]
-            if not tokens:
-                raise EngineError("vLLM gave an answer without tokens: look at its log")
+            if not tokens or output.outputs[0].finish_reason not in FINISHED:
+                raise EngineError("vLLM broke an answer off: look at its log")
             first = None
             if log_probability:
                 first = float(output.outputs[0].logprobs[0][tokens[0]].logprob)

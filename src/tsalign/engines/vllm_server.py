@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from tsalign.engines._checkpoint import Checkpoint
-from tsalign.engines._client_side import Answer, Ask, ClientSide
+from tsalign.engines._client_side import FINISHED, Answer, Ask, ClientSide
 from tsalign.engines._replicas import Replicas, UnreadableError
 from tsalign.errors import EngineError
 
@@ -231,6 +231,8 @@ class VllmServerEngine(ClientSide):
         )
 
     def _read_answer(self, _: int, choice: Mapping[str, Any]) -> Answer:
+        if choice.get("finish_reason") not in FINISHED:
+            raise UnreadableError("an answer was broken off")
         tokens = _field(choice, "token_ids", list)
         if not tokens or not all(type(t) is int and 0 <= t < self._vocabulary for t in tokens):
             raise UnreadableError("'token_ids' is no list of tokens")
