@@ -100,6 +100,16 @@ def test_a_result_that_is_lost_on_its_way_is_made_again(ray: FakeRay) -> None:
     assert sorted(doubled(range(100), batch=8)) == EXPECTED
 
 
+def test_a_worker_that_says_a_thing_twice_is_heard_once(ray: FakeRay) -> None:
+    class Stuttering(Doubling):
+        def work(self, items: Sequence[int]) -> Iterator[tuple[int, int]]:
+            for result in super().work(items):
+                yield from (result, result)
+
+    with Pool(Stuttering, Settings(batch=8)) as pool:
+        assert sorted(pool.map(range(100))) == EXPECTED
+
+
 def test_an_item_that_kills_its_workers_ends_the_run(ray: FakeRay) -> None:
     ray.losses, ray.comes_back = set(range(1, 1000)), 0
     with pytest.raises(EngineError, match="4 workers were lost on the same item"):
