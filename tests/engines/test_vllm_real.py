@@ -16,12 +16,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.engines.vllm_offline import align
 from tsalign.engines import load_engine
+from tsalign.engines.vllm_server import VllmServerEngine
 
 ENVIRONMENT = os.environ.get("TSALIGN_VLLM_ENV")
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,8 +77,9 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def test_outcomes_over_the_server_equal_those_of_transformers(
     server: str, expected: list[dict[str, Any]]
 ) -> None:
-    engine = load_engine(f"vllm-server:{server}?model=embedded&dtype=float32")
-    assert essence(align(engine)) == expected
+    name = f"vllm-server:{server}?model=embedded&dtype=float32"
+    with contextlib.closing(cast("VllmServerEngine", load_engine(name))) as engine:
+        assert essence(align(engine)) == expected
 
 
 def test_outcomes_of_vllm_offline_equal_those_of_transformers(

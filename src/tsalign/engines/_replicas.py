@@ -84,7 +84,7 @@ class Replicas:
         self._client = httpx.Client(headers=headers, limits=limits, follow_redirects=False)
         self._changed = threading.Condition()
         self._closed = threading.Event()
-        weakref.finalize(self, self._closed.set)
+        weakref.finalize(self, _end, self._client, self._closed)
 
     def __repr__(self) -> str:
         return f"Replicas({', '.join(self.urls)})"
@@ -100,8 +100,7 @@ class Replicas:
 
     def close(self) -> None:
         """End the connections and the watchers."""
-        self._closed.set()
-        self._client.close()
+        _end(self._client, self._closed)
 
     def call(self, path: str, read: Callable[[Any], T], body: Mapping[str, Any] | None = None) -> T:
         """What ``read`` makes of a server's JSON reply to POST ``body`` (or to GET).
@@ -227,6 +226,11 @@ class Replicas:
             daemon=True,
             name=f"watch {replica.url}",
         ).start()
+
+
+def _end(client: httpx.Client, closed: threading.Event) -> None:
+    closed.set()
+    client.close()
 
 
 def _watch(
