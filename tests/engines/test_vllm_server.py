@@ -299,6 +299,9 @@ PASSING = {
     "cut": vllm_fake.cut,
     "no JSON": vllm_fake.body(b"<html>"),
     "no object": vllm_fake.body([1, 2]),
+    "null": vllm_fake.body(None),
+    "numbers": vllm_fake.body({"choices": [1, 2]}),
+    "mixed": vllm_fake.body({"choices": [{"index": "0"}, {"index": 1}]}),
     "no choices": vllm_fake.body({"choices": []}),
     "no tokens": vllm_fake.body(
         {"choices": [{"index": i, "token_ids": [], "finish_reason": "stop"} for i in range(2)]}

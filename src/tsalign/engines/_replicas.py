@@ -37,8 +37,8 @@ _EXCERPT = 300
 _PASSING = {408, 425, 429}
 
 
-class UnreadableError(ValueError):
-    """A reply has another form than documented."""
+class UnreadableError(Exception):
+    """A reply has another form than documented; says which, and quotes nothing of it."""
 
 
 @dataclass(eq=False)
@@ -107,7 +107,8 @@ class Replicas:
 
         Args:
             path: of the endpoint.
-            read: raises `UnreadableError` if the reply has another form than documented.
+            read: whatever it raises but an `EngineError` means that the reply has another form
+                than documented.
             body: JSON-able; None for GET.
 
         Raises:
@@ -156,8 +157,11 @@ class Replicas:
         self._refuse(reply)
         try:
             return read(reply.json())
-        except ValueError as error:
-            raise _PassingError(f"a reply that cannot be read ({error})") from None
+        except EngineError:
+            raise
+        except Exception as error:  # whatever it is, the reply has another form than documented
+            why = str(error) if isinstance(error, UnreadableError) else type(error).__name__
+            raise _PassingError(f"a reply that cannot be read ({why})") from None
 
     def _refuse(self, reply: httpx.Response) -> None:
         """Raise what a status other than success means."""
