@@ -14,7 +14,9 @@ class RayError(Exception):
 
 
 class RayTaskError(RayError):
-    pass
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"a trace\n{type(cause).__name__}: {cause}")
+        self.cause = cause
 
 
 class RayActorError(RayError):
@@ -54,7 +56,7 @@ class Results:
             raise
         except Exception as error:
             self.over = True
-            return failing(RayTaskError(f"trace\n{type(error).__name__}: {error}"))
+            return failing(RayTaskError(error))
         if self.actor.ray.loses_object():
             return failing(ObjectLostError("gone"))
         return Ref(lambda: value, lambda: True)

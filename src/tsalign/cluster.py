@@ -205,7 +205,8 @@ class Pool(Generic[T, R]):
         try:
             identity, fault = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
-            raise EngineError(f"a worker cannot be built: {_cause(error)}") from error
+            *_, last = str(error).strip().splitlines() or [type(error).__name__]
+            raise EngineError(f"a worker cannot be built: {last.strip()}") from error
         if fault is not None:
             raise EngineError(f"a worker cannot be built: {fault}")
         if self._identity is None:
@@ -378,7 +379,7 @@ def _connect(ray: Any, address: str) -> bool:
         return False
     where = {} if address == LOCAL else {"address": address}
     try:
-        ray.init(**where, logging_level="ERROR", log_to_driver=False, include_dashboard=None)
+        ray.init(**where, logging_level="ERROR", log_to_driver=False)
     except Exception as error:
         raise EngineError(
             f"no Ray cluster at {address!r} ({type(error).__name__}): start one with "
@@ -388,6 +389,6 @@ def _connect(ray: Any, address: str) -> bool:
 
 
 def _cause(error: Any) -> str:
-    """The last line of a remote error: its kind and message, without the trace."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+    """What failed elsewhere; of an unforeseen error its kind alone, for it may quote a text."""
+    cause = getattr(error, "cause", None) or error
+    return str(cause) if isinstance(cause, TsalignError) else type(cause).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from tests.engines import tiny, vllm_fake
 from tests.engines.vllm_fake import FakeVllm, wait_until
 from tsalign.align import Aligner
+from tsalign.cli import app
 from tsalign.engines import Engine, GenerationRequest, Sampling, _replicas, load_engine
 from tsalign.engines.transformers import TransformersEngine
 from tsalign.engines.vllm_server import VllmServerEngine, payload
@@ -541,6 +544,19 @@ def test_a_name_that_cannot_be_used_is_explained(
 ) -> None:
     with pytest.raises(EngineError, match=said):
         load_engine(name, **options)
+
+
+def test_the_command_line_takes_it(start: Start, folder: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "p.yaml"
+    policy.write_text("name: p\nmoderators: [fake]\n")
+    name = f"vllm-server:{start().url}?model={folder}"
+    command = ["align", "--model", name, "--policy", str(policy), "--prompt", "dog", "--json"]
+    ran = CliRunner().invoke(app, [*command, "--dtype", "float32", "--max-new-tokens", "4"])
+    assert ran.exit_code == 0
+    assert json.loads(ran.stdout)["model"] == "tiny-chat"
+    ran = CliRunner().invoke(app, [*command, "--device", "cpu"])
+    assert ran.exit_code == 4
+    assert "leave the device out" in ran.stderr
 
 
 def test_a_missing_vllm_is_named() -> None:
