@@ -77,11 +77,18 @@ class Sampling:
         max_new_tokens: tokens at most per answer; the context may leave fewer.
         temperature: 0 is greedy.
         top_p: smallest set of tokens with at least this probability is drawn from.
+        stop: an answer ends before the first of these; what is judged is what is left.
     """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    def cut(self, text: str) -> str:
+        """The text before the first stop."""
+        ends = [end for stop in self.stop if (end := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
 
 
 @runtime_checkable

@@ -173,6 +173,7 @@ class FakeEngine:
             text = self._answer(request.embedded, request.point)
         else:
             text = self._bimodal(request, sampling.temperature)
+        text = sampling.cut(text)
         words = text.split()
         tokens = [self._token(word) for word in words] + [END]
         if len(tokens) <= sampling.max_new_tokens:

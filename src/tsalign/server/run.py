@@ -1,0 +1,59 @@
+"""Run an app with uvicorn, and stop it without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from tsalign.server.service import Service
+
+_ROOM = 10.0
+"""Seconds beyond the grace that connections get to send what was handed back to them."""
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server whose app hands waiting requests back as soon as it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stopping = asyncio.to_thread(self._service.stop, self._service.settings.grace)
+        await asyncio.gather(stopping, super().shutdown(sockets))
+
+
+def run(
+    app: FastAPI,
+    *,
+    host: str,
+    port: int,
+    certificate: str | None = None,
+    private_key: str | None = None,
+    log_level: str = "info",
+) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        app: from `create_app`.
+        host: address to listen on.
+        port: 0 takes a free one.
+        certificate: path of a TLS certificate.
+        private_key: path of its key.
+        log_level: of uvicorn's log, which holds no bodies.
+    """
+    service: Service = app.state.service
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        ssl_certfile=certificate,
+        ssl_keyfile=private_key,
+        log_level=log_level,
+        server_header=False,
+        timeout_graceful_shutdown=round(service.settings.grace + _ROOM),
+    )
+    Server(config, service).run()
