@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from tsalign.engines import FakeEngine
@@ -110,10 +109,7 @@ def make() -> Make:
 @contextlib.contextmanager
 def running(made: Made) -> Iterator[Made]:
     """The app on a port of its own."""
-    config = uvicorn.Config(
-        made.app, host="127.0.0.1", port=0, log_level="error", ws="none", timeout_keep_alive=30
-    )
-    server = Server(config, made.service)
+    server = Server(made.app, host="127.0.0.1", port=0, log_level="error")
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

@@ -202,7 +202,7 @@ def serve(
     _imports()
     from tsalign.server.app import create_app
     from tsalign.server.keys import KeyRing
-    from tsalign.server.run import run
+    from tsalign.server.run import Server
     from tsalign.server.service import is_loopback
     from tsalign.server.tracing import Tracing
     from tsalign.store import Store
@@ -253,14 +253,14 @@ def serve(
     )
     scheme = "https" if tls_certificate else "http"
     notes().print(f"tsalign serves {', '.join(models)} at {scheme}://{host}:{port}")
-    run(
+    Server(
         app,
         host=host,
         port=port,
-        certificate=str(tls_certificate) if tls_certificate else None,
-        private_key=str(tls_key) if tls_key else None,
+        certificate=tls_certificate,
+        private_key=tls_key,
         log_level=log_level,
-    )
+    ).run()
 
 
 KeysOption = Annotated[

@@ -1,9 +1,10 @@
-"""Run an app with uvicorn, and stop it without losing a request."""
+"""Run an app with uvicorn until SIGTERM or Ctrl-C, and stop it without losing a request."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,27 +16,7 @@ _ROOM = 10.0
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server whose app hands waiting requests back as soon as it is told to stop."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        stopping = asyncio.to_thread(self._service.stop, self._service.settings.grace)
-        await asyncio.gather(stopping, super().shutdown(sockets))
-
-
-def run(
-    app: FastAPI,
-    *,
-    host: str,
-    port: int,
-    certificate: str | None = None,
-    private_key: str | None = None,
-    log_level: str = "info",
-) -> None:
-    """Serve until SIGTERM or Ctrl-C.
+    """A uvicorn server whose app hands waiting requests back as soon as it is told to stop.
 
     Args:
         app: from `create_app`.
@@ -45,15 +26,33 @@ def run(
         private_key: path of its key.
         log_level: of uvicorn's log, which holds no bodies.
     """
-    service: Service = app.state.service
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        ssl_certfile=certificate,
-        ssl_keyfile=private_key,
-        log_level=log_level,
-        server_header=False,
-        timeout_graceful_shutdown=round(service.settings.grace + _ROOM),
-    )
-    Server(config, service).run()
+
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        host: str,
+        port: int,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+        log_level: str = "info",
+    ) -> None:
+        self._service: Service = app.state.service
+        self._grace = self._service.settings.grace
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                ssl_certfile=certificate,
+                ssl_keyfile=private_key,
+                log_level=log_level,
+                ws="none",
+                server_header=False,
+                timeout_graceful_shutdown=round(self._grace + _ROOM),
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        stopping = asyncio.to_thread(self._service.stop, self._grace)
+        await asyncio.gather(stopping, super().shutdown(sockets))

@@ -155,11 +155,8 @@ class Worker:
             if self._draining or self._stopped:
                 raise HandedBackError("the server is stopping")
             queue = self._waiting.setdefault(tenant, deque())
-            # Places that are free now hold tickets only until the worker looks.
-            free = self._max_open - len(self._open) - sum(map(len, self._waiting.values()))
-            if len(queue) + len(tickets) - max(free, 0) > self._max_waiting:
-                if not queue:
-                    del self._waiting[tenant]
+            # A request larger than the queue is let in where nothing waits: else it never could be.
+            if queue and len(queue) + len(tickets) > self._max_waiting:
                 raise QueueFullError(f"{len(queue)} requests are waiting already")
             queue.extend(tickets)
             self._wake.notify()
