@@ -455,7 +455,10 @@ def _url(location: str | Path) -> URL:
     if isinstance(location, Path) or "://" not in location:
         return URL.create("sqlite", database=str(Path(location).expanduser()))
     try:
-        return make_url(location)
+        url = make_url(location)
+        # The driver that the extra ``postgres`` installs; SQLAlchemy's own default is another.
+        plain = url.drivername in {"postgresql", "postgres"}
+        return url.set(drivername="postgresql+psycopg") if plain else url
     except ArgumentError:
         raise StoreError(
             "the store's URL cannot be read: use a path, or dialect+driver://user@host/database"
@@ -471,7 +474,8 @@ def _engine(url: URL) -> sa.Engine:
         )
     except (ImportError, NoSuchModuleError) as error:
         raise StoreError(
-            f"no driver for {url.drivername!r} ({error}): install it, or use an SQLite path"
+            f"no driver for {url.drivername!r} ({error}): install it (for PostgreSQL: "
+            "pip install 'tsalign[postgres]'), or use an SQLite path"
         ) from None
     sa.event.listen(engine, "connect", _set_up_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
@@ -544,8 +548,12 @@ def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) 
     }
     if prompt is not None:
         first = response.evaluations[0].generation.text if response.evaluations else None
-        messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
-        row |= {"prompt": messages, "first_answer": first, "final_answer": text}
+        messages = [{"role": m.role, "content": _storable(m.content)} for m in prompt.messages]
+        row |= {
+            "prompt": messages,
+            "first_answer": _storable(first),
+            "final_answer": _storable(text),
+        }
     return row
 
 
@@ -561,6 +569,11 @@ def _evaluation_row(record: int | None, number: int, evaluation: Evaluation) -> 
         "rejection": evaluation.rejection,
         "generated_tokens": len(evaluation.generation.token_ids),
     }
+
+
+def _storable(text: str | None) -> Any:
+    """PostgreSQL has no place for U+0000: the replacement character."""
+    return None if text is None else text.replace("\0", "\ufffd")
 
 
 def _finite(value: float | None) -> float | None:

@@ -57,27 +57,23 @@ class Recorder:
         Raises:
             StoreError: a record could not be written.
         """
-        if self._store is None:
+        store = self._store
+        if store is None:
             return
+
+        def write() -> None:
+            for i, (prompt, response) in enumerate(answered):
+                if self._which == "all" or is_intervention(response):
+                    item = request if len(answered) == 1 else f"{request}/{i}"
+                    store.add(RUN_PREFIX + tenant, item, response, prompt if with_text else None)
+
         loop = asyncio.get_running_loop()
-        writes = [
-            loop.run_in_executor(
-                self._pool,
-                self._store.add,
-                RUN_PREFIX + tenant,
-                request if len(answered) == 1 else f"{request}/{i}",
-                response,
-                prompt if with_text else None,
-            )
-            for i, (prompt, response) in enumerate(answered)
-            if self._which == "all" or is_intervention(response)
-        ]
-        # A client that leaves cancels the request, and not what is being written.
-        results = await asyncio.shield(asyncio.gather(*writes, return_exceptions=True))
-        failed = [result for result in results if isinstance(result, BaseException)]
-        if failed:
-            self._metrics.record_failures.inc(len(failed))
-            raise failed[0]
+        try:
+            # A client that leaves cancels the request, and not what is being written.
+            await asyncio.shield(loop.run_in_executor(self._pool, write))
+        except StoreError:
+            self._metrics.record_failures.inc()
+            raise
 
     async def prune(self, days: float) -> int:
         """Delete the records that are older; returns how many."""
