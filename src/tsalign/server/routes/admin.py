@@ -24,6 +24,9 @@ router = APIRouter(prefix="/admin", tags=["Administration"])
 
 Name = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Of the policy.")]
 
+MAX_POLICY_BYTES = 64 * 1024
+"""Of a policy's text: reading YAML takes long."""
+
 _YAML_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -192,9 +195,12 @@ async def _text(request: Request) -> str:
     """The YAML of the body, sent as itself or in JSON.
 
     Raises:
-        ApiError: it is neither.
+        ApiError: it is neither, or too large for a policy.
     """
     body = await request.body()
+    if len(body) > MAX_POLICY_BYTES:
+        message = f"a policy of more than {MAX_POLICY_BYTES} bytes"
+        raise ApiError(413, message, "body_too_large")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         text = body.decode("utf-8")
