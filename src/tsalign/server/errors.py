@@ -16,13 +16,46 @@ from tsalign.errors import PolicyError, PromptError, PromptTooLongError, StoreEr
 log = logging.getLogger("tsalign.server")
 
 
+CODES: dict[str, tuple[int, str]] = {
+    "invalid_request": (400, "A parameter is missing, unknown or wrong; `param` names it."),
+    "invalid_prompt": (400, "There is nothing to answer, or the model's template rejects it."),
+    "context_length_exceeded": (400, "The conversation does not fit the model's context."),
+    "too_many_choices": (400, "`n` times the number of prompts is above the limit."),
+    "policy_not_found": (400, "The request names a policy that there is not."),
+    "policy_conflict": (400, "Header and parameter name different policies."),
+    "invalid_api_key": (401, "No valid key."),
+    "no_keys": (403, "The server has no keys, and the client is not on its machine."),
+    "not_admin": (403, "The key does not open `/admin`."),
+    "policy_not_allowed": (403, "The key may not choose that policy."),
+    "foreign_origin": (403, "A page of another origin calls."),
+    "not_found": (404, "There is no such endpoint."),
+    "model_not_found": (404, "There is no such model."),
+    "no_such_policy": (404, "There is no such policy to administer."),
+    "version_not_found": (404, "The policy never had that version."),
+    "method_not_allowed": (405, "The endpoint has other methods."),
+    "body_timeout": (408, "The body did not arrive in time."),
+    "policy_in_use": (409, "Something falls back to the policy."),
+    "body_too_large": (413, "The body is above the limit."),
+    "wrong_host": (421, "The server does not answer to that name."),
+    "invalid_policy": (422, "The policy is not valid; the message names every fault."),
+    "server_full": (429, "The key has too many requests waiting."),
+    "engine_failed": (500, "The model failed; the policy's `error_message`."),
+    "internal_error": (500, "A fault of tsalign."),
+    "moderator_unavailable": (503, "There is no verdict; the policy's `error_message`."),
+    "store_failed": (503, "The record cannot be written, so nothing leaves; or it cannot be read."),
+    "policy_missing": (503, "A policy that something falls back to is gone."),
+    "server_deadline": (503, "The deadline passed before there was an answer."),
+    "server_stopping": (503, "The server stops; ask again."),
+}
+"""Code to status and meaning."""
+
+
 class ApiError(Exception):
     """An error that a client is told.
 
     Args:
-        status: of the response.
         message: what is wrong and what to do about it; never a prompt or an answer.
-        code: for programs.
+        code: one of `CODES`, which has its status.
         param: the parameter that is at fault.
         retry_after: seconds after which it may go better.
         headers: further ones of the response.
@@ -30,7 +63,6 @@ class ApiError(Exception):
 
     def __init__(
         self,
-        status: int,
         message: str,
         code: str,
         *,
@@ -39,7 +71,7 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status = CODES[code][0]
         self.message = message
         self.code = code
         self.param = param
@@ -52,7 +84,7 @@ class ApiError(Exception):
         return {
             "error": {
                 "message": self.message,
-                "type": _TYPES.get(self.status, "server_error"),
+                "type": _TYPES.get(self.status) or _type(self.status),
                 "param": self.param,
                 "code": self.code,
             }
@@ -64,30 +96,28 @@ class ApiError(Exception):
 
 
 _TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
-    405: "invalid_request_error",
-    409: "invalid_request_error",
-    413: "invalid_request_error",
-    415: "invalid_request_error",
-    422: "invalid_request_error",
     429: "rate_limit_error",
 }
+
+
+def _type(status: int) -> str:
+    return "invalid_request_error" if status < 500 else "server_error"
 
 
 def of_ours(error: Exception) -> ApiError:
     """What a client is told of an error that tsalign raises on purpose."""
     if isinstance(error, PromptTooLongError):
-        return ApiError(400, str(error), "context_length_exceeded", param="messages")
+        return ApiError(str(error), "context_length_exceeded", param="messages")
     if isinstance(error, PromptError):
-        return ApiError(400, str(error), "invalid_prompt", param="messages")
+        return ApiError(str(error), "invalid_prompt", param="messages")
     if isinstance(error, PolicyError):
-        return ApiError(422, str(error), "invalid_policy")
+        return ApiError(str(error), "invalid_policy")
     if isinstance(error, StoreError):
-        return ApiError(503, f"records cannot be kept: {error}", "store_failed", retry_after=5)
-    return ApiError(500, f"unexpected {type(error).__name__}", "internal_error")
+        return ApiError(f"records cannot be kept: {error}", "store_failed", retry_after=5)
+    return ApiError(f"unexpected {type(error).__name__}", "internal_error")
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -102,9 +132,9 @@ def add_handlers(app: FastAPI) -> None:
 
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
-        given = ApiError(error.status_code, str(error.detail), code, headers=error.headers)
-        return given.response()
+        codes = {404: "not_found", 405: "method_not_allowed"}
+        code = codes.get(error.status_code, "invalid_request")
+        return ApiError(str(error.detail), code, headers=error.headers).response()
 
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
         # The message of an unforeseen error may quote a prompt: its type and place are kept.
@@ -128,4 +158,4 @@ def _invalid(error: RequestValidationError) -> ApiError:
         params.append(where)
         faults.append(f"{where}: {said}" if where else said)
     message = "; ".join(dict.fromkeys(faults)).replace("Value error, ", "")
-    return ApiError(400, message, "invalid_request", param=params[0] or None)
+    return ApiError(message, "invalid_request", param=params[0] or None)

@@ -15,76 +15,65 @@ _ROUND = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """What is counted; `text` is the page that Prometheus reads."""
+    """What is counted; `text` is the page that Prometheus reads.
+
+    Attributes:
+        labels: of every metric, by its name.
+    """
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self.labels: dict[str, tuple[str, ...]] = {}
         of_answer = ("model", "policy", "outcome")
-        self.responses = Counter(
-            "tsalign_responses", "Answers by outcome.", of_answer, registry=registry
+        self.responses = self._counter("responses", "Answers by outcome.", of_answer)
+        self.seconds = self._histogram(
+            "search_seconds", "Seconds of a search, without its wait.", of_answer, _SECONDS
         )
-        self.seconds = Histogram(
-            "tsalign_search_seconds",
-            "Seconds of a search, its wait for a place excluded.",
-            of_answer,
-            buckets=_SECONDS,
-            registry=registry,
+        self.waited = self._histogram(
+            "wait_seconds", "Seconds that a search waited for a place.", ("model",), _SECONDS
         )
-        self.waited = Histogram(
-            "tsalign_wait_seconds",
-            "Seconds that a search waited for a place.",
-            ("model",),
-            buckets=_SECONDS,
-            registry=registry,
+        self.generations = self._histogram(
+            "generations", "Generations per answer, the first included.", of_answer, _GENERATIONS
         )
-        self.generations = Histogram(
-            "tsalign_generations",
-            "Generations per answer, the first one included.",
-            of_answer,
-            buckets=_GENERATIONS,
-            registry=registry,
+        self.generated_tokens = self._counter("generated_tokens", "Tokens generated.", ("model",))
+        self.moderator_calls = self._counter("moderator_calls", "Verdicts asked for.", ("policy",))
+        self.http = self._counter(
+            "http_requests", "Requests by route and status.", ("route", "status")
         )
-        self.generated_tokens = Counter(
-            "tsalign_generated_tokens", "Tokens generated.", ("model",), registry=registry
-        )
-        self.moderator_calls = Counter(
-            "tsalign_moderator_calls", "Verdicts asked for.", ("policy",), registry=registry
-        )
-        self.http = Counter(
-            "tsalign_http_requests",
-            "Requests by route and status.",
-            ("route", "status"),
-            registry=registry,
-        )
-        self.handed_back = Counter(
-            "tsalign_handed_back",
+        self.handed_back = self._counter(
+            "handed_back",
             "Requests that were not answered, by reason: full, deadline, disconnected, stopping.",
             ("reason",),
-            registry=registry,
         )
-        self.round_size = Histogram(
-            "tsalign_round_searches",
-            "Searches that shared an engine round.",
-            ("model",),
-            buckets=_ROUND,
-            registry=registry,
+        self.round_size = self._histogram(
+            "round_searches", "Searches that shared an engine round.", ("model",), _ROUND
         )
-        self.policy_changes = Counter(
-            "tsalign_policy_changes",
-            "Changes of policies: put, remove, rollback, rejected.",
-            ("action",),
-            registry=registry,
+        self.policy_changes = self._counter(
+            "policy_changes", "Changes of policies: put, remove, rollback, rejected.", ("action",)
         )
-        self.record_failures = Counter(
-            "tsalign_record_failures", "Records that could not be written.", registry=registry
+        self.record_failures = self._counter(
+            "record_failures", "Requests whose record could not be written."
         )
-        self._waiting = Gauge(
-            "tsalign_waiting", "Searches that wait for a place.", ("model",), registry=registry
+        self._waiting = self._gauge("waiting", "Searches that wait for a place.", ("model",))
+        self._open = self._gauge("open", "Searches in the round.", ("model",))
+        self._gauge("build_info", "Version of tsalign.", ("version",)).labels(__version__).set(1)
+
+    def _named(self, name: str, labels: tuple[str, ...]) -> str:
+        self.labels[f"tsalign_{name}"] = labels
+        return f"tsalign_{name}"
+
+    def _counter(self, name: str, says: str, labels: tuple[str, ...] = ()) -> Counter:
+        return Counter(self._named(name, labels), says, labels, registry=self.registry)
+
+    def _gauge(self, name: str, says: str, labels: tuple[str, ...]) -> Gauge:
+        return Gauge(self._named(name, labels), says, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, says: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Histogram:
+        return Histogram(
+            self._named(name, labels), says, labels, buckets=buckets, registry=self.registry
         )
-        self._open = Gauge("tsalign_open", "Searches in the round.", ("model",), registry=registry)
-        Gauge("tsalign_build_info", "Version of tsalign.", ("version",), registry=registry).labels(
-            __version__
-        ).set(1)
 
     def watch(self, model: str, waiting: Callable[[], int], open_: Callable[[], int]) -> None:
         """Read a worker's queue whenever the page is asked for."""

@@ -80,7 +80,7 @@ Stop = Annotated[str, Field(min_length=1, strict=True), AfterValidator(_speakabl
 class _Request(_Model):
     """What chat and text completions share."""
 
-    _unsupported: ClassVar[dict[str, str]] = {
+    unsupported: ClassVar[dict[str, str]] = {
         "logprobs": "log-probabilities of a steered answer would be of another prompt",
         "top_logprobs": "log-probabilities of a steered answer would be of another prompt",
         "logit_bias": "tokens are never forced or forbidden",
@@ -98,7 +98,7 @@ class _Request(_Model):
         "frequency_penalty": "only 0 is possible",
     }
     """Parameters of OpenAI's that have no place here, and why."""
-    _unused: ClassVar[frozenset[str]] = frozenset(
+    unused: ClassVar[frozenset[str]] = frozenset(
         {
             "metadata",
             "moderation",
@@ -136,10 +136,10 @@ class _Request(_Model):
     def _known(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        for name, reason in cls._unsupported.items():
+        for name, reason in cls.unsupported.items():
             if name not in cls.model_fields and not _says_nothing(name, data.get(name)):
                 raise ValueError(f"{name} is not supported: {reason}")
-        dropped = cls._unused | (cls._unsupported.keys() - cls.model_fields.keys())
+        dropped = cls.unused | (cls.unsupported.keys() - cls.model_fields.keys())
         return {key: value for key, value in data.items() if key not in dropped}
 
     @property

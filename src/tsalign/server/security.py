@@ -94,11 +94,11 @@ class Guard:
     def _check(self, headers: Headers) -> None:
         host = headers.get("host", "")
         if self._hosts is not None and urlsplit(f"//{host}").hostname not in self._hosts:
-            raise ApiError(421, "this server does not answer to that name", "wrong_host")
+            raise ApiError("this server does not answer to that name", "wrong_host")
         origin = headers.get("origin")
         if origin is None or origin in self._origins or urlsplit(origin).netloc == host:
             return
-        raise ApiError(403, "pages of other origins may not call this server", "foreign_origin")
+        raise ApiError("pages of other origins may not call this server", "foreign_origin")
 
     async def _body(self, headers: Headers, receive: Receive) -> list[Any]:
         """The whole body: no route reads it in parts."""
@@ -118,12 +118,11 @@ class Guard:
                     if message["type"] != "http.request" or not message.get("more_body"):
                         return messages
         except TimeoutError:
-            raise ApiError(408, "the body did not arrive in time", "body_timeout") from None
+            raise ApiError("the body did not arrive in time", "body_timeout") from None
 
     def _too_large(self) -> ApiError:
         limit = self._max_body_bytes
         return ApiError(
-            413,
             f"the request is larger than {limit} bytes",
             "body_too_large",
             headers={"Connection": "close"},

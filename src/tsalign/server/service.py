@@ -144,15 +144,12 @@ class Service:
         """
         if self.keys is None:
             if client is not None and not is_loopback(client):
-                raise ApiError(
-                    403, "this server has no keys and answers this machine only", "no_keys"
-                )
+                raise ApiError("this server has no keys and answers this machine only", "no_keys")
             return LOCAL
         scheme, _, presented = (authorization or "").partition(" ")
         key = self.keys.find(presented.strip()) if scheme.lower() == "bearer" else None
         if key is None:
             raise ApiError(
-                401,
                 "no valid API key: send 'Authorization: Bearer KEY'",
                 "invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
@@ -170,7 +167,6 @@ class Service:
         configured = key.policy or by_model or self.settings.default_policy
         if named is not None and named != configured and not key.may_choose(named):
             raise ApiError(
-                403,
                 f"this key may not choose policy {named[:64]!r}",
                 "policy_not_allowed",
                 param="policy",
@@ -179,9 +175,8 @@ class Service:
             return self.policies.get(named or configured)
         except PolicyError as error:
             if named is not None:
-                raise ApiError(400, str(error), "policy_not_found", param="policy") from None
+                raise ApiError(str(error), "policy_not_found", param="policy") from None
             raise ApiError(
-                503,
                 f"policy {configured!r} is configured and missing: put it back",
                 "policy_missing",
                 retry_after=self.settings.retry_after,
@@ -203,14 +198,12 @@ class Service:
         settings = self.settings
         if request.model not in self.workers:
             raise ApiError(
-                404,
                 f"no model {request.model!r}: there is {', '.join(sorted(self.workers))}",
                 "model_not_found",
                 param="model",
             )
         if policy_header and request.policy and policy_header != request.policy:
             raise ApiError(
-                400,
                 "the header X-Tsalign-Policy and the parameter policy differ: send one of them",
                 "policy_conflict",
                 param="policy",
@@ -220,7 +213,6 @@ class Service:
         n = request.n or 1
         if n * len(prompts) > settings.max_choices:
             raise ApiError(
-                400,
                 f"{n * len(prompts)} answers at once: at most {settings.max_choices}",
                 "too_many_choices",
                 param="n",
@@ -280,7 +272,7 @@ class Service:
             ApiError: too many are being judged already.
         """
         if self._moderating.locked():
-            raise self._come_back(429, "the moderator is busy", "full")
+            raise self._come_back("the moderator is busy", "full")
         async with self._moderating:
             return await asyncio.to_thread(served.moderator.score, exchanges)
 
@@ -301,9 +293,9 @@ class Service:
         try:
             self.workers[call.model].submit(tickets)
         except QueueFullError as error:
-            raise self._come_back(429, f"the server is busy: {error}", "full") from None
+            raise self._come_back(f"the server is busy: {error}", "full") from None
         except HandedBackError as error:
-            raise self._come_back(503, str(error), "stopping") from None
+            raise self._come_back(str(error), "stopping") from None
         futures = [asyncio.wrap_future(ticket.future) for ticket in tickets]
         finished = False
         try:
@@ -320,7 +312,7 @@ class Service:
             return [future.result() for future in futures]
         except HandedBackError as error:
             reason = "stopping" if "stopping" in str(error) else "deadline"
-            raise self._come_back(503, str(error), reason) from None
+            raise self._come_back(str(error), reason) from None
         finally:
             if not finished:
                 self.metrics.handed_back.labels("disconnected").inc()
@@ -329,16 +321,16 @@ class Service:
             for future in futures:
                 future.cancel()
 
-    def _come_back(self, status: int, message: str, reason: str) -> ApiError:
+    def _come_back(self, message: str, reason: str) -> ApiError:
         self.metrics.handed_back.labels(reason).inc()
         wait = self.settings.retry_after
-        return ApiError(status, message, f"server_{reason}", retry_after=wait)
+        return ApiError(message, f"server_{reason}", retry_after=wait)
 
     def _failed(self, reason: StopReason, message: str) -> ApiError:
         if reason is StopReason.MODERATOR_ERROR:
             wait = self.settings.retry_after
-            return ApiError(503, message, "moderator_unavailable", retry_after=wait)
-        return ApiError(500, message, "engine_failed")
+            return ApiError(message, "moderator_unavailable", retry_after=wait)
+        return ApiError(message, "engine_failed")
 
 
 def is_loopback(host: str) -> bool:

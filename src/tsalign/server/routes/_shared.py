@@ -54,7 +54,6 @@ def administrator(key: Caller) -> ApiKey:
     """
     if not key.admin:
         raise ApiError(
-            403,
             "this key does not open /admin: make one with `tsalign serve keys new NAME --admin`",
             "not_admin",
         )
@@ -88,10 +87,7 @@ _STATUSES = {
     401: "No valid API key.",
     403: "The key may not do that.",
     404: "There is no such model, policy or version.",
-    408: "The body did not arrive in time.",
     409: "The policy is in use.",
-    413: "The body is too large.",
-    421: "The server does not answer to that name.",
     422: "The policy is not valid; the message names every fault.",
     429: "The tenant's queue is full. `Retry-After` says when to come back.",
     499: "The client left.",
@@ -103,13 +99,10 @@ _STATUSES = {
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of a route, for the OpenAPI document."""
-    return {
-        status: {
-            "description": _STATUSES[status],
-            "content": {"application/json": {"schema": _ERROR}},
-        }
-        for status in sorted({*statuses, 400, 401, 403, 408, 413, 421})
-    }
+    said: dict[int | str, str] = {s: _STATUSES[s] for s in sorted({*statuses, 400, 401, 403})}
+    said["4XX"] = "Any other error of the request."
+    content = {"application/json": {"schema": _ERROR}}
+    return {status: {"description": text, "content": content} for status, text in said.items()}
 
 
 def example(description: str, document: Any) -> dict[int | str, dict[str, Any]]:

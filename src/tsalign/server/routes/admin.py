@@ -129,8 +129,7 @@ async def rollback_policy(
     """Make an earlier version current again."""
     changes = await run_in_threadpool(service.policies.history, name)
     if body.version not in {change.version for change in changes}:
-        raise ApiError(
-            404, f"policy {name!r} had no version {body.version}", "version_not_found",
+        raise ApiError(f"policy {name!r} had no version {body.version}", "version_not_found",
             param="version",
         )  # fmt: skip
     put = await run_in_threadpool(service.policies.rollback, name, body.version, key.name)
@@ -149,7 +148,7 @@ async def delete_policy(name: Name, key: Administrator, service: Served) -> Resp
     _current(service, name)
     if name in service.configured_policies():
         raise ApiError(
-            409, f"policy {name!r} is the default of the server, a model or a key", "policy_in_use"
+            f"policy {name!r} is the default of the server, a model or a key", "policy_in_use"
         )
     await run_in_threadpool(service.policies.remove, name, key.name)
     return JSONResponse({"name": name, "deleted": True})
@@ -181,14 +180,14 @@ def _utc(time: datetime | None) -> datetime | None:
     try:
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError:
-        raise ApiError(400, "since: no such time", "invalid_request", param="since") from None
+        raise ApiError("since: no such time", "invalid_request", param="since") from None
 
 
 def _current(service: Service, name: str) -> ServedPolicy:
     try:
         return service.policies.get(name)
     except PolicyError as error:
-        raise ApiError(404, str(error), "policy_not_found", param="name") from None
+        raise ApiError(str(error), "no_such_policy", param="name") from None
 
 
 async def _text(request: Request) -> str:
@@ -200,7 +199,7 @@ async def _text(request: Request) -> str:
     body = await request.body()
     if len(body) > MAX_POLICY_BYTES:
         message = f"a policy of more than {MAX_POLICY_BYTES} bytes"
-        raise ApiError(413, message, "body_too_large")
+        raise ApiError(message, "body_too_large")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         text = body.decode("utf-8")
@@ -208,7 +207,7 @@ async def _text(request: Request) -> str:
             return text
         document = json.loads(text)
     except (UnicodeDecodeError, ValueError, RecursionError):
-        raise ApiError(400, "the body is not UTF-8 text, or not JSON", "invalid_request") from None
+        raise ApiError("the body is not UTF-8 text, or not JSON", "invalid_request") from None
     if not isinstance(document, dict) or not isinstance(document.get("yaml"), str):
-        raise ApiError(400, 'send {"yaml": "..."}, or YAML itself', "invalid_request", param="yaml")
+        raise ApiError('send {"yaml": "..."}, or YAML itself', "invalid_request", param="yaml")
     return str(document["yaml"])

@@ -76,7 +76,7 @@ async def models(key: Caller, service: Served) -> Response:
 async def model(model: str, key: Caller, service: Served) -> Response:
     """One model."""
     if model not in service.workers:
-        raise ApiError(404, f"no model {model[:256]!r}", "model_not_found", param="model")
+        raise ApiError(f"no model {model[:256]!r}", "model_not_found", param="model")
     return JSONResponse(_model(service, model))
 
 
@@ -91,15 +91,16 @@ async def moderations(
     `flagged` is by the policy's thresholds. Categories are those that the moderator gives.
     """
     if policy and body.policy and policy != body.policy:
-        raise ApiError(400, "two policies are named: send one", "policy_conflict", param="policy")
+        raise ApiError("two policies are named: send one", "policy_conflict", param="policy")
     served = service.choose(key, None, policy or body.policy)
     exchanges = [Exchange((), text) for text in body.texts]
     if any(not text.strip() for text in body.texts):
-        raise ApiError(400, "there is nothing to judge in an empty text", "empty", param="input")
+        raise ApiError(
+            "there is nothing to judge in an empty text", "invalid_request", param="input"
+        )
     scores = await service.moderated(served, exchanges)
     if causes := [s.cause for s in scores if not s.scored]:
         raise ApiError(
-            503,
             f"no verdict: {causes[0]}",
             "moderator_unavailable",
             retry_after=service.settings.retry_after,

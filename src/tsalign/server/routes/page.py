@@ -87,7 +87,7 @@ async def watch(
 ) -> Response:
     """Answer a conversation and tell of every candidate on the way, its text excepted."""
     if (body.n or 1) > 1:
-        raise ApiError(400, "one answer can be watched at a time: n is 1", "n", param="n")
+        raise ApiError("one answer can be watched at a time: n is 1", "too_many_choices", param="n")
     call = service.call("/watch", key, body, policy)
     feed = stream.Feed()
     work: asyncio.Future[list[Answered]] = asyncio.ensure_future(service.answer(call, feed.put))
@@ -139,6 +139,23 @@ async def _next(work: asyncio.Future[Any], feed: stream.Feed, seconds: float) ->
     waiter.cancel()
     await asyncio.gather(waiter, return_exceptions=True)
     return None
+
+
+EVALUATION = {
+    "index": "place in the order of candidates; 0 is the model's first answer",
+    "origin": "initial, perturbation or iterate",
+    "harm": "the largest score in units of its threshold; null if unscored",
+    "scores": "category to a number in [0, 1]",
+    "flagged": "whether harm is 1 or more",
+    "unscored": "why there is no verdict; null if there is one",
+    "rejection": "why the answer is not acceptable; null if it is",
+    "accepted": "whether it is acceptable",
+    "naturalness": "in nats per token; null where it was not needed",
+    "tokens": "generated",
+    "xy": "mean offset of the moved rows along the table's two leading principal directions, in "
+    "units of the table's RMS; [0, 0] for the first answer",
+}
+"""Keys of an ``evaluation`` event, and what they mean."""
 
 
 class Told:
