@@ -109,7 +109,7 @@ def make() -> Make:
 @contextlib.contextmanager
 def running(made: Made) -> Iterator[Made]:
     """The app on a port of its own."""
-    server = Server(made.app, host="127.0.0.1", port=0, log_level="error")
+    server = Server(made.app, host="127.0.0.1", port=0, log_level="info")
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

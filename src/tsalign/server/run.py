@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import socket
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import LOGGING_CONFIG
 
 from tsalign.server.service import Service
 
@@ -24,7 +26,7 @@ class Server(uvicorn.Server):
         port: 0 takes a free one.
         certificate: path of a TLS certificate.
         private_key: path of its key.
-        log_level: of uvicorn's log, which holds no bodies.
+        log_level: of the log, which holds no texts.
     """
 
     def __init__(
@@ -37,6 +39,8 @@ class Server(uvicorn.Server):
         private_key: Path | None = None,
         log_level: str = "info",
     ) -> None:
+        logs = copy.deepcopy(LOGGING_CONFIG)
+        logs["loggers"]["tsalign"] = {"handlers": ["default"], "level": log_level.upper()}
         self._service: Service = app.state.service
         self._grace = self._service.settings.grace
         super().__init__(
@@ -47,6 +51,7 @@ class Server(uvicorn.Server):
                 ssl_certfile=certificate,
                 ssl_keyfile=private_key,
                 log_level=log_level,
+                log_config=logs,
                 ws="none",
                 server_header=False,
                 timeout_graceful_shutdown=round(self._grace + _ROOM),
