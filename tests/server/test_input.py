@@ -133,6 +133,12 @@ def test_what_is_not_a_request_is_a_400(made: Made, content: bytes) -> None:
         assert error["type"] == "invalid_request_error"
 
 
+def test_json_without_its_content_type_is_told_so(made: Made) -> None:
+    reply = httpx.post(f"{made.url}/v1/chat/completions", content=json.dumps(chat()))
+    assert reply.status_code == 400
+    assert "Content-Type: application/json" in reply.json()["error"]["message"]
+
+
 def test_a_body_of_a_megabyte(made: Made) -> None:
     reply = httpx.post(f"{made.url}/v1/chat/completions", json=chat("word " * 200_000), timeout=60)
     assert reply.status_code == 400

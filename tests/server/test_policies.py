@@ -218,6 +218,14 @@ def test_a_policy_that_cannot_be_written_or_logged_changes_nothing(
     assert not (tmp_path / "default.yaml").exists()
 
 
+def test_a_file_of_another_policy_is_not_overwritten(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "strict.yaml").write_text("name: mine\n")
+    live = make(folder=tmp_path).service.policies
+    with pytest.raises(Exception, match="is not policy 'strict'"):
+        live.put("strict", "name: strict\n", "me")
+    assert (tmp_path / "strict.yaml").read_text() == "name: mine\n"
+
+
 # Which one applies
 
 

@@ -242,6 +242,30 @@ def test_texts_are_in_no_log_and_no_metric(made: Made, caplog: pytest.LogCapture
     assert 'tsalign_responses_total{model="tsalign",outcome="passed",policy="default"}' in metrics
 
 
+def test_an_unforeseen_error_is_told_by_its_type_alone(
+    made: Made, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("the tulips of Zanzibar")
+
+    monkeypatch.setattr(made.service, "choose", fails)
+    reply = httpx.post(f"{made.url}/v1/chat/completions", json=chat())
+    assert reply.status_code == 500
+    assert reply.json()["error"]["code"] == "internal_error"
+    assert reply.headers["x-frame-options"] == "DENY"
+    assert "Zanzibar" not in reply.text + caplog.text
+    assert "unexpected RuntimeError at test_security.py" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["Host", "Origin"])
+@pytest.mark.parametrize("value", ["[::1", "http://[", "", "null", "//", "a:b:c"])
+def test_malformed_headers_are_no_server_error(made: Made, name: str, value: str) -> None:
+    reply = httpx.get(f"{made.url}/v1/models", headers={name: value})
+    assert 400 <= reply.status_code < 500
+
+
 def test_readiness_follows_the_workers(made: Made) -> None:
     with httpx.Client(base_url=made.url) as client:
         assert client.get("/readyz").json() == {"status": "ready"}

@@ -100,7 +100,7 @@ def create_app(
             yield
         finally:
             stop.set()
-            for task in tasks[1:]:
+            for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.to_thread(service.stop, settings.grace)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,9 +13,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tsalign.errors import PolicyError, PromptError, PromptTooLongError, StoreError
-
-log = logging.getLogger("tsalign.server")
-
 
 CODES: dict[str, tuple[int, str]] = {
     "invalid_request": (400, "A parameter is missing, unknown or wrong; `param` names it."),
@@ -120,14 +118,24 @@ def of_ours(error: Exception) -> ApiError:
     return ApiError(f"unexpected {type(error).__name__}", "internal_error")
 
 
+def place(error: BaseException) -> str:
+    """Type and place of an error. Its message, which may quote a prompt, is left out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
+
+
 def add_handlers(app: FastAPI) -> None:
     """Give every error of the app the one shape."""
 
     async def ours(_: Request, error: Exception) -> JSONResponse:
         return (error if isinstance(error, ApiError) else of_ours(error)).response()
 
-    async def invalid(_: Request, error: Exception) -> JSONResponse:
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
+        if "json" not in request.headers.get("content-type", "") and request.method == "POST":
+            said = "send JSON, with the header Content-Type: application/json"
+            return ApiError(said, "invalid_request").response()
         return _invalid(error).response()
 
     async def http(_: Request, error: Exception) -> JSONResponse:
@@ -136,16 +144,10 @@ def add_handlers(app: FastAPI) -> None:
         code = codes.get(error.status_code, "invalid_request")
         return ApiError(str(error.detail), code, headers=error.headers).response()
 
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        # The message of an unforeseen error may quote a prompt: its type and place are kept.
-        log.error("unexpected %s", type(error).__name__)
-        return of_ours(error).response()
-
     for kind in (ApiError, PromptError, PolicyError, StoreError):
         app.add_exception_handler(kind, ours)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, unexpected)
 
 
 def _invalid(error: RequestValidationError) -> ApiError:

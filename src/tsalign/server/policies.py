@@ -352,6 +352,8 @@ class LivePolicies:
         name = served.policy.name
         known = self._files.get(name)
         path = known.path if known else self._folder / f"{name}.yaml"
+        if known is None and path.exists():
+            raise StoreError(f"{path} is there and is not policy {name!r}: move it away")
         try:
             before = path.read_bytes() if path.exists() else None
             write_whole(path, served.yaml.encode())

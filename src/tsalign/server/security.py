@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tsalign.server.errors import ApiError
+from tsalign.server.errors import ApiError, of_ours, place
 from tsalign.server.metrics import Metrics
 from tsalign.server.stream import replayed
 
@@ -30,6 +31,12 @@ SECURITY_HEADERS = {
 
 BODY_SECONDS = 60.0
 """Within which a request's body has to arrive."""
+
+
+GONE = 499
+"""Status that is counted where a client left before there was a response."""
+
+log = logging.getLogger("tsalign.server")
 
 
 class Guard:
@@ -67,7 +74,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 499  # the client left before there was a response
+        status = GONE
 
         async def guarded(message: Message) -> None:
             nonlocal status
@@ -80,23 +87,27 @@ class Guard:
             await send(message)
 
         try:
-            try:
-                self._check(Headers(scope=scope))
-                body = await self._body(Headers(scope=scope), receive)
-            except ApiError as error:
-                await error.response()(scope, receive, guarded)
-                return
+            headers = Headers(scope=scope)
+            self._check(headers)
+            body = await self._body(headers, receive)
             await self._app(scope, replayed(receive, body), guarded)
+        except Exception as error:
+            # Further out its message would be logged, which may quote a prompt.
+            if not isinstance(error, ApiError):
+                log.error("unexpected %s", place(error))
+            if status == GONE:
+                told = error if isinstance(error, ApiError) else of_ours(error)
+                await told.response()(scope, receive, guarded)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.http.labels(route, str(status)).inc()
 
     def _check(self, headers: Headers) -> None:
         host = headers.get("host", "")
-        if self._hosts is not None and urlsplit(f"//{host}").hostname not in self._hosts:
+        if self._hosts is not None and _split(f"//{host}").hostname not in self._hosts:
             raise ApiError("this server does not answer to that name", "wrong_host")
         origin = headers.get("origin")
-        if origin is None or origin in self._origins or urlsplit(origin).netloc == host:
+        if origin is None or origin in self._origins or _split(origin).netloc == host:
             return
         raise ApiError("pages of other origins may not call this server", "foreign_origin")
 
@@ -121,9 +132,13 @@ class Guard:
             raise ApiError("the body did not arrive in time", "body_timeout") from None
 
     def _too_large(self) -> ApiError:
-        limit = self._max_body_bytes
-        return ApiError(
-            f"the request is larger than {limit} bytes",
-            "body_too_large",
-            headers={"Connection": "close"},
-        )
+        said = f"the request is larger than {self._max_body_bytes} bytes"
+        return ApiError(said, "body_too_large", headers={"Connection": "close"})
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of an address; none of one that is malformed."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")

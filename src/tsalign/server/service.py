@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tsalign.engines.base import EmbeddingTable, Engine, Sampling
 from tsalign.errors import PolicyError
@@ -226,8 +227,8 @@ class Service:
                 settings.temperature if request.temperature is None else request.temperature
             ),
             top_p=1.0 if request.top_p is None else request.top_p,
+            stop=request.stops,
         )
-        sampling = replace(sampling, stop=request.stops) if request.stops else sampling
         return Call(
             id=f"chatcmpl-{secrets.token_hex(12)}",
             route=route,
@@ -237,9 +238,8 @@ class Service:
             prompts=[prompt for prompt in prompts for _ in range(n)],
             seeds=[(seed + i) & MAX_SEED for _ in prompts for i in range(n)],
             sampling=sampling,
-            seconds=min(request.budget.seconds or settings.request_seconds,
-                        settings.request_seconds),
-        )  # fmt: skip
+            seconds=min(request.budget.seconds or math.inf, settings.request_seconds),
+        )
 
     # Answers
 

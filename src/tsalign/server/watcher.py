@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 from tsalign.server.keys import KeyRing, KeysFileError
@@ -13,18 +14,29 @@ log = logging.getLogger("tsalign.server")
 
 _DEBOUNCE_MS = 200
 _STEP_MS = 50
+_AGAIN = 5.0
+"""Seconds after which looking is tried again."""
 
 
 async def watch(
     policies: LivePolicies, folder: Path | None, keys: KeyRing | None, stop: asyncio.Event
 ) -> None:
     """Until it is told to stop."""
-    from watchfiles import awatch
-
     key_file = keys.path if keys is not None else None
     places = {path for path in (folder, key_file.parent if key_file else None) if path}
-    if not places:
-        return
+    while places and not stop.is_set():
+        try:
+            await _look(places, policies, keys, stop)
+        except Exception as error:
+            log.error("changes of %s are not seen: %s", ", ".join(map(str, places)), error)
+            await asyncio.sleep(_AGAIN)
+
+
+async def _look(
+    places: Collection[Path], policies: LivePolicies, keys: KeyRing | None, stop: asyncio.Event
+) -> None:
+    from watchfiles import awatch
+
     async for _ in awatch(
         *places,
         watch_filter=None,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from tsalign.align import Aligner, Search, advance
 from tsalign.engines.base import Sampling
 from tsalign.errors import PromptError
+from tsalign.server.errors import place
 from tsalign.types import Evaluation, Prompt, Response
 
 log = logging.getLogger("tsalign.server")
@@ -154,7 +155,8 @@ class Worker:
         with self._wake:
             if self._draining or self._stopped:
                 raise HandedBackError("the server is stopping")
-            queue = self._waiting.setdefault(tenant, deque())
+            waiting = self._waiting.get(tenant, ())
+            queue = self._waiting[tenant] = deque(t for t in waiting if not t.cancelled)
             # A request larger than the queue is let in where nothing waits: else it never could be.
             if queue and len(queue) + len(tickets) > self._max_waiting:
                 raise QueueFullError(f"{len(queue)} requests are waiting already")
@@ -232,7 +234,7 @@ class Worker:
 
     def _refused(self, ticket: Ticket, error: Exception) -> None:
         if not isinstance(error, PromptError):
-            log.error("%s: a prompt could not be opened: %s", self.name, type(error).__name__)
+            log.error("%s: a prompt could not be opened: %s", self.name, place(error))
         ticket.resolve(error)
 
     def _round(self) -> None:
@@ -246,7 +248,7 @@ class Worker:
             advance([search for search in searches if not search.done])
         except Exception as error:
             # A fault of ours; the searches may be in any state, so that none of them goes on.
-            log.error("%s: the round failed: %s", self.name, type(error).__name__)
+            log.error("%s: the round failed: %s", self.name, place(error))
             for ticket in self._open:
                 ticket.resolve(error)
         if self._on_round is not None and searches:
@@ -271,7 +273,7 @@ class Worker:
                 ticket.began - ticket.arrived,
             )
         except Exception as error:
-            log.error("%s: no response: %s", self.name, type(error).__name__)
+            log.error("%s: no response: %s", self.name, place(error))
             ticket.resolve(error)
         else:
             ticket.resolve(answered)

@@ -72,7 +72,9 @@ async def models(key: Caller, service: Served) -> Response:
     return JSONResponse({"object": "list", "data": [_model(service, m) for m in service.workers]})
 
 
-@router.get("/models/{model}", responses={**example("A model.", MODELS["data"][0]), **errors(404)})
+@router.get(
+    "/models/{model:path}", responses={**example("A model.", MODELS["data"][0]), **errors(404)}
+)
 async def model(model: str, key: Caller, service: Served) -> Response:
     """One model."""
     if model not in service.workers:
