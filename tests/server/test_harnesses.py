@@ -1,4 +1,4 @@
-"""An evaluation harness against a real server, where it is installed."""
+"""Evaluation harnesses against a real server, where they are installed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tests.server.conftest import PLAIN, REFUSE, TULIPS, WRAPPED, Made
 
 # Read here: tests see no variables of the developer's.
 INSPECT = os.environ.get("TSALIGN_INSPECT") or shutil.which("inspect")
+
+LM_EVAL = os.environ.get("TSALIGN_LM_EVAL") or shutil.which("lm-eval")
 
 INSPECT_TASK = f"""
 from inspect_ai import Task, task
@@ -52,3 +54,36 @@ def test_inspect_ai(made: Made, tmp_path: Path) -> None:
     assert found["status"] == "success"
     (accuracy,) = (s["metrics"]["accuracy"]["value"] for s in found["results"]["scores"])
     assert accuracy == 1.0
+
+
+LM_EVAL_TASK = """
+task: smoke
+dataset_path: json
+dataset_kwargs: {data_files: {test: smoke.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["zebra"], do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_lm_eval(made: Made, tmp_path: Path) -> None:
+    if LM_EVAL is None:
+        pytest.skip("no lm-eval: pip install 'lm_eval[api]', or set TSALIGN_LM_EVAL to its program")
+    rows = [{"question": PLAIN, "answer": TULIPS}, {"question": WRAPPED, "answer": REFUSE}]
+    (tmp_path / "smoke.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "smoke.yaml").write_text(LM_EVAL_TASK)
+    environment = {**os.environ, "OPENAI_API_KEY": "x", "PYTHONPATH": ""}
+    run = subprocess.run(
+        [LM_EVAL, "run", "--model", "local-chat-completions", "--model_args",
+         f"model=tsalign,base_url={made.url}/v1/chat/completions,num_concurrent=2,max_retries=1,"
+         "timeout=60", "--tasks", "smoke", "--include_path", str(tmp_path), "--apply_chat_template",
+         "--output_path", "out"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=170,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    (found,) = (tmp_path / "out").rglob("results_*.json")
+    results = json.loads(found.read_text())["results"]["smoke"]
+    assert results["exact_match,none"] == 1.0
