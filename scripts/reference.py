@@ -481,8 +481,8 @@ def server() -> str:
         _keys(_WATCH),
         "An `evaluation`:",
         _keys(EVALUATION),
-        "`GET /ui/config` says what the page needs: `models`, `policies`, `default_policy`, "
-        "`auth_required`, and `admin`, whether `/admin` is served at all.",
+        "`GET /ui/config` says what the page needs: `models`, `policies` (those that the key may "
+        "choose), `default_policy`, `auth_required`, and `admin`, whether `/admin` is served at all.",
         "## Metrics",
         "At `/metrics`, without a key. No label holds what a client wrote.",
         _metrics(),

@@ -92,6 +92,7 @@ def test_keys_open_what_they_should(serve: Make, key_file: Path) -> None:
         }  # fmt: skip
         told = client.get("/ui/config", headers=bearer(user)).json()
         assert told["models"] == ["tsalign"]
+        assert told["policies"] == ["default"]
 
 
 def test_without_an_admin_key_nothing_is_administered(serve: Make, key_file: Path) -> None:

@@ -51,7 +51,7 @@ class Assets(StaticFiles):
 
 @router.get("/ui/config", responses=errors())
 async def config(request: Request, service: Served) -> Response:
-    """What the page needs to know; names only for those who may call."""
+    """What the page needs to know; names only for those who may call, and what they may choose."""
     needed = service.keys is not None
     try:
         client = request.client.host if request.client else None
@@ -60,12 +60,17 @@ async def config(request: Request, service: Served) -> Response:
         if not needed:
             raise
         key = None
-    default = service.settings.default_policy
+    default = None
+    policies: list[str] = []
+    if key is not None:
+        default = key.policy or service.settings.default_policy
+        names = service.policies.names()
+        policies = [name for name in names if name == default or key.may_choose(name)]
     return JSONResponse(
         {
             "models": list(service.workers) if key else [],
-            "policies": list(service.policies.names()) if key else [],
-            "default_policy": ((key.policy or default) if key else None),
+            "policies": policies,
+            "default_policy": default,
             "auth_required": needed,
             "admin": not needed or (service.keys is not None and service.keys.has_admin),
         }
