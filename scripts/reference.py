@@ -482,7 +482,7 @@ def server() -> str:
         "An `evaluation`:",
         _keys(EVALUATION),
         "`GET /ui/config` says what the page needs: `models`, `policies` (those that the key may "
-        "choose), `default_policy`, `auth_required`, and `admin`, whether `/admin` is served at all.",
+        "choose), `default_policy`, `auth_required`, and `admin`: whether `/admin` is served.",
         "## Metrics",
         "At `/metrics`, without a key. No label holds what a client wrote.",
         _metrics(),
