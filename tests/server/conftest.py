@@ -19,7 +19,7 @@ from tsalign.engines.base import EmbeddedPrompt
 from tsalign.moderators import FakeModerator, Moderator
 from tsalign.policy import Policy
 from tsalign.server.app import create_app
-from tsalign.server.run import Server
+from tsalign.server.run import Server, listening
 from tsalign.types import FloatArray
 
 PLAIN = "How do I keep tulips fresh?"
@@ -109,16 +109,16 @@ def make() -> Make:
 @contextlib.contextmanager
 def running(made: Made) -> Iterator[Made]:
     """The app on a port of its own."""
-    server = Server(made.app, host="127.0.0.1", port=0, log_level="info")
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = Server(made.app)
+    place = listening("127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, args=([place],), daemon=True)
     thread.start()
     deadline = time.monotonic() + 30
     while not server.started:
         assert thread.is_alive(), "the server did not start"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    made.url, made.server = f"http://127.0.0.1:{port}", server
+    made.url, made.server = f"http://127.0.0.1:{place.getsockname()[1]}", server
     try:
         yield made
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ def cli(*words: object) -> tuple[int, str, str]:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Servers that would have been run."""
     servers: list[Any] = []
-    monkeypatch.setattr(run.Server, "run", lambda self, sockets=None: servers.append(self))
+
+    def note(self: run.Server, sockets: list[socket.socket]) -> None:
+        servers.append(self)
+        for place in sockets:
+            place.close()
+
+    monkeypatch.setattr(run.Server, "run", note)
+    monkeypatch.setattr(run, "listening", lambda host, port: socket.socket())
     return servers
 
 
@@ -45,8 +53,7 @@ def test_other_addresses_need_keys(host: str, started: list[Any], tmp_path: Path
         "serve", "--model", "fake", "--host", host, "--keys", empty, "--store", "none"
     )
     assert code == ExitCode.OK, said
-    (server,) = started
-    assert server.config.host == host
+    assert len(started) == 1
 
 
 def test_options_become_settings(started: list[Any], tmp_path: Path) -> None:
@@ -86,6 +93,18 @@ def test_what_cannot_be_served_is_said(started: list[Any], options: list[str], s
     assert code in {ExitCode.BAD_INPUT, ExitCode.FAILED}
     assert said in out + err
     assert not started
+
+
+def test_an_address_that_is_taken_is_said(tmp_path: Path) -> None:
+    with run.listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        code, _, said = cli("serve", "--model", "fake", "--port", port, "--store", "none")
+    assert code == ExitCode.BAD_INPUT
+    assert f"port {port}" in said
+    code, _, said = cli(
+        "serve", "--model", "fake", "--store", "none", "--tls-certificate", tmp_path / "none.pem"
+    )
+    assert code == ExitCode.BAD_INPUT
 
 
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:

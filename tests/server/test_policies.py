@@ -245,6 +245,31 @@ def test_precedence_request_model_server(serve: Make) -> None:
         assert verdict["model"].startswith("small@")
 
 
+def test_models_have_defaults_of_their_own() -> None:
+    from starlette.testclient import TestClient
+
+    from tests.server.conftest import engine
+    from tsalign.server.app import create_app
+    from tsalign.server.settings import Settings
+
+    engines = {"org/a": engine(name="a"), "b": engine(name="b")}
+    app = create_app(
+        engines,
+        POLICIES,
+        loader=Moderators(),
+        settings=Settings(model_policies={"org/a": "strict"}),
+    )
+    with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1)) as client:
+        listed = client.get("/v1/models").json()["data"]
+        assert [model["id"] for model in listed] == ["org/a", "b"]
+        assert client.get("/v1/models/org/a").json()["id"] == "org/a"
+        for model, policy in (("org/a", "strict"), ("b", "default")):
+            reply = client.post("/v1/chat/completions", json={**chat(), "model": model}).json()
+            assert reply["model"] == model
+            assert reply["tsalign"]["policy"]["name"] == policy
+    assert [e.generated for e in engines.values()] == [1, 1]
+
+
 def test_a_default_that_is_missing_stops_the_start(make: Make) -> None:
     from tsalign.server.settings import Settings
 

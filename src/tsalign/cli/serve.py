@@ -41,6 +41,15 @@ class Recorded(StrEnum):
     ALL = "all"
 
 
+class LogLevel(StrEnum):
+    """What is logged. Never a prompt or an answer."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
 def data_folder() -> Path:
     """Where a user's keys and records are, if nothing else is said."""
     import platformdirs
@@ -108,10 +117,24 @@ def serve(
         ),
     ] = None,
     tls_certificate: Annotated[
-        Path | None, typer.Option("--tls-certificate", rich_help_panel=_SECURITY, help="PEM file.")
+        Path | None,
+        typer.Option(
+            "--tls-certificate",
+            exists=True,
+            dir_okay=False,
+            help="PEM file.",
+            rich_help_panel=_SECURITY,
+        ),
     ] = None,
     tls_key: Annotated[
-        Path | None, typer.Option("--tls-key", rich_help_panel=_SECURITY, help="PEM file.")
+        Path | None,
+        typer.Option(
+            "--tls-key",
+            exists=True,
+            dir_okay=False,
+            help="PEM file.",
+            rich_help_panel=_SECURITY,
+        ),
     ] = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
@@ -189,8 +212,8 @@ def serve(
         ),
     ] = False,
     log_level: Annotated[
-        str, typer.Option("--log-level", help="Of the server's log.", rich_help_panel=_SERVER)
-    ] = "info",
+        LogLevel, typer.Option("--log-level", help="Of the log.", rich_help_panel=_SERVER)
+    ] = LogLevel.INFO,
 ) -> None:
     """Serve models under policies, with OpenAI's API; a page at / shows it at work.
 
@@ -202,7 +225,7 @@ def serve(
     _imports()
     from tsalign.server.app import create_app
     from tsalign.server.keys import KeyRing
-    from tsalign.server.run import Server
+    from tsalign.server.run import Server, listening
     from tsalign.server.service import is_loopback
     from tsalign.server.tracing import Tracing
     from tsalign.store import Store
@@ -236,31 +259,34 @@ def serve(
     ring = KeyRing.read(keys) if keys is not None else None
     if ring is not None and not len(ring):
         raise typer.BadParameter(f"{keys} has no keys: make one with `tsalign serve keys new NAME`")
-    shipped = options.policies(None)
-    placeholder = Policy(name="default")
-    engines = {
-        name: Setup(model=source, policy=placeholder, device=device, dtype=dtype).engine()
-        for name, source in models.items()
-    }
-    app = create_app(
-        engines,
-        [shipped.get(name) for name in shipped.names()],
-        folder=policies,
-        keys=ring,
-        store=None if store == NO_STORE else Store.open(_location(store)),
-        settings=settings,
-        tracing=Tracing.otlp() if otel else None,
-    )
-    scheme = "https" if tls_certificate else "http"
-    notes().print(f"tsalign serves {', '.join(models)} at {scheme}://{host}:{port}")
-    Server(
-        app,
-        host=host,
-        port=port,
-        certificate=tls_certificate,
-        private_key=tls_key,
-        log_level=log_level,
-    ).run()
+    try:
+        place = listening(host, port)
+    except OSError as error:
+        raise typer.BadParameter(f"cannot listen on {host}, port {port}: {error}") from None
+    with place:
+        shipped = options.policies(None)
+        placeholder = Policy(name="default")
+        engines = {
+            name: Setup(model=source, policy=placeholder, device=device, dtype=dtype).engine()
+            for name, source in models.items()
+        }
+        app = create_app(
+            engines,
+            [shipped.get(name) for name in shipped.names()],
+            folder=policies,
+            keys=ring,
+            store=None if store == NO_STORE else Store.open(_location(store)),
+            settings=settings,
+            tracing=Tracing.otlp() if otel else None,
+        )
+        server = Server(
+            app, certificate=tls_certificate, private_key=tls_key, log_level=log_level.value
+        )
+        scheme = "https" if tls_certificate else "http"
+        address = f"[{host}]" if ":" in host else host
+        port = place.getsockname()[1]
+        notes().print(f"tsalign serves {', '.join(models)} at {scheme}://{address}:{port}")
+        server.run(sockets=[place])
 
 
 KeysOption = Annotated[

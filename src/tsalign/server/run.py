@@ -17,13 +17,23 @@ _ROOM = 10.0
 """Seconds beyond the grace that connections get to send what was handed back to them."""
 
 
+def listening(host: str, port: int) -> socket.socket:
+    """A socket on an address; port 0 takes a free one.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    ((family, *_, address),) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[:1]
+    return socket.create_server(address[:2], family=family, backlog=2048)
+
+
 class Server(uvicorn.Server):
     """A uvicorn server whose app hands waiting requests back as soon as it is told to stop.
 
+    `run` takes the sockets that it listens on.
+
     Args:
         app: from `create_app`.
-        host: address to listen on.
-        port: 0 takes a free one.
         certificate: path of a TLS certificate.
         private_key: path of its key.
         log_level: of the log, which holds no texts.
@@ -33,8 +43,6 @@ class Server(uvicorn.Server):
         self,
         app: FastAPI,
         *,
-        host: str,
-        port: int,
         certificate: Path | None = None,
         private_key: Path | None = None,
         log_level: str = "info",
@@ -46,8 +54,6 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                host=host,
-                port=port,
                 ssl_certfile=certificate,
                 ssl_keyfile=private_key,
                 log_level=log_level,
