@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,12 @@ def details(response: Response) -> dict[str, Any]:
     """The ``tsalign`` object of a choice: the response's public form without its text."""
     public = response.to_json()
     del public["text"]
-    return public
+    return public | {"naturalness": finite(response.naturalness)}
+
+
+def finite(value: float | None) -> float | None:
+    """JSON has no infinity and no NaN."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def summary(responses: Sequence[Response]) -> dict[str, Any]:

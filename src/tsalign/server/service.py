@@ -203,13 +203,7 @@ class Service:
                 "model_not_found",
                 param="model",
             )
-        if policy_header and request.policy and policy_header != request.policy:
-            raise ApiError(
-                "the header X-Tsalign-Policy and the parameter policy differ: send one of them",
-                "policy_conflict",
-                param="policy",
-            )
-        served = self.choose(key, request.model, policy_header or request.policy)
+        served = self.choose(key, request.model, named(policy_header, request.policy))
         prompts = request.prompts()
         n = request.n or 1
         if n * len(prompts) > settings.max_choices:
@@ -331,6 +325,21 @@ class Service:
             wait = self.settings.retry_after
             return ApiError(message, "moderator_unavailable", retry_after=wait)
         return ApiError(message, "engine_failed")
+
+
+def named(header: str | None, parameter: str | None) -> str | None:
+    """The policy that a request names.
+
+    Raises:
+        ApiError: header and parameter name different ones.
+    """
+    if header and parameter and header != parameter:
+        raise ApiError(
+            "the header X-Tsalign-Policy and the parameter policy differ: send one of them",
+            "policy_conflict",
+            param="policy",
+        )
+    return header or parameter
 
 
 def is_loopback(host: str) -> bool:

@@ -38,30 +38,40 @@ def comment(text: str) -> bytes:
 
 
 class Feed:
-    """Evaluations on their way from a worker's thread to the event loop."""
+    """Evaluations on their way from a worker's thread to the event loop; none is lost."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Evaluation] = asyncio.Queue()
+        self._there: list[Evaluation] = []
+        self._news = asyncio.Event()
 
     def put(self, evaluation: Evaluation) -> None:
         """From any thread; a loop that is closed needs nothing more."""
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, evaluation)
+            self._loop.call_soon_threadsafe(self._add, evaluation)
 
-    async def get(self, seconds: float) -> Evaluation | None:
-        """The next one, or None when the time is over."""
-        try:
-            return await asyncio.wait_for(self._queue.get(), seconds)
-        except TimeoutError:
-            return None
+    def _add(self, evaluation: Evaluation) -> None:
+        self._there.append(evaluation)
+        self._news.set()
 
-    def rest(self) -> list[Evaluation]:
-        """What is there now."""
-        found = []
-        while not self._queue.empty():
-            found.append(self._queue.get_nowait())
-        return found
+    async def until(
+        self, work: asyncio.Future[Any], seconds: float
+    ) -> AsyncIterator[list[Evaluation]]:
+        """What came, as it comes, until the work is done; an empty list every so many seconds."""
+        while True:
+            news = asyncio.ensure_future(self._news.wait())
+            try:
+                wanted = {work, news}
+                await asyncio.wait(wanted, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+            done = work.done()
+            found, self._there = self._there, []
+            self._news.clear()
+            if found or not done:
+                yield found
+            if done:
+                return
 
 
 class Progress:
@@ -115,22 +125,13 @@ async def held_back(
 ) -> AsyncIterator[bytes]:
     """Signs of life until the work is done: comments, and progress if it is wanted."""
     progress = Progress()
-    waiter = asyncio.ensure_future(feed.get(keep_alive))
-    try:
-        while not work.done():
-            await asyncio.wait({work, waiter}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiter.done():
-                continue
-            evaluation = waiter.result()
-            waiter = asyncio.ensure_future(feed.get(keep_alive))
-            for found in [evaluation, *feed.rest()] if evaluation is not None else []:
-                progress.add(found)
-            if progress_event is not None and evaluation is not None:
-                yield progress_event(progress)
-            else:
-                yield comment(f"tsalign {json.dumps(progress.document())}")
-    finally:
-        waiter.cancel()
+    async for found in feed.until(work, keep_alive):
+        for evaluation in found:
+            progress.add(evaluation)
+        if found and progress_event is not None:
+            yield progress_event(progress)
+        else:
+            yield comment(f"tsalign {json.dumps(progress.document())}")
 
 
 def failure(error: BaseException) -> dict[str, Any]:

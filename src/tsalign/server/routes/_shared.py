@@ -10,6 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from tsalign.server.errors import ApiError
 from tsalign.server.keys import ApiKey
+from tsalign.server.security import GONE
 from tsalign.server.service import Service
 
 _bearer = HTTPBearer(auto_error=False, description="An API key. None on a server without keys.")
@@ -63,8 +64,11 @@ def administrator(key: Caller) -> ApiKey:
 Administrator = Annotated[ApiKey, Depends(administrator)]
 Served = Annotated[Service, Depends(service_of)]
 
-GONE = Response(status_code=499)
-"""To a client that has left."""
+
+def gone() -> Response:
+    """To a client that has left."""
+    return Response(status_code=GONE)
+
 
 _ERROR = {
     "type": "object",

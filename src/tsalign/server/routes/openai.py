@@ -15,16 +15,16 @@ from tsalign.server.answers import Reply
 from tsalign.server.errors import ApiError
 from tsalign.server.routes._examples import CHAT, COMPLETION, MODELS, MODERATION
 from tsalign.server.routes._shared import (
-    GONE,
     Caller,
     PolicyHeader,
     Served,
     errors,
     example,
+    gone,
     service_of,
 )
 from tsalign.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
-from tsalign.server.service import Call, Service
+from tsalign.server.service import Call, Service, named
 from tsalign.server.worker import Answered
 from tsalign.types import Exchange
 
@@ -92,9 +92,7 @@ async def moderations(
 
     `flagged` is by the policy's thresholds. Categories are those that the moderator gives.
     """
-    if policy and body.policy and policy != body.policy:
-        raise ApiError("two policies are named: send one", "policy_conflict", param="policy")
-    served = service.choose(key, None, policy or body.policy)
+    served = service.choose(key, None, named(policy, body.policy))
     exchanges = [Exchange((), text) for text in body.texts]
     if any(not text.strip() for text in body.texts):
         raise ApiError(
@@ -135,7 +133,7 @@ async def _answer(
     try:
         answered = await stream.while_connected(request, service.answer(call))
     except stream.ClientGoneError:
-        return GONE
+        return gone()
     return JSONResponse(whole(Reply.of(call.id, call.model, answered)), headers=headers)
 
 
@@ -152,7 +150,7 @@ async def _stream(
     try:
         await stream.quickly(request, work, min(1.0, service.settings.keep_alive))
     except stream.ClientGoneError:
-        return GONE
+        return gone()
 
     def progress(so_far: stream.Progress) -> bytes:
         frame = next(chunks(Reply.of(call.id, call.model, ()), True))

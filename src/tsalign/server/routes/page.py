@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,22 @@ from fastapi.staticfiles import StaticFiles
 
 from tsalign.engines.base import EmbeddingTable
 from tsalign.server import stream
-from tsalign.server.errors import ApiError
+from tsalign.server.answers import finite
+from tsalign.server.errors import ApiError, of_ours
 from tsalign.server.routes._shared import (
-    GONE,
     Caller,
     PolicyHeader,
     Served,
     errors,
+    gone,
     service_of,
 )
 from tsalign.server.schemas import ChatRequest
 from tsalign.server.worker import Answered
 from tsalign.types import AcceptedFrom, Evaluation, FloatArray
+
+_AT_ONCE = 0.05
+"""Seconds within which a fault of the request gets a status; later faults are events."""
 
 FOLDER = Path(__file__).resolve().parent.parent / "page"
 
@@ -97,11 +100,12 @@ async def watch(
     feed = stream.Feed()
     work: asyncio.Future[list[Answered]] = asyncio.ensure_future(service.answer(call, feed.put))
     try:
-        await stream.quickly(request, work, 0.05)
+        await stream.quickly(request, work, _AT_ONCE)
     except stream.ClientGoneError:
-        return GONE
-    except Exception:
-        if isinstance(work.exception(), ApiError) and work.exception().status < 500:  # type: ignore[union-attr]
+        return gone()
+    except Exception as error:
+        told_at_once = error if isinstance(error, ApiError) else of_ours(error)
+        if told_at_once.status < 500:
             raise
     tag = call.served.policy.tag
 
@@ -115,14 +119,9 @@ async def watch(
             "start",
         )
         told = Told(service_of(request).table(call.model))
-        while not work.done() or (rest := feed.rest()):
-            if work.done():
-                found = rest
-            else:
-                first = await _next(work, feed, service.settings.keep_alive)
-                found = [] if first is None else [first, *feed.rest()]
-                if not found and not work.done():
-                    yield stream.comment("tsalign")
+        async for found in feed.until(work, service.settings.keep_alive):
+            if not found:
+                yield stream.comment("tsalign")
             for evaluation in found:
                 yield stream.event(told.document(evaluation), "evaluation")
         try:
@@ -133,17 +132,6 @@ async def watch(
             yield stream.event(answered.response.to_json(), "response")
 
     return stream.EventStream(events(), work)
-
-
-async def _next(work: asyncio.Future[Any], feed: stream.Feed, seconds: float) -> Evaluation | None:
-    """The next evaluation; None when the work is done or the time is over."""
-    waiter = asyncio.ensure_future(feed.get(seconds))
-    await asyncio.wait({work, waiter}, return_when=asyncio.FIRST_COMPLETED)
-    if waiter.done():
-        return waiter.result()
-    waiter.cancel()
-    await asyncio.gather(waiter, return_exceptions=True)
-    return None
 
 
 EVALUATION = {
@@ -182,13 +170,13 @@ class Told:
         return {
             "index": index,
             "origin": str(evaluation.origin),
-            "harm": evaluation.harm if math.isfinite(evaluation.harm) else None,
+            "harm": finite(evaluation.harm),
             "scores": dict(score.categories),
             "flagged": evaluation.flagged,
             "unscored": score.cause,
             "rejection": evaluation.rejection,
             "accepted": evaluation.accepted,
-            "naturalness": evaluation.naturalness,
+            "naturalness": finite(evaluation.naturalness),
             "tokens": len(evaluation.generation.token_ids),
             "xy": self._projected(evaluation),
         }
