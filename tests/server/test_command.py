@@ -95,6 +95,14 @@ def test_what_cannot_be_served_is_said(started: list[Any], options: list[str], s
     assert not started
 
 
+def test_a_model_may_hold_an_equals_sign() -> None:
+    from tsalign.cli.serve import _pairs
+
+    server = "vllm-server:http://127.0.0.1:8001?model=m"
+    assert _pairs([server], "--model", "tsalign") == {"tsalign": server}
+    assert _pairs([f"a={server}", "b=x"], "--model", "tsalign") == {"a": server, "b": "x"}
+
+
 def test_an_address_that_is_taken_is_said(tmp_path: Path) -> None:
     with run.listening("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +76,8 @@ def serve(
         typer.Option(
             "--model",
             help="[NAME=]MODEL, several times for several: NAME is what clients use, MODEL is "
-            "'embedded', a Hugging Face id, a folder, or 'fake'. Default: tsalign=embedded.",
+            "'embedded', a Hugging Face id, a folder, vllm:MODEL, vllm-server:URL?model=MODEL, or "
+            "'fake'. Default: tsalign=embedded.",
             rich_help_panel="Model",
         ),
     ] = None,
@@ -388,11 +390,11 @@ def _pairs(values: list[str], option: str, one_name: str | None = None) -> dict[
     """``NAME=VALUE`` options as a mapping; a single one may leave the name out."""
     pairs: dict[str, str] = {}
     for value in values:
-        name, given, rest = value.partition("=")
-        if not given and one_name is not None and len(values) == 1:
-            name, rest = one_name, value
-        if not name or not rest:
+        # A model may hold = itself, after the ? of its options.
+        match = re.fullmatch(r"([\w./@-]+)=(.+)", value)
+        if match is None and (one_name is None or len(values) > 1):
             raise typer.BadParameter(f"{option} {value}: write NAME=VALUE")
+        name, rest = match.groups() if match else (one_name or "", value)
         if name in pairs:
             raise typer.BadParameter(f"{option}: {name!r} stands twice")
         pairs[name] = rest
