@@ -526,8 +526,8 @@ _PARAMETERS = {
     "max_completion_tokens": "The same, by its newer name.",
     "stream": "Whether the answer comes in events.",
     "stream_options": "`include_usage`: a last chunk with `usage`. `include_progress`: see below.",
-    "budget": "`seconds`: until the deadline. It can only lower the policy's budget and the "
-    "server's deadline.",
+    "budget": "`seconds`: until the deadline. `generations`: per choice. They can only lower the "
+    "policy's budget and the server's deadline.",
     "input": "A text, or a list of up to 256.",
 }
 

@@ -136,6 +136,14 @@ def test_a_deadline_ends_the_search_with_the_policys_message(serve: Make) -> Non
     assert reply["choices"][0]["tsalign"]["stop_reason"] == "budget"
 
 
+def test_a_request_may_lower_the_budget_and_not_raise_it(serve: Make) -> None:
+    made = serve()
+    for asked, spent in ((3, 3), (100, 6)):
+        reply = post(made, HOPELESS, policy="small", budget={"generations": asked}).json()
+        assert reply["choices"][0]["finish_reason"] == "content_filter"
+        assert reply["tsalign"]["cost"]["generations"] == spent
+
+
 def test_a_full_queue_is_a_429_with_retry_after(serve: Make) -> None:
     made = serve(moderators=Moderators(delay=0.3), settings=Settings(max_open=1, max_waiting=2))
 

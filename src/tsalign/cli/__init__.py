@@ -17,7 +17,9 @@ from tsalign.cli._frame import EPILOGUE, Commands, ExitCode, Report
 from tsalign.cli._options import JsonOption
 from tsalign.cli.align import align
 from tsalign.cli.audit import audit
+from tsalign.cli.bench import bench
 from tsalign.cli.demo import demo
+from tsalign.cli.fit import fit
 from tsalign.cli.moderate import moderate
 
 __all__ = ["ExitCode", "app", "main"]
@@ -45,7 +47,7 @@ def _build() -> typer.Typer:
         epilog=EPILOGUE,
     )
     app.callback()(_root)
-    for command in (demo, align, moderate, audit, version):
+    for command in (demo, align, moderate, audit, fit, bench, version):
         app.command(epilog=EPILOGUE)(command)
     app.add_typer(_policy.commands, name="policy")
     app.add_typer(_serve.commands, name="serve")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -200,7 +200,7 @@ def read_policy(
         policy = Policy.from_file(path)
     else:
         policy = policies(folder).get(name_or_path)
-    if method is None:
+    if method is None or method.value == policy.optimizer.preset:
         return policy
     return policy.model_copy(update={"optimizer": OptimizerSettings.of(method.value)})
 
@@ -222,6 +222,17 @@ def read_text(value: str) -> str:
     except UnicodeEncodeError:
         raise PromptError("the text is not valid UTF-8: convert it first") from None
     return value
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Say which of many steps has begun, where somebody watches."""
+    console = notes()
+    if not console.is_terminal:
+        yield lambda step: None
+        return
+    with console.status("") as status:
+        yield lambda step: status.update(step)
 
 
 @contextmanager

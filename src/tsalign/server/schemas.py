@@ -61,6 +61,7 @@ class BudgetLimit(_Model):
     """What this request may cost; it can only lower the policy's budget."""
 
     seconds: Annotated[float, Field(gt=0, strict=True)] | None = None
+    generations: Annotated[int, Field(ge=1, strict=True)] | None = None
 
 
 class StreamOptions(_Model):

@@ -46,6 +46,7 @@ class Call:
         seeds: one per choice.
         sampling: of every choice.
         seconds: until its deadline.
+        generations: per choice at most; None leaves it to the policy.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Call:
     seeds: Sequence[int]
     sampling: Sampling
     seconds: float
+    generations: int | None
 
 
 class Service:
@@ -233,6 +235,7 @@ class Service:
             seeds=[(seed + i) & MAX_SEED for _ in prompts for i in range(n)],
             sampling=sampling,
             seconds=min(request.budget.seconds or math.inf, settings.request_seconds),
+            generations=request.budget.generations,
         )
 
     # Answers
@@ -280,6 +283,7 @@ class Service:
                 sampling=call.sampling,
                 seed=seed,
                 deadline=deadline,
+                generations=call.generations,
                 observe=observe,
             )
             for prompt, seed in zip(call.prompts, call.seeds, strict=True)

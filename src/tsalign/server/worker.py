@@ -59,6 +59,7 @@ class Ticket:
         sampling: how answers are drawn.
         seed: of the search.
         deadline: on the clock of `time.monotonic`.
+        generations: answers generated at most; None leaves it to the policy.
         observe: called from the worker's thread with every evaluation.
     """
 
@@ -68,6 +69,7 @@ class Ticket:
     sampling: Sampling
     seed: int
     deadline: float
+    generations: int | None = None
     observe: Callable[[Evaluation], None] | None = None
 
     def __post_init__(self) -> None:
@@ -227,6 +229,7 @@ class Worker:
                     sampling=ticket.sampling,
                     seed=ticket.seed,
                     seconds=left,
+                    generations=ticket.generations,
                     observe=ticket.observe,
                 )
             except Exception as error:
