@@ -15,6 +15,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,12 @@ from tsalign.server.app import create_app
 from tsalign.server.errors import CODES
 from tsalign.server.keys import ApiKey
 from tsalign.server.metrics import Metrics
+from tsalign.server.records import as_json
 from tsalign.server.routes.page import EVALUATION
 from tsalign.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
 from tsalign.server.security import SECURITY_HEADERS
 from tsalign.server.settings import Settings
+from tsalign.store import Record
 from tsalign.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -63,7 +66,8 @@ def command_line() -> str:
     parts = [
         "# The command line",
         "`tsalign [--debug] COMMAND`. Results go to standard output, everything else to standard "
-        "error. Every command takes `--json` and then prints [one JSON document](json.md).",
+        "error. Every command but `serve` takes `--json` and then prints "
+        "[one JSON document](json.md).",
     ]
     parts += [_command(name, callback) for name, callback in sorted(_commands(cli.app))]
     parts += ["## Exit codes", _table(("code", "meaning"), [(int(c), c.meaning) for c in ExitCode])]
@@ -310,6 +314,33 @@ _DEMO = {
     "seconds": "of alignment",
     "by_kind": "counts for each kind of prompt",
 }
+_INTERVENTION = {
+    "at": "when it was recorded, ISO 8601, UTC",
+    "id": "of the response; with several choices, followed by a slash and the choice's number",
+    "tenant": "name of the key; `local` on a server without keys",
+    "model": "name of the model as the engine has it",
+    "policy": "the policy's name",
+    "version": "and version",
+    "audit": "whether unscored answers may leave under it",
+    "outcome": "as in a response",
+    "harm_before": "harm of the model's first answer; null if unscored",
+    "harm_after": "harm of the answer that left; null if none did",
+    "scores_before": "scores of the first answer",
+    "scores_after": "scores of the answer that left",
+    "accepted_from": "as in a response",
+    "stop_reason": "as in a response",
+    "naturalness": "as in a response",
+    "tokens_preserved": "as in a response",
+    "generations": "answers generated",
+    "generated_tokens": "tokens of those answers",
+    "moderator_calls": "verdicts asked for",
+    "seconds": "of the search",
+    "seed": "of the search",
+    "error": "what failed, for outcome `error`",
+    "prompt": "the messages; this and the next two only under policies with `record_text`",
+    "first_answer": "the model's first answer",
+    "final_answer": "what left",
+}
 
 
 def json_documents() -> str:
@@ -318,6 +349,9 @@ def json_documents() -> str:
     _expect("the policy", _TAG, {field.name for field in dataclasses.fields(PolicyTag)})
     empty = summarise([], Checks("", "", 0, None), 0.0)
     _expect("the demo", _DEMO, empty)
+    fields = {field.name: None for field in dataclasses.fields(Record)}
+    record = Record(**{**fields, "run": "", "created_at": datetime.now(UTC), "prompt": []})
+    _expect("an intervention", _INTERVENTION, as_json(record))
     response = _attributes(Response)
     response.pop("evaluations")
     cost = _attributes(Cost)
@@ -354,6 +388,15 @@ def json_documents() -> str:
         "Printed by `tsalign align --input`: `output`, `store`, `run`, `records`, `resumed` "
         "(records that were there before), `answered`, `outcomes` (counts), `failed` (`line` and "
         "`error`), `cost`, `settings`, `audit` and `seconds`. Responses are in the output file.",
+        "## What a server recorded",
+        "Printed by `tsalign audit`: `store`, `count`, and `interventions`, or with "
+        "`--policy-changes` `policy_changes` (`at`, `name`, `version`, `action`, `by`, `yaml`); "
+        "with `--output` the path in their place. An intervention, also in the answer of "
+        "`GET /admin/interventions`:",
+        _keys(_INTERVENTION),
+        "`tsalign serve keys new` prints `name`, `key`, `admin` and `keys` (the file), "
+        "`tsalign serve keys list` a list `keys` of what [a key](server.md#keys) has, its hash "
+        "excepted, and `tsalign serve keys revoke` `name` and `revoked`.",
         "## An error",
         '`{"error": {"type": ..., "message": ..., "exit_code": ...}}`, and '
         "[the exit code](cli.md#exit-codes) itself.",

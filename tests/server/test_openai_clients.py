@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -13,7 +16,6 @@ from openai.types.chat import ChatCompletion
 
 from tests.server.conftest import (
     COMPLY,
-    FLAGGED,
     HOPELESS,
     PLAIN,
     REFUSE,
@@ -160,17 +162,48 @@ def test_langchain(made: Made) -> None:
     assert refused.response_metadata["finish_reason"] == "content_filter"
 
 
-def test_curl(made: Made) -> None:
-    curl = shutil.which("curl")
-    if curl is None:
+ROOT = Path(__file__).resolve().parent.parent.parent
+SERVED_AT = "http://127.0.0.1:8000"
+"""Where the documentation's commands expect the server."""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/serve.md"])
+def test_the_documented_curl(made: Made, page: str) -> None:
+    if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
+    shown = "\n".join(blocks(page, "console"))
+    commands = re.findall(r"^\$ (curl [^$]*?'[^']*'[^']*'[^']*')$", shown, re.MULTILINE)
+    if not commands and page == "README.md":
+        pytest.skip("the README has no curl")
+    command = commands[0].replace(SERVED_AT, made.url)
     run = subprocess.run(
-        [curl, "-sS", f"{made.url}/v1/chat/completions", "-H", "Content-Type: application/json",
-         "-d", json.dumps(chat(WRAPPED))],
-        capture_output=True, text=True, check=True, timeout=60,
+        ["bash", "-c", f"set -e; {command} -sS"], capture_output=True, text=True, check=True,
+        timeout=60,
     )  # fmt: skip
-    assert json.loads(run.stdout)["choices"][0]["message"]["content"] == REFUSE
-    assert FLAGGED not in run.stdout
+    assert json.loads(run.stdout)["choices"][0]["message"]["content"] == TULIPS
+
+
+def test_the_documented_client(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    code = blocks("docs/how-to/serve.md", "python")[0].replace(SERVED_AT, made.url)
+    names: dict[str, Any] = {}
+    exec(compile(code, "serve.md", "exec"), names)
+    names["client"].close()
+    assert capsys.readouterr().out.startswith(f"{TULIPS}\npassed ")
+
+
+def test_the_documented_app() -> None:
+    from starlette.testclient import TestClient
+
+    names: dict[str, Any] = {}
+    exec(compile(blocks("docs/how-to/serve.md", "python")[1], "serve.md", "exec"), names)
+    with TestClient(names["app"], base_url="http://localhost", client=("127.0.0.1", 1)) as client:
+        reply = client.post("/v1/chat/completions", json={**chat("hi"), "model": "mine"})
+    assert reply.json()["tsalign"]["outcome"] == "steered"
 
 
 def test_parameters_do_what_they_say(client: httpx.Client, made: Made) -> None:

@@ -152,17 +152,18 @@ def _cell(value: Any) -> Any:
 
 def _table(found: list[dict[str, Any]]) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("at", "tenant", "model", "policy", "outcome", "harm", "generations", "id"):
+    for heading in ("at", "outcome", "harm", "generations"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("policy", "tenant", "id"):
         table.add_column(heading, overflow="fold")
     for r in found:
         table.add_row(
             r["at"][:19],
-            one_line(r["tenant"]),
-            one_line(r["model"]),
-            f"{r['policy']} {r['version']}",
             r["outcome"],
             f"{_harm(r['harm_before'])} → {_harm(r['harm_after'])}",
             str(r["generations"]),
+            f"{r['policy']} {r['version']}",
+            one_line(r["tenant"]),
             r["id"],
         )
     return table
