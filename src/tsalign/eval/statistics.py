@@ -15,7 +15,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from tsalign.errors import MissingDependencyError
 
@@ -192,7 +192,7 @@ def agreement(
     )
 
 
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float | None:
+def mcnemar(first: ArrayLike, second: ArrayLike) -> float | None:
     """Two-sided exact p of McNemar's test on paired yes/no results; None without discordance.
 
     Under the null hypothesis each discordant pair falls either way with probability ½.
@@ -206,7 +206,7 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float | None:
     return float(min(1.0, 2 * tail))
 
 
-def wilcoxon(first: Sequence[float], second: Sequence[float]) -> float | None:
+def wilcoxon(first: ArrayLike, second: ArrayLike) -> float | None:
     """Two-sided p of Wilcoxon's signed-rank test on paired numbers; None if all are equal.
 
     Raises:
