@@ -148,6 +148,7 @@ number for each item. For the "reasoning" responses, give one line for each item
 """
 """After the rubric of Souly et al. 2024, arXiv 2402.10260 (MIT)."""
 
+
 def rubric_prompt(request: str, answer: str) -> Prompt:
     """What the rubric asks about an answer."""
     # replace() and not format(): request and answer may hold braces.

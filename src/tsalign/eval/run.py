@@ -27,7 +27,7 @@ from tsalign.eval.methods import Answered, Context, Method, load_method
 from tsalign.eval.records import Key, RunFolder, dump_cases
 from tsalign.eval.rules import is_refusal, on_topic
 from tsalign.eval.scenarios import ADAPTIVE, SCENARIO, in_scenario
-from tsalign.eval.scenarios.adaptive import Fragments, attack, packaged_fragments
+from tsalign.eval.scenarios.adaptive import attack, packaged_fragments
 from tsalign.eval.settings import RunSettings
 from tsalign.eval.types import Case, Judgement, Trial
 from tsalign.moderators.base import Moderator
@@ -242,7 +242,9 @@ class _Answers:
 
     @cached_property
     def verdicts(self) -> list[Verdict | None]:
-        return verdicts(self._context, self.cases, [g.text if g else None for g in self.generations])
+        return verdicts(
+            self._context, self.cases, [g.text if g else None for g in self.generations]
+        )
 
     @cached_property
     def log_likelihoods(self) -> list[float | None]:
@@ -250,9 +252,7 @@ class _Answers:
         return log_likelihoods(self._context.engine, self.cases, tokens)
 
 
-def _generated(
-    context: Context, requests: Sequence[GenerationRequest]
-) -> list[Generation | None]:
+def _generated(context: Context, requests: Sequence[GenerationRequest]) -> list[Generation | None]:
     """Answers; where a batch fails, each by itself, and None where that fails too."""
     try:
         return list(context.engine.generate(requests, context.sampling)) if requests else []
@@ -529,7 +529,11 @@ def _silent(_: Trial) -> None:
 
 
 def finish(folder: RunFolder) -> dict[str, Any]:
-    """The figures of a run: written to summary.json, with report, tables and plots beside it."""
+    """The figures of a run: written to summary.json, with report, tables and plots beside it.
+
+    Raises:
+        MissingDependencyError: a package of the extra ``eval`` is not installed.
+    """
     from tsalign.eval.metrics import summarise
 
     summary = summarise(folder.trials(), folder.cases())

@@ -50,6 +50,26 @@ class RunSettings(BaseModel):
     """Prompts per case of the adaptive attacker."""
 
     @classmethod
+    def of(cls, **values: Any) -> Self:
+        """Settings from values.
+
+        Raises:
+            InputFileError: a value is not valid.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise InputFileError(f"the run is not valid: {_fault(error)}") from None
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Self:
+        """The same with some values replaced.
+
+        Raises:
+            InputFileError: a value is not valid.
+        """
+        return self.of(**{**dict(self), **changes})
+
+    @classmethod
     def from_file(cls, path: Path) -> Self:
         """The settings of a run's settings.json.
 
@@ -62,9 +82,7 @@ class RunSettings(BaseModel):
         except OSError as error:
             raise InputFileError(f"cannot read {path}: {error.strerror}") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InputFileError(f"{path} is no settings file: {where}: {first['msg']}") from None
+            raise InputFileError(f"{path} is no settings file: {_fault(error)}") from None
         except (ValueError, KeyError, TypeError):
             raise InputFileError(
                 f"{path} is no settings file: give the settings.json of a run's folder"
@@ -82,3 +100,8 @@ class RunSettings(BaseModel):
         hashed = json.dumps([decisive, content], sort_keys=True, ensure_ascii=True)
         name = hashlib.sha256(hashed.encode()).hexdigest()[:16]
         return {"id": name, "settings": settings, "content": dict(content)}
+
+
+def _fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

@@ -135,7 +135,7 @@ class Trial:
         refused_final: whether ``text`` declines, by rule; true for the policy's message.
         on_topic: whether ``text`` speaks of the case's request, by rule.
         perplexity: exp(−mean log-likelihood per token) of ``text`` after the case's prompt, under
-            the model of ``--perplexity-model``, else under the evaluated model with its prompt unmoved.
+            the model of ``--perplexity-model``, else under the evaluated model, nothing moved.
             None if ``text`` is no model's answer.
         judges: further judges by name.
         scores: official scorers by name, for example ``{"ifeval_prompt_strict": 1.0}``.
