@@ -24,6 +24,7 @@ from tsalign.eval.benchmarks import draw, load_benchmark, without_template
 from tsalign.eval.benchmarks.wrappers import read_wrappers, wrapped
 from tsalign.eval.judges import Embedded, Judge, Opinion, load_judge
 from tsalign.eval.methods import Answered, Context, Method, load_method
+from tsalign.eval.methods.aligned import Aligned
 from tsalign.eval.records import Key, RunFolder, dump_cases
 from tsalign.eval.rules import is_refusal, on_topic
 from tsalign.eval.scenarios import ADAPTIVE, SCENARIO, in_scenario
@@ -73,11 +74,15 @@ class Evaluation:
         self.settings = settings
         self._loaders = loaders
         self.methods = [load_method(spec) for spec in _unique(settings.methods)]
+        for method in self.methods:
+            if isinstance(method, Aligned):
+                method.policy(settings.policy)  # a setting that is not valid is found before hours
         self._engines: dict[str, Engine] = {}
         first = self._engine(settings.models[0])
         wrappers = _wrappers(settings.wrappers)
         self.cases = _cases(settings, wrappers, lambda prompt: self._fits(first, prompt))
         self._fragments = replace(packaged_fragments(), whole=tuple(wrappers[1]))
+        self._models = self._described()
         self.folder = RunFolder.begin(folder, settings.document(self._content()), self.cases)
 
     def __enter__(self) -> Evaluation:
@@ -175,25 +180,25 @@ class Evaluation:
     def _content(self) -> dict[str, Any]:
         """What the settings only name."""
         cases = json.dumps(dump_cases(self.cases), sort_keys=True)
-        models: dict[str, Any] = {}
-        # Last to first, so that the model that is needed next is the one that stays.
-        for name in reversed(_unique(self.settings.models)):
-            engine = self._engine(name)
-            models[name] = {"name": engine.name, "weights_sha256": engine.weights_sha256()}
-        names = [model["name"] for model in models.values()]
-        if len(set(names)) < len(names):
-            raise EngineError(f"two models have one name ({', '.join(names)}): run them apart")
-        self._names = {key: str(model["name"]) for key, model in models.items()}
-        for method in self.methods:
-            if resolve := getattr(method, "policy", None):
-                resolve(self.settings.policy)  # a setting that is not valid is found before hours
         return {
             "tsalign": __version__,
             "cases": len(self.cases),
             "cases_sha256": hashlib.sha256(cases.encode()).hexdigest(),
-            "models": models,
+            "models": self._models,
             "methods": {method.name: dict(method.settings) for method in self.methods},
         }
+
+    def _described(self) -> dict[str, dict[str, str]]:
+        """Each model's name in records, and the hash of its weights."""
+        models = {}
+        # Last to first, so that the model that is needed next is the one that stays.
+        for given in reversed(_unique(self.settings.models)):
+            engine = self._engine(given)
+            models[given] = {"name": engine.name, "weights_sha256": engine.weights_sha256()}
+        names = [model["name"] for model in models.values()]
+        if len(set(names)) < len(names):
+            raise EngineError(f"two models have one name ({', '.join(names)}): run them apart")
+        return models
 
     def _groups(self) -> Iterator[list[Case]]:
         """Cases of one benchmark, in order, ``max_open`` at a time."""
@@ -205,7 +210,7 @@ class Evaluation:
     def _wanted(self, model: str | None = None) -> set[Key]:
         models = _unique(self.settings.models) if model is None else [model]
         return {
-            self._key(case, method.name, self._names[name], seed)
+            self._key(case, method.name, self._models[name]["name"], seed)
             for name in models
             for seed in self.settings.seeds
             for case in self.cases
