@@ -255,9 +255,7 @@ def test_gradient_cuff_is_calibrated_on_harmless_prompts_at_nobodys_cost() -> No
     assert answered.cost.generations <= 1 + 4 * 9
     assert engine.generated > answered.cost.generations
     assert len(harmless_prompts()) >= 10
-    refused = [
-        a.outcome is Outcome.REFUSED for a in answers(method, setup, *harmless_prompts())
-    ]
+    refused = [a.outcome is Outcome.REFUSED for a in answers(method, setup, *harmless_prompts())]
     assert sum(refused) < len(refused)
 
 
