@@ -229,15 +229,25 @@ def load_judge(spec: str, load_engine: Callable[[str], Engine]) -> ModelJudge:
         MissingDependencyError: the OpenAI SDK is not installed.
         EngineError: the model cannot be loaded.
     """
+    name, model, url = read_spec(spec)
+    kind = KINDS[name]
+    ask = endpoint(url, model, kind.tokens) if url else local(load_engine(model), kind.tokens)
+    return ModelJudge(name, ask, kind.prompt, kind.read)
+
+
+def read_spec(spec: str) -> tuple[str, str, str]:
+    """Kind, model and URL ('' if there is none) of a specification.
+
+    Raises:
+        PromptError: it cannot be read.
+    """
     name, _, where = spec.partition("=")
     if name not in KINDS:
         raise PromptError(f"unknown judge {name!r}{nearest(name, KINDS)}")
     model, at, url = where.partition("@")
     if not model or (at and not url.startswith(("http://", "https://"))):
         raise PromptError(f"judge {spec!r}: write {name}=MODEL or {name}=MODEL@http://HOST/v1")
-    kind = KINDS[name]
-    ask = endpoint(url, model, kind.tokens) if at else local(load_engine(model), kind.tokens)
-    return ModelJudge(name, ask, kind.prompt, kind.read)
+    return name, model, url
 
 
 def local(engine: Engine, max_new_tokens: int) -> Ask:

@@ -127,7 +127,8 @@ class RunFolder:
         folder = cls(path)
         with database_faults(folder.name), writing(folder._database) as connection:
             _tables.create_all(connection)
-            known = set(connection.execute(sa.select(_cases.c.benchmark, _cases.c.id)).tuples())
+            there = connection.execute(sa.select(_cases.c.benchmark, _cases.c.id))
+            known = {tuple(row) for row in there}
             rows = [
                 {"benchmark": c.benchmark, "id": c.id, "place": i, "content": _dump_case(c)}
                 for i, c in enumerate(cases)
@@ -170,7 +171,7 @@ class RunFolder:
         """
         rows = {trial.key: _trial_row(trial) for trial in trials}
         with database_faults(self.name), writing(self._database) as connection:
-            there = set(connection.execute(sa.select(*_KEY)).tuples())
+            there = {tuple(row) for row in connection.execute(sa.select(*_KEY))}
             new = [row for key, row in rows.items() if key not in there]
             if new:
                 connection.execute(_trials.insert(), new)
@@ -178,7 +179,7 @@ class RunFolder:
     def done(self) -> set[Key]:
         """`Trial.key` of every trial that is there."""
         with database_faults(self.name), self._database.connect() as connection:
-            return {tuple(row) for row in connection.execute(sa.select(*_KEY)).tuples()}
+            return {tuple(row) for row in connection.execute(sa.select(*_KEY))}
 
     def forget_errors(self) -> int:
         """Delete the trials with outcome ``error``, so that they are tried again; how many."""
@@ -262,7 +263,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The settings that differ, two levels deep."""
+    """The settings that differ, by their path."""
     old, new = _flat(begun), _flat(wanted)
     names = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key != "id"]
     return "; ".join(f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names)
@@ -272,7 +273,7 @@ def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
-            flat |= {f"{key}.{inner}": x for inner, x in item.items()}
+            flat |= {f"{key}.{inner}": x for inner, x in _flat(item).items()}
         else:
             flat[key] = item
     return flat

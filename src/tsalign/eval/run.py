@@ -22,7 +22,7 @@ from tsalign.engines.base import Engine, GenerationRequest, Sampling
 from tsalign.errors import EngineError, InputFileError, PromptError
 from tsalign.eval.benchmarks import draw, load_benchmark, without_template
 from tsalign.eval.benchmarks.wrappers import read_wrappers, wrapped
-from tsalign.eval.judges import Embedded, Judge, Opinion, load_judge
+from tsalign.eval.judges import Embedded, Judge, Opinion, load_judge, read_spec
 from tsalign.eval.methods import Answered, Context, Method, load_method
 from tsalign.eval.methods.aligned import Aligned
 from tsalign.eval.records import Key, RunFolder, dump_cases
@@ -77,6 +77,8 @@ class Evaluation:
         for method in self.methods:
             if isinstance(method, Aligned):
                 method.policy(settings.policy)  # a setting that is not valid is found before hours
+        for spec in settings.judges:
+            read_spec(spec)
         self._engines: dict[str, Engine] = {}
         first = self._engine(settings.models[0])
         wrappers = _wrappers(settings.wrappers)
