@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SAY_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal."""
 
+
 class HasOutcome(Protocol):
     """Anything that is counted by how it ended."""
 
