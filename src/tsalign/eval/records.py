@@ -171,7 +171,8 @@ class RunFolder:
         """
         rows = {trial.key: _trial_row(trial) for trial in trials}
         with database_faults(self.name), writing(self._database) as connection:
-            there = {tuple(row) for row in connection.execute(sa.select(*_KEY))}
+            alike = _trials.c.benchmark.in_({row["benchmark"] for row in rows.values()})
+            there = {tuple(row) for row in connection.execute(sa.select(*_KEY).where(alike))}
             new = [row for key, row in rows.items() if key not in there]
             if new:
                 connection.execute(_trials.insert(), new)
