@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,6 +16,7 @@ from tsalign.eval import judges
 from tsalign.eval.judges import (
     Embedded,
     Opinion,
+    Remembering,
     classifier_prompt,
     classifier_score,
     load_judge,
@@ -93,6 +94,26 @@ def test_the_embedded_judge_gives_probabilities_and_leaves_silence_unscored() ->
     assert good.value is not None
     assert 0.0 <= good.value < 0.5
     assert empty == Opinion(None, EMPTY_ANSWER)
+
+
+def test_equal_exchanges_are_asked_once_unless_unscored() -> None:
+    asked: list[str] = []
+
+    class Moody:
+        name = "moody"
+
+        def judge(self, exchanges: Sequence[Exchange]) -> list[Opinion]:
+            asked.extend(e.answer for e in exchanges)
+            return [Opinion(None, "no") if e.answer == "c" else Opinion(0.0) for e in exchanges]
+
+    judge = Remembering(Moody())
+    first = judge.judge([exchange("a"), exchange("b"), exchange("a"), exchange("c")])
+    assert first == [Opinion(0.0), Opinion(0.0), Opinion(0.0), Opinion(None, "no")]
+    assert judge.judge([exchange("b"), exchange("c"), exchange("a", "else?")]) == [
+        *first[1::2],
+        Opinion(0.0)
+    ]
+    assert asked == ["a", "b", "c", "c", "a"]
 
 
 @pytest.mark.parametrize(

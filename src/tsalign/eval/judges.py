@@ -70,6 +70,28 @@ class Embedded:
         ]
 
 
+class Remembering:
+    """A judge that is asked once about equal exchanges; what is unscored is asked again.
+
+    All methods share the model's first answers, and a model judge may cost money.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._known: dict[Exchange, Opinion] = {}
+
+    @property
+    def name(self) -> str:
+        return self._judge.name
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Opinion]:
+        """One opinion per exchange, in order."""
+        missing = [e for e in dict.fromkeys(exchanges) if e not in self._known]
+        new = dict(zip(missing, self._judge.judge(missing) if missing else [], strict=True))
+        self._known |= {e: opinion for e, opinion in new.items() if opinion.value is not None}
+        return [self._known.get(e) or new[e] for e in exchanges]
+
+
 Ask = Callable[[Sequence[Prompt]], list[str]]
 """Greedy replies of a judging model to prompts; '' where it failed."""
 

@@ -200,6 +200,10 @@ class RunFolder:
         with database_faults(self.name), self._database.connect() as connection:
             return [_case_adapter().validate_python(x) for x in connection.scalars(wanted)]
 
+    def summary(self) -> dict[str, Any]:
+        """What summary.json says."""
+        return _read_json(self.path / SUMMARY)
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
         text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
@@ -259,7 +263,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path} ({type(error).__name__}): restore it") from None
     if not isinstance(value, dict):
-        raise StoreError(f"{path} is no settings file: restore it")
+        raise StoreError(f"{path} holds no mapping: restore it")
     return value
 
 

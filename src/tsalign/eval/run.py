@@ -19,10 +19,10 @@ from typing import Any
 from tsalign import __version__
 from tsalign.align import prompt_seed
 from tsalign.engines.base import Engine, GenerationRequest, Sampling
-from tsalign.errors import EngineError, InputFileError, PromptError
+from tsalign.errors import EngineError, InputFileError, MissingDependencyError, PromptError
 from tsalign.eval.benchmarks import draw, load_benchmark, without_template
 from tsalign.eval.benchmarks.wrappers import read_wrappers, wrapped
-from tsalign.eval.judges import Embedded, Judge, Opinion, load_judge, read_spec
+from tsalign.eval.judges import Embedded, Judge, Opinion, Remembering, load_judge, read_spec
 from tsalign.eval.methods import Answered, Context, Method, load_method
 from tsalign.eval.methods.aligned import Aligned
 from tsalign.eval.records import Key, RunFolder, dump_cases
@@ -101,7 +101,7 @@ class Evaluation:
     def run(self, advance: Advance) -> None:
         """Answer and record what is not recorded yet."""
         done = self.folder.done()
-        for model in self.settings.models:
+        for model in _unique(self.settings.models):
             open_ = [key for key in self._wanted(model) if key not in done]
             if open_:
                 self._run_model(model, done, advance)
@@ -109,7 +109,7 @@ class Evaluation:
     def _run_model(self, model: str, done: set[Key], advance: Advance) -> None:
         engine = self._engine(model)
         context = self._context(engine)
-        judge = _Judging(context, self.judges, self._perplexity_engine)
+        judge = _Judging(self.judges, self._perplexity_engine)
         for seed in self.settings.seeds:
             seeded = context.with_seed(seed)
             for group in self._groups():
@@ -300,13 +300,10 @@ def log_likelihoods(
 class _Judging:
     """Everything that is said of a trial after the method is done with it."""
 
-    def __init__(
-        self, context: Context, judges: Sequence[Judge], perplexity_engine: Engine | None
-    ) -> None:
-        self._embedded = Embedded()
-        self._further = judges
+    def __init__(self, judges: Sequence[Judge], perplexity_engine: Engine | None) -> None:
+        self._embedded = Remembering(Embedded())
+        self._further = [Remembering(judge) for judge in judges]
         self._base = perplexity_engine
-        self._engine = context.engine
 
     def opinions(self, cases: Sequence[Case], texts: Sequence[str | None]) -> list[Opinion]:
         """The embedded judge's."""
@@ -315,18 +312,13 @@ class _Judging:
     def further(
         self, cases: Sequence[Case], firsts: Sequence[str | None], finals: Sequence[str | None]
     ) -> list[dict[str, Judgement]]:
-        """The other judges', by name; a text that did not change is judged once."""
+        """The other judges', by name."""
         found: list[dict[str, Judgement]] = [{} for _ in cases]
         for judge in self._further:
-            before = _opinions(judge, cases, firsts)
-            changed = [f if f != g else None for f, g in zip(finals, firsts, strict=True)]
-            after = _opinions(judge, cases, changed)
-            for i in range(len(cases)):
-                final = after[i] if changed[i] is not None else before[i]
-                final = final if finals[i] is not None else Opinion(None, _NO_ANSWER)
-                found[i][judge.name] = Judgement(
-                    before[i].value, final.value, before[i].unscored or final.unscored
-                )
+            before, after = (_opinions(judge, cases, texts) for texts in (firsts, finals))
+            for judged, first, final in zip(found, before, after, strict=True):
+                unscored = first.unscored or final.unscored
+                judged[judge.name] = Judgement(first.value, final.value, unscored)
         return found
 
     def perplexities(
@@ -536,13 +528,18 @@ def _silent(_: Trial) -> None:
 
 
 def finish(folder: RunFolder) -> dict[str, Any]:
-    """The figures of a run: written to summary.json, with report, tables and plots beside it.
+    """Write the report of a run, with tables and plots; its figures.
 
     Raises:
-        MissingDependencyError: a package of the extra ``eval`` is not installed.
+        MissingDependencyError: a package of the extra ``eval`` is not installed; the figures are
+            in summary.json all the same.
     """
+    from tsalign.eval import report
     from tsalign.eval.metrics import summarise
 
-    summary = summarise(folder.trials(), folder.cases())
-    folder.write_summary(summary)
-    return summary
+    try:
+        report.write(folder.path)
+    except MissingDependencyError:
+        folder.write_summary(summarise(folder.trials(), folder.cases()))
+        raise
+    return folder.summary()
