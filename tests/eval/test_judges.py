@@ -111,7 +111,7 @@ def test_equal_exchanges_are_asked_once_unless_unscored() -> None:
     assert first == [Opinion(0.0), Opinion(0.0), Opinion(0.0), Opinion(None, "no")]
     assert judge.judge([exchange("b"), exchange("c"), exchange("a", "else?")]) == [
         *first[1::2],
-        Opinion(0.0)
+        Opinion(0.0),
     ]
     assert asked == ["a", "b", "c", "c", "a"]
 
