@@ -39,7 +39,7 @@ def test_a_run_writes_its_folder_and_says_what_it_found(
     cli: Cli, given: list[str], tmp_path: Path
 ) -> None:
     ran = cli("eval", *given)
-    assert (ran.code, ran.err) == (0, ran.err)
+    assert ran.code == 0, ran.err
     assert "fast" in ran.out
     assert str(tmp_path / "run" / "report.html") in ran.out
     written = {p.name for p in (tmp_path / "run").iterdir()}
