@@ -25,9 +25,9 @@ _BASE = {"types", "errors", "policy"}
 MAY_IMPORT |= {"engines": _BASE, "moderators": _BASE, "zo": _BASE, "optimizer": {*_BASE, "zo"}}
 _MIDDLE = {*_BASE, "engines", "moderators", "zo", "optimizer"}
 _ALIGN = {*_MIDDLE, "align"}
-MAY_IMPORT |= {"align": _MIDDLE, "store": _ALIGN, "cluster": _ALIGN}
+MAY_IMPORT |= {"align": _MIDDLE, "store": _ALIGN, "cluster": _ALIGN, "fit": _ALIGN}
 _LEFT = {*_ALIGN, "store", "cluster"}
-MAY_IMPORT |= {"eval": _LEFT, "server": _LEFT, "fit": _LEFT, "demo": {*_LEFT, "eval"}}
+MAY_IMPORT |= {"eval": _LEFT, "server": _LEFT, "demo": {*_LEFT, "eval"}}
 MAY_IMPORT |= {"bench": {*_LEFT, "eval", "demo"}}
 MAY_IMPORT |= {"cli": {*_LEFT, "eval", "server", "fit", "demo", "bench"}, "__main__": {"cli"}}
 
