@@ -26,7 +26,7 @@ import tsalign
 from tsalign import cli
 from tsalign.cli import ExitCode
 from tsalign.demo import Checks, summarise
-from tsalign.moderators import REGISTRY
+from tsalign.moderators import REGISTRY, Stats
 from tsalign.policy import CATEGORIES, CUSTOM, PRESETS, Budget, ModeratorSpec, Policy, PolicyStore
 from tsalign.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
 
@@ -331,10 +331,13 @@ def json_documents() -> str:
         "response per prompt with its `id`, `kind` and `source`.",
         _keys(_DEMO),
         "## Verdicts on texts",
-        "Printed by `tsalign moderate`: `policy`, `moderator`, `thresholds`, and for one text the "
-        "keys of a verdict. For `--input`: `texts`, `flagged` and `unscored` (counts), `failed` "
-        "(`line` and `error` of each unusable line) and `results` (a verdict per text, with its "
-        "`line` and `id`).",
+        "Printed by `tsalign moderate`: `policy`, `moderator`, `thresholds`, `asked` (what each "
+        "service was asked, by its name), and for one text the keys of a verdict. For `--input`: "
+        "`texts`, `flagged` and `unscored` (counts), `texts_per_second`, `failed` (`line` and "
+        "`error` of each unusable line) and `results` (a verdict per text, with its `line` and "
+        "`id`).",
+        "Of each service:",
+        _keys(_attributes(Stats)),
         "## A run over a file",
         "Printed by `tsalign align --input`: `output`, `store`, `run`, `records`, `resumed` "
         "(records that were there before), `answered`, `outcomes` (counts), `failed` (`line` and "
