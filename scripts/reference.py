@@ -35,7 +35,7 @@ from tsalign.eval.methods import BASELINES, OWN, ablations
 from tsalign.eval.scenarios import ADAPTIVE, PLAIN, TRANSFORMS
 from tsalign.eval.settings import RunSettings
 from tsalign.eval.types import Trial
-from tsalign.moderators import REGISTRY, FakeModerator
+from tsalign.moderators import REGISTRY, FakeModerator, Stats
 from tsalign.policy import CATEGORIES, CUSTOM, PRESETS, Budget, ModeratorSpec, Policy, PolicyStore
 from tsalign.server.app import create_app
 from tsalign.server.errors import CODES
@@ -388,10 +388,13 @@ def json_documents() -> str:
         "response per prompt with its `id`, `kind` and `source`.",
         _keys(_DEMO),
         "## Verdicts on texts",
-        "Printed by `tsalign moderate`: `policy`, `moderator`, `thresholds`, and for one text the "
-        "keys of a verdict. For `--input`: `texts`, `flagged` and `unscored` (counts), `failed` "
-        "(`line` and `error` of each unusable line) and `results` (a verdict per text, with its "
-        "`line` and `id`).",
+        "Printed by `tsalign moderate`: `policy`, `moderator`, `thresholds`, `asked` (what each "
+        "service was asked, by its name), and for one text the keys of a verdict. For `--input`: "
+        "`texts`, `flagged` and `unscored` (counts), `texts_per_second`, `failed` (`line` and "
+        "`error` of each unusable line) and `results` (a verdict per text, with its `line` and "
+        "`id`).",
+        "Of each service:",
+        _keys(_attributes(Stats)),
         "## A run over a file",
         "Printed by `tsalign align --input`: `output`, `store`, `run`, `records`, `resumed` "
         "(records that were there before), `answered`, `outcomes` (counts), `failed` (`line` and "
