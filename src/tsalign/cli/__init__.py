@@ -19,6 +19,7 @@ from tsalign.cli.align import align
 from tsalign.cli.audit import audit
 from tsalign.cli.bench import bench
 from tsalign.cli.demo import demo
+from tsalign.cli.eval import evaluate
 from tsalign.cli.fit import fit
 from tsalign.cli.moderate import moderate
 
@@ -49,6 +50,7 @@ def _build() -> typer.Typer:
     app.callback()(_root)
     for command in (demo, align, moderate, audit, fit, bench, version):
         app.command(epilog=EPILOGUE)(command)
+    app.command("eval", epilog=EPILOGUE)(evaluate)
     app.add_typer(_policy.commands, name="policy")
     app.add_typer(_serve.commands, name="serve")
     return app
