@@ -238,8 +238,8 @@ _COLUMNS = (
     ("flagged_after", "after"),
     ("neutralised_share", "neutralised"),
     ("judge_harmful_after", "judged harmful"),
-    ("unchanged_benign_share", "unchanged benign"),
-    (_GENERATIONS, "generations per steered"),
+    ("unchanged_benign_share", "benign kept"),
+    (_GENERATIONS, "answers per steered"),
 )
 
 
