@@ -216,7 +216,7 @@ def _answer(evaluation: Any) -> None:
 
 
 def _show(summary: Mapping[str, Any], out: Path, console: Console) -> None:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     table.add_column("n", justify="right")
     for _, heading in _COLUMNS:
@@ -238,8 +238,8 @@ _COLUMNS = (
     ("flagged_after", "after"),
     ("neutralised_share", "neutralised"),
     ("judge_harmful_after", "judged harmful"),
-    ("unchanged_benign_share", "unchanged benign"),
-    (_GENERATIONS, "generations per steered"),
+    ("unchanged_benign_share", "benign kept"),
+    (_GENERATIONS, "answers per steered"),
 )
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +17,7 @@ from tsalign.eval.frontier import base_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 INK, MUTED, LINE, PAPER = "#20262e", "#5d6875", "#d9dce1", "#fefefd"
@@ -174,7 +175,8 @@ def _safety_cost(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
 
     def draw(axes: Axes) -> None:
         _scatter(axes, points, styles)
-        _log(axes)
+        axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
         axes.set_xlabel("generations per prompt, of all prompts")
         axes.set_ylabel("flagged after, %")
         axes.set_ylim(bottom=0)
@@ -199,7 +201,8 @@ def _neutralised(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
             axes.fill_between(x, low, high, step="post", color=style.colour, alpha=0.1, lw=0)
             axes.step(x, [100 * v for v in curve["neutralised"]], where="post",
                       color=style.colour, lw=style.width, label=name)  # fmt: skip
-        _log(axes)
+        axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
         axes.set_xlabel("generations, the first included")
         axes.set_ylabel("neutralised, % of flagged")
         axes.set_ylim(0, 102)
@@ -224,7 +227,8 @@ def _harm(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
             style = styles[name]
             axes.step(curve["generations"], curve["harm"], where="post", color=style.colour,
                       lw=style.width, label=name)  # fmt: skip
-        _log(axes)
+        axes.set_xscale("log")
+        _plain_numbers(axes.xaxis)
         axes.set_xlabel("generations, the first included")
         axes.set_ylabel("least harm so far, mean")
         axes.set_ylim(bottom=0)
@@ -257,8 +261,7 @@ def _price(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
             axes.plot([x for x, _ in found], [y for _, y in found], color=style.colour,
                       lw=style.width, marker=style.marker, ms=4.5, label=name)  # fmt: skip
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_minor_formatter(lambda value, _: "")
+        _plain_numbers(axes.yaxis)
         axes.set_xlabel("floor of naturalness, nats per token")
         axes.set_ylabel("generations per answer")
 
@@ -314,20 +317,25 @@ def _scatter(axes: Axes, points: Mapping[str, tuple[Ends, Ends]], styles: Styles
             elinewidth=0.9,
             ls="none",
             label=name,
+            clip_on=False,
+            zorder=3,
         )
 
 
-def _log(axes: Axes) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
+def _plain_numbers(axis: Axis) -> None:
+    """Plain numbers at 1, 2, 5, 10, ... on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _plot(
     name: str, title: str, says: str, draw: Callable[[Axes], None], height: float = 3.5
 ) -> Plot:
     with _look() as new_figure:
-        figure = new_figure(figsize=(5.2, height))
+        figure = new_figure((5.2, height))
         axes = figure.subplots()
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
@@ -351,36 +359,31 @@ def _named(svg: str, name: str, title: str, says: str) -> str:
     return svg[: head.start()] + opened + inner + svg[head.end() :]
 
 
-class _look(AbstractContextManager[Callable[..., "Figure"]]):  # noqa: N801 - used as a function
-    """The look of all plots, and figures that no global state knows of."""
+@contextmanager
+def _look() -> Iterator[Callable[[Sequence[float]], Figure]]:
+    """The look of all plots, and a maker of figures that no global state knows of."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingDependencyError("matplotlib", "eval") from None
 
-    def __enter__(self) -> Callable[..., Figure]:
-        try:
-            import matplotlib
-            from matplotlib.backends.backend_svg import FigureCanvasSVG
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingDependencyError("matplotlib", "eval") from None
-        self._context = matplotlib.rc_context(_RC)
-        self._context.__enter__()
+    def new_figure(inches: Sequence[float]) -> Figure:
+        figure = Figure(figsize=(inches[0], inches[1]), layout="constrained")
+        FigureCanvasSVG(figure)
+        return figure
 
-        def new_figure(figsize: Sequence[float]) -> Figure:
-            figure = Figure(figsize=(figsize[0], figsize[1]), layout="constrained")
-            FigureCanvasSVG(figure)
-            return figure
-
-        return new_figure
-
-    def __exit__(self, *details: Any) -> None:
-        self._context.__exit__(*details)
+    with matplotlib.rc_context(_RC):
+        yield new_figure
 
 
-_RC: dict[str, Any] = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tsalign",
     "text.parse_math": False,
     "font.family": "sans-serif",
-    "font.size": 10,
+    "font.size": 10.5,
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.labelcolor": MUTED,

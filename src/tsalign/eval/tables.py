@@ -1,10 +1,10 @@
-"""The tables of a report, as data; each is written as HTML, CSV and Markdown from the same cells."""
+"""The tables of a report, as data: HTML, CSV and Markdown are written from the same cells."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 

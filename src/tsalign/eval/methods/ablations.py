@@ -22,6 +22,8 @@ OPTIMIZER: dict[str, dict[str, Any]] = {
         "max_perturbation_scale": _FAST["perturbation_scale"],
     },
     "fast-no-early-ask": {"first_ask": None},
+    "fast-no-horizon": {"horizon": None},
+    "fast-no-offsets": {"use_offsets": False},
     "fast-iterates-only": {"accept_perturbations": False},
 }
 """Method to the settings of ``fast`` that it replaces."""
