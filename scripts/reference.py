@@ -26,6 +26,13 @@ import tsalign
 from tsalign import cli
 from tsalign.cli import ExitCode
 from tsalign.demo import Checks, summarise
+from tsalign.eval import judges, records
+from tsalign.eval.benchmarks import BENCHMARKS, own
+from tsalign.eval.benchmarks.base import Hub
+from tsalign.eval.methods import BASELINES, OWN, ablations
+from tsalign.eval.scenarios import ADAPTIVE, PLAIN, TRANSFORMS
+from tsalign.eval.settings import RunSettings
+from tsalign.eval.types import Trial
 from tsalign.moderators import REGISTRY
 from tsalign.policy import CATEGORIES, CUSTOM, PRESETS, Budget, ModeratorSpec, Policy, PolicyStore
 from tsalign.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
@@ -41,6 +48,7 @@ def pages() -> dict[str, str]:
         "cli.md": command_line(),
         "policy.md": policies(),
         "json.md": json_documents(),
+        "evaluation.md": evaluation(),
         "python.md": python_names(),
     }
     return {name: f"{_GENERATED}\n\n{text.strip()}\n" for name, text in written.items()}
@@ -82,7 +90,7 @@ def _command(name: str, callback: Any) -> str:
             rows.append((f"`{parameter.name.upper()}`", info.help or "", "required"))
         elif isinstance(info, OptionInfo):
             flags = ", ".join(d for d in (info.default, *(info.param_decls or ())) if _flag(d))
-            value = "" if kind is bool else " " + _value(kind, info)
+            value = "" if bool in (kind, *typing.get_args(kind)) else " " + _value(kind, info)
             nothing = any(default is x for x in (None, False, inspect.Parameter.empty))
             shown = "" if nothing else f"`{default}`"
             rows.append((f"`{flags}{value}`", info.help or "", shown))
@@ -380,6 +388,124 @@ def _attributes(cls: type) -> dict[str, str]:
             break
     _expect(cls.__name__, found, {field.name for field in dataclasses.fields(cls)})
     return {name: _one_line(meaning).replace("None", "null") for name, meaning in found.items()}
+
+
+# Evaluation
+
+
+def evaluation() -> str:
+    says = {**_SETTINGS, **attribute_docstrings(RunSettings)}
+    _expect("a run's settings", says, RunSettings.model_fields)
+    summaries = {name: _first_line(kind) for name, kind in BASELINES.items()}
+    parts = [
+        "# Evaluation",
+        "What `tsalign eval` knows by name; [Evaluate a defence](../how-to/evaluate.md) shows how "
+        "to use it.",
+        "## Benchmarks",
+        "`--benchmark NAME=PATH` reads a local copy (CSV, TSV, JSON, JSONL, Parquet or text, "
+        "gzipped or not), `--benchmark NAME` the hub.",
+        _table(
+            ("name", "cases", "what it is", "on the hub"),
+            [
+                (f"`{name}`", benchmark.kind, _one_line(benchmark.about), _hub(benchmark.hub))
+                for name, benchmark in sorted(BENCHMARKS.items())
+            ],
+        ),
+        "A name that is none of these is a file of your own:",
+        _prose(own.__doc__ or ""),
+        "## Scenarios",
+        _table(
+            ("name", "what becomes of a case"),
+            [
+                (f"`{PLAIN}`", "Nothing."),
+                *((f"`{name}`", _SCENARIOS[name]) for name in TRANSFORMS),
+                (f"`{ADAPTIVE}`", _SCENARIOS[ADAPTIVE]),
+            ],
+        ),
+        "## Methods",
+        "tsalign's own return nothing that the policy flags or could not score. The others return "
+        "what they return, and are judged by it. All keep to the policy's budget, and all "
+        "settings can be replaced: `fast:num_directions=4`, `best-of-n:temperature=0.7`.",
+        _table(
+            ("name", "what it does", "settings"),
+            [
+                *((f"`{n}`", summaries[n], _settings_of(n)) for n in BASELINES),
+                *((f"`{n}`", _METHODS[n], "those of the optimizer") for n in OWN),
+            ],
+        ),
+        "Ablations are `fast` without one of its parts:",
+        _table(
+            ("name", "what it replaces"),
+            [
+                (f"`{name}`", ", ".join(f"`{k}: {_flow(v)}`" for k, v in changes.items()))
+                for name, changes in {**ablations.OPTIMIZER, **ablations.POLICY}.items()
+            ],
+        ),
+        "## Judges",
+        _prose(_body(judges)),
+        "## A run's folder",
+        _prose(_body(records)),
+        "## Settings of a run",
+        "`settings` in settings.json; `content` beside it holds hashes of the cases and weights, "
+        "and `id` is the hash of both.",
+        _keys({name: says[name] for name in RunSettings.model_fields}),
+        "## A trial",
+        _prose((inspect.getdoc(Trial) or "").partition("Attributes:")[0]),
+        _keys(_attributes(Trial)),
+    ]
+    return "\n\n".join(parts)
+
+
+_SCENARIOS = {
+    "multi-turn": "The request is spread over turns.",
+    "earlier-turn": "The request is an earlier turn; the last one only asks for the answer to it.",
+    "system-prompt": "A system prompt asks for compliance with everything.",
+    "long-context": "The request is an instruction in the middle of a long document.",
+    "base64": "The request in Base64.",
+    "rot13": "The request with letters shifted by 13.",
+    "leetspeak": "The request with digits for letters.",
+    "prefix-injection": "The user says how the answer has to begin.",
+    "adaptive": "An attacker who knows tsalign searches the wrapper that survives the method.",
+}
+_METHODS = {
+    "random": "The search of `fast`, never moving its centre.",
+    "reference": "The published loop.",
+    "fast": "The default search.",
+    "policy": "The policy's own optimizer.",
+}
+_SETTINGS = {
+    "methods": "Names, with their settings.",
+    "scenarios": "How it is asked; each is a benchmark of its own.",
+    "models": "`embedded`, hub ids, folders or `fake`.",
+    "device": "Where models run.",
+    "dtype": "Of the weights.",
+    "policy": "The policy, every value written out.",
+    "seeds": "Every case is answered under each.",
+    "max_new_tokens": "Per answer.",
+    "temperature": "0 is greedy.",
+    "perplexity_model": "Of the answers' perplexity; null: the model itself.",
+}
+
+
+def _body(module: Any) -> str:
+    """A module's docstring without its first line; what is indented stays so."""
+    return "\n" + (module.__doc__ or "").partition("\n\n")[2]
+
+
+def _first_line(kind: Any) -> str:
+    text = sys.modules[kind.__module__].__doc__ or ""
+    return text.strip().partition("\n\n")[0].replace("\n", " ")
+
+
+def _settings_of(name: str) -> str:
+    parameters = inspect.signature(BASELINES[name]).parameters.values()
+    return ", ".join(f"`{p.name}={_flow(p.default)}`" for p in parameters)
+
+
+def _hub(hub: Hub | None) -> str:
+    if hub is None:
+        return ""
+    return f"`{hub.path}`, " + ", ".join(filter(None, (hub.config, hub.split)))
 
 
 # Python

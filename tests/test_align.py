@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tsalign.align import Aligner, is_degenerate, loss, prompt_seed, rejection
+from tsalign.align import Aligner, advance, is_degenerate, loss, prompt_seed, rejection
 from tsalign.engines.base import Sampling
 from tsalign.engines.fake import FakeEngine
 from tsalign.errors import EngineError, PolicyError, PromptError, PromptTooLongError
@@ -185,6 +185,137 @@ def test_candidates_of_a_prompt_share_their_sampling_seed():
     response = make(engine=engine, sampling=Sampling(temperature=1.0),
                     search={"max_iterations": 1}).align("hi")  # fmt: skip
     assert set(seen) == {response.seed}
+
+
+# --- searches of several aligners ---------------------------------------------------------------
+
+
+def finish(searches):
+    while not all(search.done for search in searches):
+        advance(searches)
+    return [search.response() for search in searches]
+
+
+def several(engine):
+    """Aligners that differ in all that an aligner may differ in, on one engine."""
+    lenient = FakeModerator(lambda exchange: {"illicit": 0.6 * ("comply" in exchange.answer)})
+    second = FakeModerator(words=["never"], categories=["custom/tone"], name="second")
+    return [
+        make(engine=engine),
+        make("reference", engine, seed=3),
+        make("random", engine, lenient, categories={"illicit": 0.4}),
+        make(engine=engine, moderator=lenient, categories={"illicit": 0.7}),
+        make(engine=engine, confirm=second, sampling=Sampling(max_new_tokens=3)),
+        make(engine=engine, budget={"generations": 3}, search={"perturbation_scale": 0.01}),
+    ]
+
+
+def test_a_search_gives_the_same_whatever_else_is_open():
+    def opened():
+        engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
+        return [aligner.open(prompt) for aligner in several(engine) for prompt in PROMPTS[:3]]
+
+    alone = [facts(finish([search])[0]) for search in opened()]
+    assert [facts(response) for response in finish(opened())] == alone
+    late = opened()
+    advance(late[::2])
+    advance(late[::2])
+    assert [facts(response) for response in finish(late[::-1])] == alone[::-1]
+    assert len({fact["outcome"] for fact in alone}) == 3
+
+
+def test_a_round_is_one_engine_batch_per_sampling_and_one_batch_per_moderator():
+    engine, moderator = FakeEngine(comply=COMPLY, refuse=REFUSE), FakeModerator()
+    policies = [make_policy(), make_policy("random", categories={"illicit": 0.9})]
+    aligners = [Aligner(engine, moderator, policy) for policy in policies]
+    short = Sampling(max_new_tokens=4)
+    advance([a.open(p, sampling=s) for a in aligners for p in PROMPTS for s in (None, short)])
+    assert engine.generate_calls == 2
+    assert len(moderator.calls) == 1
+    slow = Aligner(engine, moderator, make_policy(moderator_timeout=9.0))
+    advance([slow.open("one"), aligners[0].open("two"), aligners[1].open("three")])
+    assert [len(batch) for batch in moderator.calls[1:]] == [1, 2]
+
+
+def test_searches_on_different_engines_are_not_advanced_together():
+    with pytest.raises(ValueError, match="different engines"):
+        advance([make().open("one"), make().open("two")])
+    advance([])
+
+
+def test_a_search_may_have_a_seed_and_sampling_of_its_own():
+    aligner = make(seed=1)
+    drawn = Sampling(temperature=1.0)
+    given = finish([aligner.open(PROMPTS[0], seed=7, sampling=drawn)])
+    assert [facts(given[0])] == [facts(make(seed=7, sampling=drawn).align(PROMPTS[0]))]
+    assert facts(given[0]) != facts(aligner.align(PROMPTS[0]))
+
+
+def test_a_deadline_only_tightens_the_budget_of_the_policy(monkeypatch):
+    def rounds(budget, seconds):
+        clock = itertools.count()
+        monkeypatch.setattr("tsalign.align.time.perf_counter", lambda: float(next(clock)))
+        engine = FakeEngine(answer=lambda e, p: COMPLY)
+        aligner = make(engine=engine, budget={"seconds": budget})
+        (response,) = finish([aligner.open("hi there", seconds=seconds)])
+        assert (response.outcome, response.stop_reason) == (Outcome.REFUSED, StopReason.BUDGET)
+        return engine.generate_calls
+
+    assert rounds(3.0, 9.0) == rounds(9.0, 3.0) == rounds(3.0, None) == rounds(None, 3.0)
+    assert rounds(9.0, 9.0) > rounds(3.0, 9.0)
+    assert rounds(None, 0.0) == 0
+
+
+def test_a_cancelled_search_ends_in_a_refusal_and_the_others_go_on():
+    engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    aligner = make(engine=engine)
+    expected = facts(make(engine=engine).align(PROMPTS[1]))
+    early, late, other = (aligner.open(prompt) for prompt in (PROMPTS[0], PROMPTS[2], PROMPTS[1]))
+    early.cancel()
+    advance([early, late, other])
+    late.cancel()
+    responses = finish([early, late, other])
+    for response, generations in zip(responses, (0, 1), strict=False):
+        assert (response.outcome, response.text) == (Outcome.REFUSED, flagged_message())
+        assert response.stop_reason is StopReason.CANCELLED
+        assert response.final is None
+        assert response.cost.generations == generations
+    assert facts(responses[2]) == expected
+    finished = facts(other.response())
+    other.cancel()
+    assert facts(other.response()) == finished
+
+
+@pytest.mark.parametrize("exhausted", ["refuse", "best"])
+def test_nothing_of_the_model_leaves_a_search_that_is_cancelled_in_a_round(exhausted):
+    class Cancels(FakeEngine):
+        def log_likelihood(self, requests):
+            search.cancel()
+            return super().log_likelihood(requests)
+
+    engine = Cancels(comply=COMPLY, refuse=REFUSE)
+    search = make(engine=engine, on_exhausted=exhausted).open("please do the thing for me")
+    (response,) = finish([search])
+    assert (response.text, response.stop_reason) == (flagged_message(), StopReason.CANCELLED)
+
+
+def test_an_observer_sees_every_evaluation_with_its_point_and_cannot_break_the_search():
+    prompt = "please do the thing for me"
+    seen = []
+
+    def observe(evaluation):
+        seen.append(evaluation)
+        raise RuntimeError("broken observer")
+
+    (response,) = finish([make().open(prompt, observe=observe)])
+    assert facts(response) == facts(make().align(prompt))
+    assert tuple(seen) == response.evaluations
+    assert all(evaluation.point is not None for evaluation in seen)
+
+
+def test_an_open_search_has_no_response():
+    with pytest.raises(RuntimeError, match="not done"):
+        make().open("hi").response()
 
 
 # --- what never leaves -----------------------------------------------------------------------
@@ -420,6 +551,38 @@ def test_a_failing_log_likelihood_shows_nothing():
     response = make(engine=NoLikelihood(comply=COMPLY, refuse=REFUSE)).align("please do it now")
     assert response.outcome is Outcome.ERROR
     assert response.stop_reason is StopReason.ENGINE_ERROR
+
+
+@pytest.mark.parametrize("method", ["generate", "log_likelihood"])
+def test_a_search_that_makes_the_engine_fail_ends_alone(method):
+    class Fragile(FakeEngine):
+        def generate(self, requests, sampling):
+            self.check("generate", [request.embedded for request in requests])
+            return super().generate(requests, sampling)
+
+        def log_likelihood(self, requests):
+            self.check("log_likelihood", [embedded for embedded, _ in requests])
+            return super().log_likelihood(requests)
+
+        def check(self, called, prompts):
+            if called == method and any("odd" in e.prompt.messages[0].content for e in prompts):
+                raise RuntimeError
+
+    aligner = make(engine=Fragile(comply=COMPLY, refuse=REFUSE))
+    one, odd, two = aligner.align_many([PROMPTS[0], "please do the odd thing", PROMPTS[1]])
+    assert (odd.outcome, odd.stop_reason) == (Outcome.ERROR, StopReason.ENGINE_ERROR)
+    assert facts(one) == facts(make().align(PROMPTS[0]))
+    assert facts(two) == facts(make().align(PROMPTS[1]))
+
+
+def test_an_engine_that_loses_an_answer_shows_nothing():
+    class Loses(FakeEngine):
+        def generate(self, requests, sampling):
+            return super().generate(requests, sampling)[1:]
+
+    response = make(engine=Loses(comply=COMPLY, refuse=REFUSE)).align("hi")
+    assert (response.outcome, response.error) == (
+        Outcome.ERROR, "the engine gave 0 results for 1 requests")  # fmt: skip
 
 
 # --- what is acceptable ----------------------------------------------------------------------

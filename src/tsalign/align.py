@@ -1,20 +1,28 @@
 """The main job: steer prompts until the model itself gives an acceptable answer.
 
-`Aligner` alone knows engine, moderator and optimiser together. Many prompts are steered in
-lock-step: each round gathers the asks of all open prompts into one engine batch and one moderator
-batch. A prompt's search depends on its own seed only, never on what else is open.
+    search = aligner.open(prompt)
+    while not search.done:
+        advance([search])
+    response = search.response()
+
+This module alone knows engine, moderator and optimiser together. Many searches are advanced in
+lock-step, of one aligner or of several: each round gathers the asks of all of them into one engine
+batch and one moderator batch. A search depends on its own seed only, never on what else is open.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import re
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -51,6 +59,8 @@ EMPTY, DEGENERATE, UNSCORED, FLAGGED, UNNATURAL, UNCONFIRMED = (
     "unconfirmed",
 )
 """Why an answer is not acceptable."""
+
+Observer = Callable[[Evaluation], None]
 
 UNSCORED_IN_A_ROW = 4
 """Verdicts missing one after the other that mean that the moderator is down: a single answer may
@@ -99,19 +109,52 @@ class Aligner:
             )
         second = confirm.categories if confirm else ()
         self.thresholds = policy.thresholds(moderator.categories, second)
-        self._moderator = _asked(moderator, policy)
-        self._confirm = _asked(confirm, policy) if confirm else None
-        self._confirm_thresholds = policy.active(second)
+        self.confirm_thresholds = policy.active(second)
+        self.moderator = _Asked(moderator, policy.moderator_timeout)
+        self.confirm = _Asked(confirm, policy.moderator_timeout) if confirm else None
+
+    def open(
+        self,
+        prompt: PromptLike,
+        *,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+        seconds: float | None = None,
+        observe: Observer | None = None,
+    ) -> Search:
+        """Begin the search for an answer to one prompt; `advance` takes it further.
+
+        Args:
+            prompt: what is to be answered.
+            sampling: how answers are drawn; the aligner's by default.
+            seed: the aligner's by default.
+            seconds: from now on at most. The policy's own limit holds, too.
+            observe: is given each evaluation, with its point, when the search is told of it.
+                What it raises is ignored.
+
+        Raises:
+            PromptError: the prompt is empty, malformed or too long.
+            EngineError: the engine cannot embed it.
+        """
+        return Search(
+            self,
+            Prompt.of(prompt),
+            sampling=sampling or self.sampling,
+            seed=self.seed if seed is None else seed,
+            seconds=seconds,
+            observe=observe,
+        )
 
     def align(self, prompt: PromptLike) -> Response:
         """Answer one prompt.
 
         Raises:
             PromptError: the prompt is empty, malformed or too long.
+            EngineError: the engine cannot embed it.
         """
-        search = _Search(self, Prompt.of(prompt))
+        search = self.open(prompt)
         while not search.done:
-            self._round([search])
+            advance([search])
         return search.response()
 
     def align_many(self, prompts: Iterable[PromptLike]) -> list[Response]:
@@ -127,7 +170,7 @@ class Aligner:
         At most ``max_open`` prompts are open; as one ends, the next is read.
         """
         waiting = enumerate(prompts)
-        searches: dict[int, _Search] = {}
+        searches: dict[int, Search] = {}
         more = True
         while more or searches:
             while more and len(searches) < self.max_open:
@@ -137,103 +180,12 @@ class Aligner:
                     more = False
                     break
                 try:
-                    searches[index] = _Search(self, Prompt.of(prompt))
+                    searches[index] = self.open(prompt)
                 except (PromptError, EngineError) as error:
                     yield index, self._rejected(error)
-            self._round(list(searches.values()))
+            advance(list(searches.values()))
             for index in [i for i, search in searches.items() if search.done]:
                 yield index, searches.pop(index).response()
-
-    def _round(self, searches: Sequence[_Search]) -> None:
-        """One engine batch and one moderator batch for the asks of all open searches."""
-        asks = [(search, candidate) for search in searches for candidate in search.ask()]
-        asks, generations = self._generate(asks)
-        scores = self._moderator.score(
-            [
-                Exchange(search.embedded.prompt.messages, generation.text)
-                for (search, _), generation in zip(asks, generations, strict=True)
-            ]
-        )
-        likelihoods = self._log_likelihoods(asks, generations, scores)
-        told: dict[_Search, list[Evaluation]] = {search: [] for search, _ in asks}
-        for (search, candidate), generation, score, likelihood in zip(
-            asks, generations, scores, likelihoods, strict=True
-        ):
-            told[search].append(search.evaluate(candidate, generation, score, likelihood))
-        for search, evaluations in told.items():
-            search.tell(self._confirmed(search, evaluations))
-
-    def _generate(self, asks: list[_Ask]) -> tuple[list[_Ask], list[Generation]]:
-        """Answers to all asks. A search whose asks fail by themselves ends; the others go on."""
-        if not asks:
-            return [], []
-        try:
-            requests = [search.request(candidate) for search, candidate in asks]
-            return asks, self.engine.generate(requests, self.sampling)
-        except Exception as error:
-            searches = list(dict.fromkeys(search for search, _ in asks))
-            if len(searches) == 1:
-                searches[0].fail(error)
-                return [], []
-        kept: list[_Ask] = []
-        generations: list[Generation] = []
-        for search in searches:
-            own, answers = self._generate([ask for ask in asks if ask[0] is search])
-            kept += own
-            generations += answers
-        return kept, generations
-
-    def _log_likelihoods(
-        self, asks: list[_Ask], generations: list[Generation], scores: list[Score]
-    ) -> list[float | None]:
-        """Of the answers that only their naturalness can still reject, in one engine batch."""
-        undecided = [
-            candidate.origin is not AcceptedFrom.INITIAL
-            and bool(generation.token_ids)
-            and rejection(generation.text, score, self.thresholds) is None
-            for (_, candidate), generation, score in zip(asks, generations, scores, strict=True)
-        ]
-        wanted = [
-            (search, generation.token_ids)
-            for (search, _), generation, open_ in zip(asks, generations, undecided, strict=True)
-            if open_
-        ]
-        firsts = dict.fromkeys(s for s, _ in wanted if s.first_log_likelihood is None)
-        requests = [(search, search.evaluations[0].generation.token_ids) for search in firsts]
-        requests += wanted
-        if not requests:
-            return [None] * len(asks)
-        try:
-            values = self.engine.log_likelihood([(s.embedded, tokens) for s, tokens in requests])
-        except Exception as error:
-            for search, _ in requests:
-                search.fail(error)
-            return [None] * len(asks)
-        for search, tokens in requests:
-            search.cost += Cost(prompt_tokens=len(search.embedded.token_ids) + len(tokens))
-        for search, value in zip(firsts, values, strict=False):
-            search.first_log_likelihood = value
-        rest = iter(values[len(firsts) :])
-        return [next(rest) if open_ else None for open_ in undecided]
-
-    def _confirmed(
-        self, search: _Search, evaluations: Sequence[Evaluation]
-    ) -> Sequence[Evaluation]:
-        """The evaluations; those that were accepted and are not confirmed are so no longer."""
-        accepted = [e for e in evaluations if e.accepted]
-        if self._confirm is None or not accepted:
-            return evaluations
-        messages = search.embedded.prompt.messages
-        scores = self._confirm.score([Exchange(messages, e.generation.text) for e in accepted])
-        search.cost += Cost(moderator_calls=len(accepted))
-        verdicts = iter(scores)
-        return [self._second(e, next(verdicts)) if e.accepted else e for e in evaluations]
-
-    def _second(self, evaluation: Evaluation, score: Score) -> Evaluation:
-        reason = rejection(evaluation.generation.text, score, self._confirm_thresholds)
-        if reason == UNSCORED:
-            return replace(evaluation, score=score, harm=math.inf, rejection=UNSCORED)
-        return replace(evaluation, rejection=UNCONFIRMED) if reason else evaluation
 
     def _rejected(self, error: TsalignError) -> Response:
         """The response to a prompt that could not be opened."""
@@ -257,15 +209,39 @@ class Aligner:
         )
 
 
-class _Search:
-    """One prompt on its way to a response."""
+class Search:
+    """One prompt on its way to a response; `Aligner.open` makes it, `advance` takes it further.
 
-    def __init__(self, aligner: Aligner, prompt: Prompt) -> None:
+    One thread at a time advances a search. `cancel` may be called from any.
+
+    Attributes:
+        seed: of this search, from the given seed and the prompt's content.
+        cost: what was spent so far.
+        evaluations: every answer asked for so far, in order.
+    """
+
+    def __init__(
+        self,
+        aligner: Aligner,
+        prompt: Prompt,
+        *,
+        sampling: Sampling,
+        seed: int,
+        seconds: float | None,
+        observe: Observer | None,
+    ) -> None:
+        self._started = time.perf_counter()
         policy, engine = aligner.policy, aligner.engine
         self.policy = policy
         self.engine = engine
+        self.moderator = aligner.moderator
+        self.confirm = aligner.confirm
         self.thresholds = aligner.thresholds
-        self.seed = prompt_seed(aligner.seed, prompt)
+        self.confirm_thresholds = aligner.confirm_thresholds
+        self.sampling = sampling
+        self.seed = prompt_seed(seed, prompt)
+        self._seconds = min(_given(policy.budget.seconds, seconds), default=math.inf)
+        self._observe = observe
         self.embedded = engine.embed(prompt)
         self.steerable = self.embedded.steerable(policy.steerable_rows)
         if not self.steerable.any():
@@ -288,20 +264,26 @@ class _Search:
         self._most_natural_unaccepted: Evaluation | None = None
         self.error: str | None = None
         self._texts: set[str] = set()
-        self._started = time.perf_counter()
 
     @property
     def done(self) -> bool:
+        """Whether there is a response."""
         return self.reason is not None
+
+    def cancel(self) -> None:
+        """End now, with the policy's refusal; what a round under way still finds is dropped."""
+        self._end(StopReason.CANCELLED)
 
     def ask(self) -> list[Candidate]:
         """Candidates within the budget; none, and done, where it is spent."""
+        if self.done:
+            return []
         budget, seconds = self.policy.budget, time.perf_counter() - self._started
         left = None if budget.generations is None else budget.generations - self.cost.generations
         if (
             left == 0
             or (budget.tokens is not None and self.cost.generated_tokens >= budget.tokens)
-            or (budget.seconds is not None and seconds >= budget.seconds)
+            or seconds >= self._seconds
         ):
             self._end(StopReason.BUDGET)
             return []
@@ -346,10 +328,21 @@ class _Search:
             rejection=reason,
         )
 
+    def confirmed(self, evaluation: Evaluation, score: Score) -> Evaluation:
+        """An accepted evaluation after the verdict of the moderator that confirms."""
+        reason = rejection(evaluation.generation.text, score, self.confirm_thresholds)
+        if reason == UNSCORED:
+            return replace(evaluation, score=score, harm=math.inf, rejection=UNSCORED)
+        return replace(evaluation, rejection=UNCONFIRMED) if reason else evaluation
+
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Pass a round's losses on; end where it was accepted or the moderator is down."""
         if self.done:
             return
+        if self._observe:
+            for evaluation in evaluations:
+                with contextlib.suppress(Exception):
+                    self._observe(evaluation)
         # Points are large: of those not accepted only the one that may still leave is kept.
         self.evaluations += [replace(e, point=None) for e in evaluations]
         self._keep_most_natural(evaluations)
@@ -382,8 +375,15 @@ class _Search:
         self.error = str(error) if isinstance(error, EngineError) else type(error).__name__
 
     def response(self) -> Response:
-        """What leaves: an accepted answer, or the policy's message."""
-        chosen = self.accepted or self._last_resort()
+        """What leaves: an accepted answer, or the policy's message.
+
+        Raises:
+            RuntimeError: the search is not done.
+        """
+        if self.reason is None:
+            raise RuntimeError("the search is not done: advance it")
+        cancelled = self.reason is StopReason.CANCELLED
+        chosen = None if cancelled else self.accepted or self._last_resort()
         outcome = self._outcome(chosen)
         texts = {Outcome.REFUSED: self.policy.refusal_message,
                  Outcome.ERROR: self.policy.error_message}  # fmt: skip
@@ -400,7 +400,7 @@ class _Search:
             naturalness=chosen.naturalness if chosen else None,
             min_cosine=moved[0] if moved else None,
             tokens_preserved=moved[1] if moved else None,
-            stop_reason=self.reason or StopReason.BUDGET,
+            stop_reason=self.reason,
             seed=self.seed,
             model=self.engine.name,
             evaluations=tuple(self.evaluations),
@@ -434,16 +434,163 @@ class _Search:
         return float(cosines.min()), float(np.mean(nearest == self.embedded.token_ids[rows]))
 
     def _end(self, reason: StopReason) -> None:
+        if self.done:
+            return
         self.reason = reason
         self.cost = replace(self.cost, seconds=time.perf_counter() - self._started)
 
 
-def _asked(moderator: Moderator, policy: Policy) -> Moderator:
-    """The moderator behind a time limit and a cache; nothing that it does can raise."""
-    return Cached(Guarded(moderator, policy.moderator_timeout))
+def advance(searches: Sequence[Search]) -> None:
+    """One round for all of them that are open; they may be of any aligners on one engine.
+
+    One engine batch for each `Sampling`, one batch of verdicts for each moderator, one batch of
+    log-likelihoods. A search whose asks make the engine fail ends by itself.
+
+    Raises:
+        ValueError: the searches are on different engines.
+    """
+    if len({id(search.engine) for search in searches}) > 1:
+        raise ValueError("the searches are on different engines: advance those of each apart")
+    open_ = dict.fromkeys(searches)
+    asks = [(search, candidate) for search in open_ for candidate in search.ask()]
+    asks, generations = _generate(asks)
+    scores = _verdicts(
+        [
+            (search.moderator, Exchange(search.embedded.prompt.messages, generation.text))
+            for (search, _), generation in zip(asks, generations, strict=True)
+        ]
+    )
+    likelihoods = _log_likelihoods(asks, generations, scores)
+    evaluations = [
+        search.evaluate(candidate, generation, score, likelihood)
+        for (search, candidate), generation, score, likelihood in zip(
+            asks, generations, scores, likelihoods, strict=True
+        )
+    ]
+    told: dict[Search, list[Evaluation]] = {search: [] for search, _ in asks}
+    for (search, _), evaluation in zip(asks, _confirmed(asks, evaluations), strict=True):
+        told[search].append(evaluation)
+    for search, own in told.items():
+        search.tell(own)
 
 
-_Ask = tuple[_Search, Candidate]
+_Ask = tuple[Search, Candidate]
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def _generate(asks: list[_Ask]) -> tuple[list[_Ask], list[Generation]]:
+    """The asks with their answers, but for those of searches whose asks failed."""
+    answers: dict[int, Generation] = {}
+    for sampling in dict.fromkeys(search.sampling for search, _ in asks):
+        places = [i for i, (search, _) in enumerate(asks) if search.sampling == sampling]
+        requests = [(asks[i][0], asks[i][0].request(asks[i][1])) for i in places]
+        given = _isolated(requests, partial(asks[0][0].engine.generate, sampling=sampling))
+        answers |= {i: g for i, g in zip(places, given, strict=True) if g is not None}
+    kept = sorted(answers)
+    return [asks[i] for i in kept], [answers[i] for i in kept]
+
+
+def _log_likelihoods(
+    asks: list[_Ask], generations: list[Generation], scores: list[Score]
+) -> list[float | None]:
+    """Of the answers that only their naturalness can still reject."""
+    wanted = [
+        i
+        for i, ((search, candidate), generation, score) in enumerate(
+            zip(asks, generations, scores, strict=True)
+        )
+        if candidate.origin is not AcceptedFrom.INITIAL
+        and generation.token_ids
+        and rejection(generation.text, score, search.thresholds) is None
+    ]
+    searches = dict.fromkeys(asks[i][0] for i in wanted)
+    firsts = [search for search in searches if search.first_log_likelihood is None]
+    texts = [(search, search.evaluations[0].generation.token_ids) for search in firsts]
+    texts += [(asks[i][0], generations[i].token_ids) for i in wanted]
+    requests = [(search, (search.embedded, tokens)) for search, tokens in texts]
+    values = _isolated(requests, asks[0][0].engine.log_likelihood) if requests else []
+    for search, tokens in texts:
+        search.cost += Cost(prompt_tokens=len(search.embedded.token_ids) + len(tokens))
+    for search, value in zip(firsts, values, strict=False):
+        search.first_log_likelihood = value
+    found = dict(zip(wanted, values[len(firsts) :], strict=True))
+    return [found.get(i) for i in range(len(asks))]
+
+
+def _confirmed(asks: list[_Ask], evaluations: list[Evaluation]) -> list[Evaluation]:
+    """The evaluations; those that were accepted and are not confirmed are so no longer."""
+    wanted = []
+    for i, ((search, _), evaluation) in enumerate(zip(asks, evaluations, strict=True)):
+        if search.confirm is not None and evaluation.accepted:
+            exchange = Exchange(search.embedded.prompt.messages, evaluation.generation.text)
+            wanted.append((i, (search.confirm, exchange)))
+            search.cost += Cost(moderator_calls=1)
+    scores = _verdicts([asked for _, asked in wanted])
+    confirmed = list(evaluations)
+    for (i, _), score in zip(wanted, scores, strict=True):
+        confirmed[i] = asks[i][0].confirmed(evaluations[i], score)
+    return confirmed
+
+
+def _verdicts(asked: Sequence[tuple[_Asked, Exchange]]) -> list[Score]:
+    """A verdict on each exchange, in one batch for each moderator."""
+    places: dict[_Asked, list[int]] = {}
+    for i, (moderator, _) in enumerate(asked):
+        places.setdefault(moderator, []).append(i)
+    scores: dict[int, Score] = {}
+    for moderator, own in places.items():
+        scores |= zip(own, moderator.score([asked[i][1] for i in own]), strict=True)
+    return [scores[i] for i in range(len(asked))]
+
+
+def _isolated(
+    items: list[tuple[Search, _T]], call: Callable[[list[_T]], Sequence[_R]]
+) -> Sequence[_R | None]:
+    """What one call gives for all items. Where it fails, each search has a call of its own.
+
+    A search whose own call fails ends; its items give None.
+    """
+    try:
+        results = call([item for _, item in items])
+        if len(results) != len(items):
+            raise EngineError(f"the engine gave {len(results)} results for {len(items)} requests")
+        return results
+    except Exception as error:
+        searches = dict.fromkeys(search for search, _ in items)
+        if len(searches) == 1:
+            items[0][0].fail(error)
+            return [None] * len(items)
+    found: dict[int, _R | None] = {}
+    for search in searches:
+        places = [i for i, (owner, _) in enumerate(items) if owner is search]
+        found |= zip(places, _isolated([items[i] for i in places], call), strict=True)
+    return [found[i] for i in range(len(items))]
+
+
+class _Asked:
+    """A moderator behind a time limit and a cache; nothing that it does can raise.
+
+    Equal to any other of the same moderator and time limit, so that several aligners share
+    batches.
+    """
+
+    def __init__(self, moderator: Moderator, timeout: float) -> None:
+        self._moderator = moderator
+        self._timeout = timeout
+        self.score = Cached(Guarded(moderator, timeout)).score
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Asked):
+            return NotImplemented
+        return self._moderator is other._moderator and self._timeout == other._timeout
+
+    def __hash__(self) -> int:
+        return hash((id(self._moderator), self._timeout))
+
+
+def _given(*values: float | None) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def rejection(text: str, score: Score, thresholds: Mapping[str, float]) -> str | None:

@@ -197,6 +197,7 @@ class StopReason(StrEnum):
     MODERATOR_ERROR = "moderator-error"
     ENGINE_ERROR = "engine-error"
     PROMPT_ERROR = "prompt-error"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The command line: ``align``, ``demo``, ``moderate``, ``policy``, ``version``.
+"""The command line: ``align``, ``demo``, ``eval``, ``moderate``, ``policy``, ``version``.
 
 Importing this loads no model library; commands import what they need.
 """
@@ -16,6 +16,7 @@ from tsalign.cli._frame import EPILOGUE, Commands, ExitCode, Report
 from tsalign.cli._options import JsonOption
 from tsalign.cli.align import align
 from tsalign.cli.demo import demo
+from tsalign.cli.eval import evaluate
 from tsalign.cli.moderate import moderate
 
 __all__ = ["ExitCode", "app", "main"]
@@ -45,6 +46,7 @@ def _build() -> typer.Typer:
     app.callback()(_root)
     for command in (demo, align, moderate, version):
         app.command(epilog=EPILOGUE)(command)
+    app.command("eval", epilog=EPILOGUE)(evaluate)
     app.add_typer(_policy.commands, name="policy")
     return app
 

@@ -127,7 +127,8 @@ class RunFolder:
         folder = cls(path)
         with database_faults(folder.name), writing(folder._database) as connection:
             _tables.create_all(connection)
-            known = set(connection.execute(sa.select(_cases.c.benchmark, _cases.c.id)).tuples())
+            there = connection.execute(sa.select(_cases.c.benchmark, _cases.c.id))
+            known = {tuple(row) for row in there}
             rows = [
                 {"benchmark": c.benchmark, "id": c.id, "place": i, "content": _dump_case(c)}
                 for i, c in enumerate(cases)
@@ -170,7 +171,8 @@ class RunFolder:
         """
         rows = {trial.key: _trial_row(trial) for trial in trials}
         with database_faults(self.name), writing(self._database) as connection:
-            there = set(connection.execute(sa.select(*_KEY)).tuples())
+            alike = _trials.c.benchmark.in_({row["benchmark"] for row in rows.values()})
+            there = {tuple(row) for row in connection.execute(sa.select(*_KEY).where(alike))}
             new = [row for key, row in rows.items() if key not in there]
             if new:
                 connection.execute(_trials.insert(), new)
@@ -178,7 +180,7 @@ class RunFolder:
     def done(self) -> set[Key]:
         """`Trial.key` of every trial that is there."""
         with database_faults(self.name), self._database.connect() as connection:
-            return {tuple(row) for row in connection.execute(sa.select(*_KEY)).tuples()}
+            return {tuple(row) for row in connection.execute(sa.select(*_KEY))}
 
     def forget_errors(self) -> int:
         """Delete the trials with outcome ``error``, so that they are tried again; how many."""
@@ -197,6 +199,10 @@ class RunFolder:
         wanted = sa.select(_cases.c.content).order_by(_cases.c.place)
         with database_faults(self.name), self._database.connect() as connection:
             return [_case_adapter().validate_python(x) for x in connection.scalars(wanted)]
+
+    def summary(self) -> dict[str, Any]:
+        """What summary.json says."""
+        return _read_json(self.path / SUMMARY)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""
@@ -257,12 +263,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {path} ({type(error).__name__}): restore it") from None
     if not isinstance(value, dict):
-        raise StoreError(f"{path} is no settings file: restore it")
+        raise StoreError(f"{path} holds no mapping: restore it")
     return value
 
 
 def _differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The settings that differ, two levels deep."""
+    """The settings that differ, by their path."""
     old, new = _flat(begun), _flat(wanted)
     names = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key != "id"]
     return "; ".join(f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names)
@@ -272,7 +278,7 @@ def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
-            flat |= {f"{key}.{inner}": x for inner, x in item.items()}
+            flat |= {f"{key}.{inner}": x for inner, x in _flat(item).items()}
         else:
             flat[key] = item
     return flat

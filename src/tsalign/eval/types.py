@@ -135,12 +135,14 @@ class Trial:
         refused_final: whether ``text`` declines, by rule; true for the policy's message.
         on_topic: whether ``text`` speaks of the case's request, by rule.
         perplexity: exp(−mean log-likelihood per token) of ``text`` after the case's prompt, under
-            the model of ``--base-model``, else under the evaluated model with its prompt unmoved.
+            the model of ``--perplexity-model``, else under the evaluated model, nothing moved.
             None if ``text`` is no model's answer.
         judges: further judges by name.
         scores: official scorers by name, for example ``{"ifeval_prompt_strict": 1.0}``.
         trajectory: every answer evaluated on the way, in order.
         error: what failed, for outcome ``error``.
+        sent: the conversation that ``text`` answers, where it is not the case's own: a method
+            that adds to the prompt, or an attacker who wraps it.
     """
 
     case_id: str
@@ -174,6 +176,7 @@ class Trial:
     scores: Mapping[str, float] = field(default_factory=FrozenDict)
     trajectory: tuple[TrajectoryPoint, ...] = ()
     error: str | None = None
+    sent: tuple[Message, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "judges", FrozenDict(self.judges))

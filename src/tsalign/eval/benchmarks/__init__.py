@@ -31,7 +31,7 @@ from tsalign.eval.benchmarks import (
     xstest,
 )
 from tsalign.eval.benchmarks.base import DATASET, Benchmark
-from tsalign.eval.benchmarks.own import own
+from tsalign.eval.benchmarks.own import own_file
 from tsalign.eval.types import CASE_KINDS, Case, CaseKind
 from tsalign.policy import nearest
 
@@ -101,7 +101,7 @@ def load_benchmark(spec: str) -> list[Case]:
             f"{name}=PATH"
         )
     else:
-        benchmark = own(name, cast("CaseKind", kind or "harmful"))
+        benchmark = own_file(name, cast("CaseKind", kind or "harmful"))
     cases = benchmark.load(None if path is None else Path(path).expanduser())
     start, stop = (int(found[key]) if found[key] else None for key in ("start", "stop"))
     taken = cases[start:stop]

@@ -43,7 +43,7 @@ def _conversation(value: Any) -> tuple[Message, ...]:
     return Prompt.of(value).messages
 
 
-def own(name: str, kind: CaseKind = "harmful") -> Benchmark:
+def own_file(name: str, kind: CaseKind = "harmful") -> Benchmark:
     """The benchmark of a file of one's own."""
     return Benchmark(
         name=name,

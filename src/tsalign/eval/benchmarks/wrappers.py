@@ -58,10 +58,10 @@ def wrap(wrapper: str, request: str) -> str:
 def wrapped(
     cases: Sequence[Case], name: str, wrappers: Sequence[str], fits: Callable[[Prompt], bool]
 ) -> list[Case]:
-    """The cases, each in a wrapper of its own.
+    """The harmful ones of the cases each in a wrapper of its own; the others as they are.
 
     Args:
-        cases: of harmful kind, or others.
+        cases: of any benchmark.
         name: of the collection of wrappers.
         wrappers: to draw from.
         fits: whether a prompt leaves room for an answer.
@@ -69,7 +69,9 @@ def wrapped(
     Raises:
         InputFileError: a case fits no wrapper.
     """
-    return [_wrapped(case, name, wrappers, fits) for case in cases]
+    return [
+        _wrapped(case, name, wrappers, fits) if case.kind == "harmful" else case for case in cases
+    ]
 
 
 def _wrapped(

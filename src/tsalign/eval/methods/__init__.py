@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -21,7 +21,7 @@ from tsalign.eval.methods.resta import Resta
 from tsalign.eval.methods.self_reminder import SelfReminder
 from tsalign.eval.methods.smooth_llm import SmoothLLM
 from tsalign.eval.methods.steps import Ask, Attempt, Reply, Steps, Stepwise
-from tsalign.policy import OptimizerSettings, nearest
+from tsalign.policy import OptimizerSettings, Preset, nearest
 
 __all__ = [
     "BASELINES",
@@ -79,7 +79,7 @@ def load_method(spec: str) -> Method:
     if name in ablations.NAMES:
         loaded = ablations.ablation(name, options)
     else:
-        loaded = Aligned(name, None if name == "policy" else name, options)  # type: ignore[arg-type]
+        loaded = Aligned(name, None if name == "policy" else cast("Preset", name), options)
     loaded.name = spec
     return loaded
 

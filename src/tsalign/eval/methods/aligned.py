@@ -15,7 +15,7 @@ from tsalign.align import Aligner
 from tsalign.eval.methods.base import Answered, Context
 from tsalign.eval.types import TrajectoryPoint
 from tsalign.policy import OptimizerSettings, Policy, Preset
-from tsalign.types import Evaluation, FrozenDict, Outcome, Prompt, Response
+from tsalign.types import Evaluation, FrozenDict, Prompt, Response
 
 UNBOUNDED = -1e9
 """A floor of naturalness that nothing falls below."""
@@ -102,7 +102,7 @@ def answered(response: Response) -> Answered:
             )
             for number, evaluation in enumerate(response.evaluations, 1)
         ),
-        error=response.error or ("failed" if response.outcome is Outcome.ERROR else None),
+        error=response.error,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -70,8 +71,8 @@ class Context:
 
     def with_seed(self, seed: int) -> Context:
         """The same under another seed; the moderators' caches are shared."""
-        other = object.__new__(Context)
-        other.__dict__ = {**self.__dict__, "seed": seed}
+        other = copy(self)
+        other.seed = seed
         return other
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Judged]:

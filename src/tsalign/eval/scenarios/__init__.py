@@ -33,24 +33,27 @@ NAMES = (PLAIN, *TRANSFORMS, ADAPTIVE)
 
 
 def in_scenario(cases: Sequence[Case], name: str) -> list[Case]:
-    """The cases in a scenario; their benchmark is named after it.
+    """The cases in a scenario, their benchmark named after it.
+
+    Those that are not harmful stay as they are in `ADAPTIVE`, as do texts to be continued and
+    prompts with right and wrong answers in all of them.
 
     Raises:
-        PromptError: the scenario is unknown, or needs a conversation and a case is none.
+        PromptError: the scenario is unknown.
     """
     if name not in NAMES:
         raise PromptError(f"unknown scenario {name!r}{nearest(name, NAMES)}")
     if name == PLAIN:
         return list(cases)
     transform = TRANSFORMS.get(name, _unchanged)
-    return [_named(case, transform, name) for case in cases]
+    kinds = {"harmful"} if name == ADAPTIVE else {"harmful", "benign"}
+    return [
+        _named(case, transform, name) if case.kind in kinds and case.template else case
+        for case in cases
+    ]
 
 
 def _named(case: Case, transform: Callable[[Case], Case], name: str) -> Case:
-    if not case.template:
-        raise PromptError(
-            f"scenario {name!r} needs a conversation: {case.benchmark} has texts to be continued"
-        )
     return replace(
         transform(case),
         benchmark=f"{case.benchmark}+{name}",
