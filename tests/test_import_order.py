@@ -1,6 +1,6 @@
 """The one direction of the code: nothing imports to its right.
 
-    types, errors <- policy <- engines | moderators | zo, optimizer <- align <- store
+    types, errors <- policy <- engines | moderators | zo, optimizer <- align <- store, cluster
                                                      <- eval <- demo; server <- cli
 
 The three in the middle never import each other. Imports inside functions count.
@@ -24,8 +24,9 @@ MAY_IMPORT["policy"] = {"types", "errors"}
 _BASE = {"types", "errors", "policy"}
 MAY_IMPORT |= {"engines": _BASE, "moderators": _BASE, "zo": _BASE, "optimizer": {*_BASE, "zo"}}
 _MIDDLE = {*_BASE, "engines", "moderators", "zo", "optimizer"}
-MAY_IMPORT |= {"align": _MIDDLE, "store": {*_MIDDLE, "align"}}
-_LEFT = {*_MIDDLE, "align", "store"}
+_ALIGN = {*_MIDDLE, "align"}
+MAY_IMPORT |= {"align": _MIDDLE, "store": _ALIGN, "cluster": _ALIGN}
+_LEFT = {*_ALIGN, "store", "cluster"}
 MAY_IMPORT |= {"eval": _LEFT, "server": _LEFT, "demo": {*_LEFT, "eval"}}
 MAY_IMPORT |= {"cli": {*_LEFT, "eval", "server", "demo"}, "__main__": {"cli"}}
 

@@ -19,6 +19,7 @@ from tsalign.policy import OptimizerSettings, Policy, PolicyStore
 
 if TYPE_CHECKING:
     from tsalign.align import Aligner
+    from tsalign.cluster import EngineFacts
     from tsalign.engines import Engine
 
 FAKE = "fake"
@@ -53,7 +54,8 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
-        help="'embedded', a Hugging Face id, a folder, or 'fake' (no model: to try things out).",
+        help="'embedded', a Hugging Face id, a folder, vllm:MODEL, "
+        "vllm-server:URL?model=MODEL, or 'fake' (no model: to try things out).",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -149,7 +151,7 @@ class Setup:
             max_open=self.max_open,
         )
 
-    def settings(self, engine: Engine) -> dict[str, Any]:
+    def settings(self, engine: Engine | EngineFacts) -> dict[str, Any]:
         """What answers depend on: a run goes on only if none of it has changed."""
         return {
             "model": engine.name,
