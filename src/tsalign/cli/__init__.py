@@ -1,4 +1,4 @@
-"""The command line: ``align``, ``demo``, ``eval``, ``moderate``, ``policy``, ``version``.
+"""The command line: align, demo, eval, moderate, policy, report, version.
 
 Importing this loads no model library; commands import what they need.
 """
@@ -18,6 +18,7 @@ from tsalign.cli.align import align
 from tsalign.cli.demo import demo
 from tsalign.cli.eval import evaluate
 from tsalign.cli.moderate import moderate
+from tsalign.cli.report import report
 
 __all__ = ["ExitCode", "app", "main"]
 
@@ -44,7 +45,7 @@ def _build() -> typer.Typer:
         epilog=EPILOGUE,
     )
     app.callback()(_root)
-    for command in (demo, align, moderate, version):
+    for command in (demo, align, moderate, report, version):
         app.command(epilog=EPILOGUE)(command)
     app.command("eval", epilog=EPILOGUE)(evaluate)
     app.add_typer(_policy.commands, name="policy")
