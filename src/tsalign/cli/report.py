@@ -103,7 +103,7 @@ def _compared(first: Path, second: Path, tolerance: Mapping[str, Any], as_json: 
     return Report(found, lambda console: _show(found, console), as_json, code)
 
 
-_STYLES = {"regression": "bold red", "worse": "yellow", "better": "green", "same": "dim"}
+_STYLES = {"regression": "bold red", "worse": "yellow", "better": "green"}
 
 
 def _show(found: Mapping[str, Any], console: Console) -> None:
@@ -113,9 +113,10 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
     for heading in ("method", "figure"):
         table.add_column(heading)
     for heading in ("prompts", "before", "after", "difference", "p"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
-    for row in found["rows"]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    changed = [row for row in found["rows"] if row["verdict"] != "same"]
+    for row in changed:
         verdict = row["verdict"]
         table.add_row(
             printable(row["method"]),
@@ -127,7 +128,8 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
             str(PValue(row["p_adjusted"])),
             Text(verdict, _STYLES[verdict]),
         )
-    console.print(table)
+    if changed:
+        console.print(table)
     for line in _notes(found):
         console.print(printable(line), soft_wrap=True)
 
@@ -146,6 +148,8 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
     if found["settings"]:
         names = [setting["name"] for setting in found["settings"]]
         lines.append(f"settings that differ: {', '.join(names)}")
+    if same := sum(row["verdict"] == "same" for row in found["rows"]):
+        lines.append(f"{same} of {len(found['rows'])} figures are the same")
     worse = sum(row["verdict"] == "regression" for row in found["rows"])
     lines.append(
         f"{worse} of {len(found['rows'])} figures are worse by more than their tolerance"
