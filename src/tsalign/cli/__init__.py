@@ -22,6 +22,7 @@ from tsalign.cli.demo import demo
 from tsalign.cli.eval import evaluate
 from tsalign.cli.fit import fit
 from tsalign.cli.moderate import moderate
+from tsalign.cli.report import report
 
 __all__ = ["ExitCode", "app", "main"]
 
@@ -48,7 +49,7 @@ def _build() -> typer.Typer:
         epilog=EPILOGUE,
     )
     app.callback()(_root)
-    for command in (demo, align, moderate, audit, fit, bench, version):
+    for command in (demo, align, moderate, report, audit, fit, bench, version):
         app.command(epilog=EPILOGUE)(command)
     app.command("eval", epilog=EPILOGUE)(evaluate)
     app.add_typer(_policy.commands, name="policy")

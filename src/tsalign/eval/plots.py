@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 INK, MUTED, LINE, PAPER = "#20262e", "#5d6875", "#d9dce1", "#fefefd"
 GOOD, FAIR, BAD, VOID = "#2f7d6d", "#c9a24a", "#bf4f45", "#9aa3ad"
-HUES = ("#2f7d6d", "#3c6fb0", "#b5722a", "#8a5aa8", "#4d8f3a", "#b34a6d", "#6b7280", "#0f8a9d",
-        "#a08a1c", "#7a4f3a")  # fmt: skip
+HUES = ("#2f7d6d", "#3c6fb0", "#b5722a", "#8a5aa8", "#a08a1c", "#b34a6d", "#6b7280", "#7a4f3a",
+        "#0f8a9d", "#4d8f3a")  # fmt: skip
 THEME = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper", GOOD: "good", FAIR: "fair",
          BAD: "bad", VOID: "void"} | {hue: f"hue-{i}" for i, hue in enumerate(HUES)
                                       if hue != GOOD}  # fmt: skip
@@ -332,16 +332,16 @@ def _plain_numbers(axis: Axis) -> None:
 
 
 def _plot(
-    name: str, title: str, says: str, draw: Callable[[Axes], None], height: float = 3.5
+    name: str, title: str, says: str, draw: Callable[[Axes], None], height: float = 3.2
 ) -> Plot:
     with _look() as new_figure:
-        figure = new_figure((5.2, height))
+        figure = new_figure((4.4, height))
         axes = figure.subplots()
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
         if handles:
             figure.legend(
-                handles, labels, loc="outside lower center", ncols=min(4, len(handles)),
+                handles, labels, loc="outside lower center", ncols=min(3, len(handles)),
                 frameon=False, fontsize=9, handlelength=1.4, columnspacing=1.2,
             )  # fmt: skip
         out = io.StringIO()

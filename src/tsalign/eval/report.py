@@ -408,7 +408,7 @@ def _facts(trial: Trial) -> Iterator[tuple[str, str]]:
     yield "harm", _change(before, after)
     yield "judge", _change(trial.judge_initial, trial.judge_final)
     if trial.naturalness is not None and trial.neutralised:
-        yield "naturalness", f"{trial.naturalness:+.2f}"
+        yield "naturalness", _tables.bare(trial.naturalness, "nats")
     yield "generations", str(trial.cost.generations)
 
 
