@@ -15,6 +15,7 @@ from tsalign.engines.base import Sampling
 from tsalign.engines.fake import FakeEngine
 from tsalign.errors import EngineError, PolicyError, PromptError, PromptTooLongError
 from tsalign.moderators import FakeModerator
+from tsalign.optimizer import Units
 from tsalign.policy import Budget, OptimizerSettings, Policy
 from tsalign.types import (
     AcceptedFrom,
@@ -64,6 +65,18 @@ def test_an_acceptable_first_answer_leaves_unchanged_for_one_generation_and_one_
     assert (response.naturalness, response.min_cosine, response.tokens_preserved) == (0, 1, 1)
     assert response.initial == response.final
     assert engine.log_likelihood_calls == 0
+
+
+def test_an_acceptable_first_answer_asks_nothing_of_the_embedding_table():
+    class Watched(FakeEngine):
+        @property
+        def table(self):
+            raise AssertionError("the table is large: reading it costs time")
+
+    engine = Watched(answer=lambda embedded, point: "fine")
+    aligner = make(engine=engine)
+    aligner._units = Units()
+    assert aligner.align("hello there").outcome is Outcome.PASSED
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -266,6 +279,18 @@ def test_a_deadline_only_tightens_the_budget_of_the_policy(monkeypatch):
     assert rounds(None, 0.0) == 0
 
 
+def test_a_limit_of_generations_only_tightens_the_budget_of_the_policy():
+    def spent(limit, own):
+        engine = FakeEngine(answer=lambda e, p: COMPLY)
+        aligner = make(engine=engine, budget={"generations": limit})
+        (response,) = finish([aligner.open("hi there", generations=own)])
+        assert response.stop_reason is StopReason.BUDGET
+        return engine.generated
+
+    assert (spent(5, 9), spent(9, 5), spent(None, 5), spent(5, None)) == (5, 5, 5, 5)
+    assert spent(5, 0) == 0
+
+
 def test_a_cancelled_search_ends_in_a_refusal_and_the_others_go_on():
     engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
     aligner = make(engine=engine)
@@ -380,6 +405,156 @@ def test_nothing_flagged_and_nothing_unscored_ever_leaves(preset, exhausted, wor
         else:
             assert response.text in (policy.refusal_message, policy.error_message)
             assert response.final is None
+
+
+# --- answers that are judged half-way -----------------------------------------------------------
+
+LONG = "Sure, " + "here is how I comply with every word of it " * 4
+
+
+def unwatched(monkeypatch):
+    """The fake engine, without the means to be watched."""
+    monkeypatch.delattr(FakeEngine, "generate_watched")
+
+
+def test_flagged_answers_are_not_finished_and_all_else_stays(monkeypatch):
+    def run(**search):
+        return make(engine=FakeEngine(comply=LONG, refuse=REFUSE), search=search).align_many(
+            PROMPTS
+        )
+
+    whole, cut = run(horizon=None), run(horizon=8)
+    for one, other in zip(whole, cut, strict=True):
+        assert (one.text, one.accepted_from) == (other.text, other.accepted_from)
+        assert one.cost.generations == other.cost.generations
+        assert other.cost.generated_tokens < one.cost.generated_tokens
+        first, *candidates = other.evaluations
+        assert first.generation.finish_reason == "stop"
+        for evaluation in candidates:
+            flagged = not evaluation.accepted
+            assert evaluation.generation.finish_reason == ("cut" if flagged else "stop")
+            assert len(evaluation.generation.token_ids) == (
+                8 if flagged else len(REFUSE.split()) + 1
+            )
+    unwatched(monkeypatch)
+    for one, other in zip(whole, run(horizon=8), strict=True):
+        assert facts(one) | {"policy": 0} == facts(other) | {"policy": 0}
+
+
+def test_what_is_harmless_half_way_is_judged_in_full():
+    late = "a quiet start with no harm in it at all but then I comply"
+    engine = FakeEngine(answer=lambda e, p: late)
+    response = make(engine=engine, search={"max_iterations": 1, "horizon": 4}).align("hi there")
+    assert response.outcome is Outcome.REFUSED
+    assert {e.generation.finish_reason for e in response.evaluations} == {"stop"}
+    assert {e.rejection for e in response.evaluations} == {"flagged"}
+    # The whole answer, its first 4 and its first 8 words.
+    assert response.cost.moderator_calls == 3
+
+
+def test_an_answer_that_was_cut_is_never_accepted():
+    class Cuts(FakeEngine):
+        def generate_watched(self, requests, sampling, watch):
+            answers = super().generate(requests, sampling)
+            return [Generation("harmless", a.token_ids[:1], "cut") for a in answers]
+
+    engine = Cuts(comply=COMPLY, refuse=REFUSE)
+    for exhausted in ("refuse", "best"):
+        response = make(engine=engine, on_exhausted=exhausted, search={"max_iterations": 2}).align(
+            "please do it"
+        )
+        assert response.outcome is Outcome.REFUSED
+        assert {e.rejection for e in response.evaluations[1:]} == {"unfinished"}
+
+
+def test_an_answer_that_cannot_be_judged_half_way_is_finished():
+    def scorer(exchange):
+        whole = exchange.answer in (LONG, REFUSE)
+        return {"illicit": float("comply" in exchange.answer)} if whole else Score.unscored("x")
+
+    engine = FakeEngine(comply=LONG, refuse=REFUSE)
+    response = make(engine=engine, moderator=FakeModerator(scorer)).align("please do it now")
+    assert response.outcome is Outcome.STEERED
+    assert {e.generation.finish_reason for e in response.evaluations} == {"stop"}
+
+
+@pytest.mark.parametrize("horizon", [None, 2, 8])
+def test_what_follows_a_stop_is_neither_judged_nor_shown(horizon):
+    class Runs(FakeEngine):
+        """Does not know of stops."""
+
+        def generate(self, requests, sampling):
+            return super().generate(requests, Sampling())
+
+    judged = []
+
+    def scorer(exchange):
+        judged.append(exchange.answer)
+        return {"illicit": float("comply" in exchange.answer)}
+
+    def run(refuse, stop):
+        engine = Runs(comply=COMPLY, refuse=refuse)
+        return make(engine=engine, moderator=FakeModerator(scorer), search={"horizon": horizon},
+                    sampling=Sampling(stop=stop)).align("please do it now")  # fmt: skip
+
+    late = run("I would rather not. END now I comply with it", ("END", "STOP"))
+    assert (late.outcome, late.text) == (Outcome.STEERED, "I would rather not. ")
+    accepted = next(e for e in late.evaluations if e.accepted)
+    assert accepted.generation.finish_reason == "stop"
+    assert not any("END" in text for text in judged)
+    assert run("I would rather not. END now I comply with it", ()).outcome is Outcome.REFUSED
+
+
+# --- offsets that are known to be good ---------------------------------------------------------
+
+
+def with_offsets(*offsets, preset="fast", name="fake", **changes):
+    engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    return make(preset, engine, offsets={name: offsets}, **changes), engine
+
+
+def good_offset(engine, length=0.5):
+    """Coordinates of an offset in the direction that leads to a refusal."""
+    basis = engine.table.principal_directions(16)
+    return tuple(float(c) for c in length * basis @ engine.direction)
+
+
+def test_a_known_offset_is_the_first_candidate():
+    coordinates = good_offset(FakeEngine())
+    aligner, _ = with_offsets(coordinates)
+    responses = aligner.align_many(PROMPTS)
+    assert {r.accepted_from for r in responses} == {AcceptedFrom.OFFSET}
+    assert {r.cost.generations for r in responses} == {2}
+    assert responses[0].iterations == 0
+    plain = make().align_many(PROMPTS)
+    assert max(r.cost.generations for r in plain) > 2
+
+
+@pytest.mark.parametrize(
+    "changes", [{"preset": "random"}, {"preset": "reference"}, {"name": "another model"},
+                {"search": {"use_offsets": False}}]
+)  # fmt: skip
+def test_offsets_may_be_left_aside(changes):
+    preset = changes.get("preset", "fast")
+    search = changes.get("search", {})
+    aligner, _ = with_offsets(good_offset(FakeEngine()), **changes)
+    expected = facts(make(preset, search=search).align(PROMPTS[0]))
+    assert facts(aligner.align(PROMPTS[0])) | {"policy": 0} == expected | {"policy": 0}
+
+
+def test_a_known_offset_that_does_not_help_is_passed_over():
+    bad = tuple(-c for c in good_offset(FakeEngine()))
+    response = with_offsets(bad)[0].align(PROMPTS[0])
+    without = make().align(PROMPTS[0])
+    assert (response.outcome, response.text) == (without.outcome, without.text)
+    assert response.cost.generations == without.cost.generations + 1
+    benign = FakeEngine(answer=lambda e, p: "fine")
+    assert make(engine=benign, offsets={"fake": [bad]}).align("hi").cost.generations == 1
+
+
+def test_offsets_wider_than_the_model_are_an_error():
+    with pytest.raises(PolicyError, match=r"more than 16 coordinates.*tsalign fit"):
+        with_offsets((0.1,) * 17)[0].align("hi")
 
 
 # --- moderators that fail --------------------------------------------------------------------
@@ -723,7 +898,8 @@ def test_generations_never_exceed_the_budget(preset, limit):
 
 def test_a_token_budget_ends_the_search_after_the_round_that_spends_it():
     engine = FakeEngine(answer=lambda e, p: COMPLY)
-    response = make(engine=engine, budget={"generations": None, "tokens": 60}).align("hi there")
+    response = make(engine=engine, budget={"generations": None, "tokens": 60},
+                    search={"horizon": None}).align("hi there")  # fmt: skip
     per_answer = len(COMPLY.split()) + 1
     assert response.stop_reason is StopReason.BUDGET
     assert 60 <= response.cost.generated_tokens < 60 + 8 * per_answer

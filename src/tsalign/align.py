@@ -27,7 +27,13 @@ from typing import TypeVar
 import numpy as np
 
 from tsalign import zo
-from tsalign.engines.base import EmbeddingTable, Engine, GenerationRequest, Sampling
+from tsalign.engines.base import (
+    EmbeddingTable,
+    Engine,
+    GenerationRequest,
+    Sampling,
+    WatchingEngine,
+)
 from tsalign.errors import EngineError, PolicyError, PromptError, TsalignError
 from tsalign.moderators.base import ACCESS_DENIED, Moderator
 from tsalign.moderators.cache import Cached
@@ -50,13 +56,14 @@ from tsalign.types import (
     Verdict,
 )
 
-EMPTY, DEGENERATE, UNSCORED, FLAGGED, UNNATURAL, UNCONFIRMED = (
+EMPTY, DEGENERATE, UNSCORED, FLAGGED, UNNATURAL, UNCONFIRMED, UNFINISHED = (
     "empty",
     "degenerate",
     "unscored",
     "flagged",
     "unnatural",
     "unconfirmed",
+    "unfinished",
 )
 """Why an answer is not acceptable."""
 
@@ -112,6 +119,7 @@ class Aligner:
         self.confirm_thresholds = policy.active(second)
         self.moderator = _Asked(moderator, policy.moderator_timeout)
         self.confirm = _Asked(confirm, policy.moderator_timeout) if confirm else None
+        self._units: Units | None = None
 
     def open(
         self,
@@ -120,6 +128,7 @@ class Aligner:
         sampling: Sampling | None = None,
         seed: int | None = None,
         seconds: float | None = None,
+        generations: int | None = None,
         observe: Observer | None = None,
     ) -> Search:
         """Begin the search for an answer to one prompt; `advance` takes it further.
@@ -129,6 +138,7 @@ class Aligner:
             sampling: how answers are drawn; the aligner's by default.
             seed: the aligner's by default.
             seconds: from now on at most. The policy's own limit holds, too.
+            generations: at most. The policy's own limit holds, too.
             observe: is given each evaluation, with its point, when the search is told of it.
                 What it raises is ignored.
 
@@ -142,6 +152,7 @@ class Aligner:
             sampling=sampling or self.sampling,
             seed=self.seed if seed is None else seed,
             seconds=seconds,
+            generations=generations,
             observe=observe,
         )
 
@@ -187,6 +198,26 @@ class Aligner:
             for index in [i for i, search in searches.items() if search.done]:
                 yield index, searches.pop(index).response()
 
+    def units(self, d_model: int) -> Units:
+        """The table's lengths, its leading directions (all, if it has too few), known offsets.
+
+        Raises:
+            PolicyError: the policy's offsets do not fit the model.
+        """
+        if self._units is None:
+            settings, table = self.policy.optimizer, self.engine.table
+            rank = settings.subspace_rank
+            basis = None if rank is None else table.principal_directions(min(rank, d_model))
+            known = self.policy.offsets.get(self.engine.name, ()) if settings.use_offsets else ()
+            if any(len(coordinates) > d_model for coordinates in known):
+                raise PolicyError(
+                    f"policy {self.policy.name!r} has offsets for {self.engine.name!r} with more "
+                    f"than {d_model} coordinates: find new ones with tsalign fit"
+                )
+            offsets = [offset(table, coordinates) for coordinates in known]
+            self._units = Units(table.rms, table.mean_row_norm, basis, offsets)
+        return self._units
+
     def _rejected(self, error: TsalignError) -> Response:
         """The response to a prompt that could not be opened."""
         prompt = isinstance(error, PromptError)
@@ -215,6 +246,7 @@ class Search:
     One thread at a time advances a search. `cancel` may be called from any.
 
     Attributes:
+        embedded: the prompt, rendered and embedded.
         seed: of this search, from the given seed and the prompt's content.
         cost: what was spent so far.
         evaluations: every answer asked for so far, in order.
@@ -228,6 +260,7 @@ class Search:
         sampling: Sampling,
         seed: int,
         seconds: float | None,
+        generations: int | None,
         observe: Observer | None,
     ) -> None:
         self._started = time.perf_counter()
@@ -240,7 +273,8 @@ class Search:
         self.confirm_thresholds = aligner.confirm_thresholds
         self.sampling = sampling
         self.seed = prompt_seed(seed, prompt)
-        self._seconds = min(_given(policy.budget.seconds, seconds), default=math.inf)
+        self._seconds = _least(policy.budget.seconds, seconds)
+        self._generations = _least(policy.budget.generations, generations)
         self._observe = observe
         self.embedded = engine.embed(prompt)
         self.steerable = self.embedded.steerable(policy.steerable_rows)
@@ -253,7 +287,7 @@ class Search:
             self.embedded.point,
             self.steerable,
             policy.optimizer,
-            units(engine.table, self.embedded.point.shape[1], policy.optimizer.subspace_rank),
+            aligner.units(self.embedded.point.shape[1]),
             np.random.default_rng(self.seed),
         )
         self.evaluations: list[Evaluation] = []
@@ -278,21 +312,33 @@ class Search:
         """Candidates within the budget; none, and done, where it is spent."""
         if self.done:
             return []
-        budget, seconds = self.policy.budget, time.perf_counter() - self._started
-        left = None if budget.generations is None else budget.generations - self.cost.generations
+        tokens = self.policy.budget.tokens
+        left = None if self._generations is None else self._generations - self.cost.generations
         if (
-            left == 0
-            or (budget.tokens is not None and self.cost.generated_tokens >= budget.tokens)
-            or seconds >= self._seconds
+            (left is not None and left <= 0)
+            or (tokens is not None and self.cost.generated_tokens >= tokens)
+            or (self._seconds is not None and self._elapsed() >= self._seconds)
         ):
             self._end(StopReason.BUDGET)
             return []
         return self.optimizer.ask(left)
 
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
     def request(self, candidate: Candidate) -> GenerationRequest:
         # One seed for all candidates: at temperature > 0 they share their random numbers, so
         # that a difference in score comes from the embeddings.
-        return GenerationRequest(self.embedded, candidate.point, self.seed)
+        # The first answer is what naturalness is measured against: it is never cut.
+        first = candidate.origin is AcceptedFrom.INITIAL
+        horizon = None if first else self.policy.optimizer.horizon
+        return GenerationRequest(self.embedded, candidate.point, self.seed, horizon)
+
+    def seen(self, text: str) -> None:
+        """Count a verdict on a text, once."""
+        if text.strip() and text not in self._texts:
+            self._texts.add(text)
+            self.cost += Cost(moderator_calls=1)
 
     def evaluate(
         self,
@@ -302,18 +348,18 @@ class Search:
         log_likelihood: float | None,
     ) -> Evaluation:
         """The candidate with its answer, verdict and acceptability; counts what it cost."""
-        new = generation.text.strip() != "" and generation.text not in self._texts
-        self._texts.add(generation.text)
+        self.seen(generation.text)
         self.cost += Cost(
             generations=1,
             generated_tokens=len(generation.token_ids),
             prompt_tokens=len(candidate.point),
-            moderator_calls=int(new),
         )
         naturalness = 0.0 if candidate.origin is AcceptedFrom.INITIAL else None
         if log_likelihood is not None and self.first_log_likelihood is not None:
             naturalness = log_likelihood - self.first_log_likelihood
         reason = rejection(generation.text, score, self.thresholds)
+        if reason is None and generation.finish_reason == "cut":
+            reason = UNFINISHED
         if reason is None and not (
             naturalness is not None and naturalness >= self.policy.naturalness_floor
         ):
@@ -428,6 +474,8 @@ class Search:
 
     def _movement(self, point: FloatArray) -> tuple[float, float]:
         """``min_cosine`` and ``tokens_preserved`` of a point, over the steered rows."""
+        if point is self.embedded.point:
+            return 1.0, 1.0
         rows = self.steerable
         cosines = zo.row_cosines(point[rows], self.embedded.point[rows])
         nearest = self.engine.table.nearest_tokens(point[rows])
@@ -437,7 +485,7 @@ class Search:
         if self.done:
             return
         self.reason = reason
-        self.cost = replace(self.cost, seconds=time.perf_counter() - self._started)
+        self.cost = replace(self.cost, seconds=self._elapsed())
 
 
 def advance(searches: Sequence[Search]) -> None:
@@ -452,7 +500,16 @@ def advance(searches: Sequence[Search]) -> None:
     if len({id(search.engine) for search in searches}) > 1:
         raise ValueError("the searches are on different engines: advance those of each apart")
     open_ = dict.fromkeys(searches)
-    asks = [(search, candidate) for search in open_ for candidate in search.ask()]
+    told: dict[Search, list[Evaluation]] = {search: [] for search in open_}
+    for search, evaluation in evaluate([(s, candidate) for s in open_ for candidate in s.ask()]):
+        told[search].append(evaluation)
+    for search, evaluations in told.items():
+        if evaluations:
+            search.tell(evaluations)
+
+
+def evaluate(asks: list[_Ask]) -> list[tuple[Search, Evaluation]]:
+    """Candidates of searches on one engine, answered and judged; of failed searches none."""
     asks, generations = _generate(asks)
     scores = _verdicts(
         [
@@ -467,16 +524,14 @@ def advance(searches: Sequence[Search]) -> None:
             asks, generations, scores, likelihoods, strict=True
         )
     ]
-    told: dict[Search, list[Evaluation]] = {search: [] for search, _ in asks}
-    for (search, _), evaluation in zip(asks, _confirmed(asks, evaluations), strict=True):
-        told[search].append(evaluation)
-    for search, own in told.items():
-        search.tell(own)
+    searches = [search for search, _ in asks]
+    return list(zip(searches, _confirmed(asks, evaluations), strict=True))
 
 
 _Ask = tuple[Search, Candidate]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+_N = TypeVar("_N", int, float)
 
 
 def _generate(asks: list[_Ask]) -> tuple[list[_Ask], list[Generation]]:
@@ -484,11 +539,48 @@ def _generate(asks: list[_Ask]) -> tuple[list[_Ask], list[Generation]]:
     answers: dict[int, Generation] = {}
     for sampling in dict.fromkeys(search.sampling for search, _ in asks):
         places = [i for i, (search, _) in enumerate(asks) if search.sampling == sampling]
-        requests = [(asks[i][0], asks[i][0].request(asks[i][1])) for i in places]
-        given = _isolated(requests, partial(asks[0][0].engine.generate, sampling=sampling))
-        answers |= {i: g for i, g in zip(places, given, strict=True) if g is not None}
+        requests = [(asks[i][0], (asks[i][0], asks[i][0].request(asks[i][1]))) for i in places]
+        given = _isolated(requests, partial(_answers, asks[0][0].engine, sampling))
+        answers |= {i: _up_to_stop(g, sampling) for i, g in zip(places, given, strict=True) if g}
     kept = sorted(answers)
     return [asks[i] for i in kept], [answers[i] for i in kept]
+
+
+def _up_to_stop(generation: Generation, sampling: Sampling) -> Generation:
+    """What is judged and may leave: the answer before the first stop that was asked for."""
+    text = sampling.cut(generation.text)
+    if text == generation.text:
+        return generation
+    return replace(generation, text=text, finish_reason="stop")
+
+
+def _answers(
+    engine: Engine, sampling: Sampling, asked: Sequence[tuple[Search, GenerationRequest]]
+) -> list[Generation]:
+    """Answers, as far as they are not flagged half-way where the engine can be watched."""
+    requests = [request for _, request in asked]
+    if all(request.horizon is None for request in requests):
+        return engine.generate(requests, sampling)
+    if not isinstance(engine, WatchingEngine):
+        return engine.generate(requests, sampling)
+
+    def flagged(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        searches = [asked[place][0] for place in places]
+        texts = [sampling.cut(text) for text in texts]
+        scores = _verdicts(
+            [
+                (search.moderator, Exchange(search.embedded.prompt.messages, text))
+                for search, text in zip(searches, texts, strict=True)
+            ]
+        )
+        for search, text in zip(searches, texts, strict=True):
+            search.seen(text)
+        return [
+            rejection(text, score, search.thresholds) == FLAGGED
+            for search, text, score in zip(searches, texts, scores, strict=True)
+        ]
+
+    return engine.generate_watched(requests, sampling, flagged)
 
 
 def _log_likelihoods(
@@ -502,6 +594,7 @@ def _log_likelihoods(
         )
         if candidate.origin is not AcceptedFrom.INITIAL
         and generation.token_ids
+        and generation.finish_reason != "cut"
         and rejection(generation.text, score, search.thresholds) is None
     ]
     searches = dict.fromkeys(asks[i][0] for i in wanted)
@@ -589,8 +682,11 @@ class _Asked:
         return hash((id(self._moderator), self._timeout))
 
 
-def _given(*values: float | None) -> list[float]:
-    return [value for value in values if value is not None]
+def _least(one: _N | None, other: _N | None) -> _N | None:
+    """The smaller of two limits; None is no limit."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def rejection(text: str, score: Score, thresholds: Mapping[str, float]) -> str | None:
@@ -655,7 +751,8 @@ def prompt_seed(seed: int, prompt: Prompt) -> int:
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) >> 1
 
 
-def units(table: EmbeddingTable, d_model: int, rank: int | None) -> Units:
-    """The table's lengths, and its leading ``rank`` directions (all, if it has fewer)."""
-    basis = None if rank is None else table.principal_directions(min(rank, d_model))
-    return Units(table.rms, table.mean_row_norm, basis)
+def offset(table: EmbeddingTable, coordinates: Sequence[float]) -> FloatArray:
+    """``(d_model,)`` RMS · √d_model · c V, with V the table's leading principal directions."""
+    along = table.principal_directions(len(coordinates))
+    length = table.rms * math.sqrt(along.shape[1])
+    return np.asarray(length * np.asarray(coordinates) @ along, dtype=np.float32)
