@@ -534,11 +534,11 @@ def finish(folder: RunFolder) -> dict[str, Any]:
         MissingDependencyError: a package of the extra ``eval`` is not installed; the figures are
             in summary.json all the same.
     """
-    from tsalign.eval import report
     from tsalign.eval.metrics import summarise
+    from tsalign.eval.report import write
 
     try:
-        report.write(folder.path)
+        write(folder.path)
     except MissingDependencyError:
         folder.write_summary(summarise(folder.trials(), folder.cases()))
         raise
