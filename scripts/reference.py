@@ -15,6 +15,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,19 @@ import tsalign
 from tsalign import cli
 from tsalign.cli import ExitCode
 from tsalign.demo import Checks, summarise
-from tsalign.moderators import REGISTRY
+from tsalign.engines import FakeEngine
+from tsalign.moderators import REGISTRY, FakeModerator
 from tsalign.policy import CATEGORIES, CUSTOM, PRESETS, Budget, ModeratorSpec, Policy, PolicyStore
+from tsalign.server.app import create_app
+from tsalign.server.errors import CODES
+from tsalign.server.keys import ApiKey
+from tsalign.server.metrics import Metrics
+from tsalign.server.records import as_json
+from tsalign.server.routes.page import EVALUATION
+from tsalign.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
+from tsalign.server.security import SECURITY_HEADERS
+from tsalign.server.settings import Settings
+from tsalign.store import Record
 from tsalign.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -42,6 +54,7 @@ def pages() -> dict[str, str]:
         "policy.md": policies(),
         "json.md": json_documents(),
         "python.md": python_names(),
+        "server.md": server(),
     }
     return {name: f"{_GENERATED}\n\n{text.strip()}\n" for name, text in written.items()}
 
@@ -53,7 +66,8 @@ def command_line() -> str:
     parts = [
         "# The command line",
         "`tsalign [--debug] COMMAND`. Results go to standard output, everything else to standard "
-        "error. Every command takes `--json` and then prints [one JSON document](json.md).",
+        "error. Every command but `serve` takes `--json` and then prints "
+        "[one JSON document](json.md).",
     ]
     parts += [_command(name, callback) for name, callback in sorted(_commands(cli.app))]
     parts += ["## Exit codes", _table(("code", "meaning"), [(int(c), c.meaning) for c in ExitCode])]
@@ -67,6 +81,9 @@ def _commands(app: typer.Typer, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield f"{prefix}{name}", command.callback
     for group in app.registered_groups:
         assert group.typer_instance is not None
+        own = group.typer_instance.registered_callback
+        if own is not None and own.callback is not None:
+            yield f"{prefix}{group.name}", own.callback
         yield from _commands(group.typer_instance, f"{prefix}{group.name} ")
 
 
@@ -74,6 +91,8 @@ def _command(name: str, callback: Any) -> str:
     hints = typing.get_type_hints(callback, include_extras=True)
     usage, rows = [f"tsalign {name}"], []
     for parameter in inspect.signature(callback).parameters.values():
+        if hints[parameter.name] is typer.Context:
+            continue
         kind, info = typing.get_args(hints[parameter.name])[:2]
         default = parameter.default
         if isinstance(info, ArgumentInfo):
@@ -295,6 +314,33 @@ _DEMO = {
     "seconds": "of alignment",
     "by_kind": "counts for each kind of prompt",
 }
+_INTERVENTION = {
+    "at": "when it was recorded, ISO 8601, UTC",
+    "id": "of the response; with several choices, followed by a slash and the choice's number",
+    "tenant": "name of the key; `local` on a server without keys",
+    "model": "name of the model as the engine has it",
+    "policy": "the policy's name",
+    "version": "and version",
+    "audit": "whether unscored answers may leave under it",
+    "outcome": "as in a response",
+    "harm_before": "harm of the model's first answer; null if unscored",
+    "harm_after": "harm of the answer that left; null if none did",
+    "scores_before": "scores of the first answer",
+    "scores_after": "scores of the answer that left",
+    "accepted_from": "as in a response",
+    "stop_reason": "as in a response",
+    "naturalness": "as in a response",
+    "tokens_preserved": "as in a response",
+    "generations": "answers generated",
+    "generated_tokens": "tokens of those answers",
+    "moderator_calls": "verdicts asked for",
+    "seconds": "of the search",
+    "seed": "of the search",
+    "error": "what failed, for outcome `error`",
+    "prompt": "the messages; this and the next two only under policies with `record_text`",
+    "first_answer": "the model's first answer",
+    "final_answer": "what left",
+}
 
 
 def json_documents() -> str:
@@ -303,6 +349,9 @@ def json_documents() -> str:
     _expect("the policy", _TAG, {field.name for field in dataclasses.fields(PolicyTag)})
     empty = summarise([], Checks("", "", 0, None), 0.0)
     _expect("the demo", _DEMO, empty)
+    fields = {field.name: None for field in dataclasses.fields(Record)}
+    record = Record(**{**fields, "run": "", "created_at": datetime.now(UTC), "prompt": []})
+    _expect("an intervention", _INTERVENTION, as_json(record))
     response = _attributes(Response)
     response.pop("evaluations")
     cost = _attributes(Cost)
@@ -339,6 +388,15 @@ def json_documents() -> str:
         "Printed by `tsalign align --input`: `output`, `store`, `run`, `records`, `resumed` "
         "(records that were there before), `answered`, `outcomes` (counts), `failed` (`line` and "
         "`error`), `cost`, `settings`, `audit` and `seconds`. Responses are in the output file.",
+        "## What a server recorded",
+        "Printed by `tsalign audit`: `store`, `count`, and `interventions`, or with "
+        "`--policy-changes` `policy_changes` (`at`, `name`, `version`, `action`, `by`, `yaml`); "
+        "with `--output` the path in their place. An intervention, also in the answer of "
+        "`GET /admin/interventions`:",
+        _keys(_INTERVENTION),
+        "`tsalign serve keys new` prints `name`, `key`, `admin` and `keys` (the file), "
+        "`tsalign serve keys list` a list `keys` of what [a key](server.md#keys) has, its hash "
+        "excepted, and `tsalign serve keys revoke` `name` and `revoked`.",
         "## An error",
         '`{"error": {"type": ..., "message": ..., "exit_code": ...}}`, and '
         "[the exit code](cli.md#exit-codes) itself.",
@@ -380,6 +438,164 @@ def _attributes(cls: type) -> dict[str, str]:
             break
     _expect(cls.__name__, found, {field.name for field in dataclasses.fields(cls)})
     return {name: _one_line(meaning).replace("None", "null") for name, meaning in found.items()}
+
+
+# The server
+
+_WATCH = {
+    "start": "`model`; `policy` with `name` and `version`; `thresholds` by category",
+    "evaluation": "one candidate, below",
+    "response": "the answer that may leave, as [a response](json.md#a-response)",
+    "error": "`message`; no answer leaves",
+}
+_HEADERS = {
+    "Authorization": "`Bearer KEY`, on a server with keys",
+    "X-Tsalign-Policy": "name of the policy, as the parameter `policy`",
+    "X-Request-Id": "of a response: its id, under which it is recorded",
+    "Retry-After": "of a response with status 429 or 503: seconds",
+}
+
+
+def server() -> str:
+    """The HTTP interface, from the app's own OpenAPI document."""
+    app = create_app(
+        {"tsalign": FakeEngine()},
+        [Policy(name="default")],
+        loader=lambda _: (FakeModerator(), None),
+    )
+    document = app.openapi()
+    parts = [
+        "# The server",
+        "What `tsalign serve` answers. [Serve](../how-to/serve.md) says how to run it; its options "
+        "are those of [the command](cli.md#tsalign-serve). `GET /openapi.json` has all of this for "
+        "programs, with examples.",
+        "## Endpoints",
+        _endpoints(document),
+        "## Answers",
+        "Parameters of `POST /v1/chat/completions`. Any other is an error that names it; those of "
+        "OpenAI's that change nothing here (" + _listed(ChatRequest.unused) + ") are accepted.",
+        _parameters(ChatRequest),
+        "Refused, because tsalign cannot honour them:",
+        _keys(dict(sorted(ChatRequest.unsupported.items()))),
+        "`POST /v1/completions` has `prompt` (a text or a list of them) in place of `messages`. "
+        "`POST /v1/moderations`:",
+        _parameters(ModerationRequest),
+        "A response is OpenAI's, with `tsalign` beside it: `outcome` (the least good of the "
+        "choices'), `policy`, `harm_before`, `harm_after` (the most of the choices'), `cost` (of "
+        "all). Each choice has a `tsalign` of its own: [a response](json.md#a-response) without "
+        "its text. `usage` counts the tokens of the prompt and of what left; what the search cost "
+        "stands in `tsalign.cost`. `moderation` has OpenAI's shape: `output` holds the verdict on "
+        "each text that left, or, where none did, on the model's first answer; prompts are not "
+        "judged, and `input` says so. Where nothing acceptable is found, the status is 200, "
+        "`finish_reason` is `content_filter`, and the text is the policy's `refusal_message`.",
+        "### Streams",
+        "Text is held until it is accepted. Until then a comment such as "
+        '`: tsalign {"generations": 3, "least_harm": 1.2}` comes at least every '
+        f"{Settings().keep_alive:g} seconds; with `stream_options.include_progress` it is a chunk "
+        "without choices that has `tsalign.progress`. Then come the text in pieces, a last chunk "
+        "with `finish_reason`, `tsalign` and `moderation`, and `[DONE]`. What fails within the "
+        "first second has a status of its own; later it is an event with `error`. A client that "
+        "leaves takes its work along.",
+        "## Which policy applies",
+        "1. The one that the request names: header `X-Tsalign-Policy`, or parameter `policy`. The "
+        "key must allow it (`policies`), or it is 403; unknown, it is 400.\n"
+        "2. The key's `policy`.\n"
+        "3. The model's (`--model-policy`).\n"
+        "4. The server's (`--policy`).\n\n"
+        "It is looked up once, when the request comes; a change takes effect at the next one.",
+        "## Headers",
+        _keys(_HEADERS),
+        "## Errors",
+        'Every error is `{"error": {"message", "type", "param", "code"}}`. No error quotes a '
+        "prompt or an answer.",
+        _table(("status", "code", "meaning"), _codes()),
+        "## Keys",
+        "A YAML file, `keys:` and a list. `tsalign serve keys new` writes it; a running server "
+        "takes changes in by itself.",
+        _model_table(ApiKey),
+        "## Policies",
+        "`PUT /admin/policies/NAME` takes YAML, or JSON with `yaml`. `GET` gives `name`, "
+        "`version`, `yaml`, and `history`: per change `version`, `at`, `by`, `action` (put, "
+        "rollback, remove) and `yaml`. With `--policies`, what is put is written to the folder, "
+        "and changes of its files are taken in; a file that is not valid changes nothing. A "
+        "policy that the server, a model or a key falls back to cannot be deleted.",
+        "## Watching a search",
+        "`POST /watch` takes the body of a chat completion and answers with events:",
+        _keys(_WATCH),
+        "An `evaluation`:",
+        _keys(EVALUATION),
+        "`GET /ui/config` says what the page needs: `models`, `policies` (those that the key may "
+        "choose), `default_policy`, `auth_required`, and `admin`: whether `/admin` is served.",
+        "## Metrics",
+        "At `/metrics`, without a key. No label holds what a client wrote.",
+        _metrics(),
+        "## Headers for browsers",
+        _table(
+            ("header", "value"),
+            [(f"`{name}`", f"`{value}`") for name, value in SECURITY_HEADERS.items()],
+        ),
+    ]
+    return "\n\n".join(parts)
+
+
+def _listed(names: typing.Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+def _codes() -> list[tuple[Any, ...]]:
+    return [(status, f"`{code}`", meaning) for code, (status, meaning) in CODES.items()]
+
+
+def _endpoints(document: Mapping[str, Any]) -> str:
+    rows = []
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            first = operation["description"].partition("\n\n")[0]
+            statuses = ", ".join(s for s in operation["responses"] if s.isdigit())
+            rows.append((f"`{method.upper()} {path}`", first, statuses))
+    return _table(("endpoint", "what it does", "statuses"), rows)
+
+
+_PARAMETERS = {
+    "model": "Name of a model, from `/v1/models`.",
+    "messages": "Turns: `role` (system, developer, user, assistant) and `content`, a text or a "
+    "list of parts of type `text`. The last one is the user's.",
+    "temperature": "0 is greedy. Default: `--temperature`.",
+    "top_p": "The smallest set of tokens with this probability is drawn from.",
+    "n": "Choices; each with a seed of its own.",
+    "seed": "The same seed, policy and model give the same answer. Default: `--seed`.",
+    "stop": "Up to 16 texts before which an answer ends. What is left is what is judged.",
+    "max_tokens": "Of the answer; cut to `--max-new-tokens-limit`.",
+    "max_completion_tokens": "The same, by its newer name.",
+    "stream": "Whether the answer comes in events.",
+    "stream_options": "`include_usage`: a last chunk with `usage`. `include_progress`: see below.",
+    "budget": "`seconds`: until the deadline. `generations`: per choice. They can only lower the "
+    "policy's budget and the server's deadline.",
+    "input": "A text, or a list of up to 256.",
+}
+
+
+def _parameters(model: Any) -> str:
+    says = {**attribute_docstrings(model), **attribute_docstrings(CompletionRequest.__base__)}
+    rows = [
+        (
+            f"`{name}`",
+            "required" if field.is_required() else "",
+            says.get(name) or _PARAMETERS[name],
+        )
+        for name, field in model.model_fields.items()
+    ]
+    return _table(("parameter", "", "meaning"), rows)
+
+
+def _metrics() -> str:
+    rows = []
+    metrics = Metrics()
+    for metric in metrics.registry.collect():
+        labels = metrics.labels[metric.name]
+        name = metric.name + ("_total" if metric.type == "counter" else "")
+        rows.append((f"`{name}`", metric.type, _listed(labels), metric.documentation))
+    return _table(("metric", "type", "labels", "meaning"), rows)
 
 
 # Python

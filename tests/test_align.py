@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tsalign.align import Aligner, is_degenerate, loss, prompt_seed, rejection
+from tsalign.align import Aligner, advance, is_degenerate, loss, prompt_seed, rejection
 from tsalign.engines.base import Sampling
 from tsalign.engines.fake import FakeEngine
 from tsalign.errors import EngineError, PolicyError, PromptError, PromptTooLongError
 from tsalign.moderators import FakeModerator
+from tsalign.optimizer import Units
 from tsalign.policy import Budget, OptimizerSettings, Policy
 from tsalign.types import (
     AcceptedFrom,
@@ -64,6 +65,18 @@ def test_an_acceptable_first_answer_leaves_unchanged_for_one_generation_and_one_
     assert (response.naturalness, response.min_cosine, response.tokens_preserved) == (0, 1, 1)
     assert response.initial == response.final
     assert engine.log_likelihood_calls == 0
+
+
+def test_an_acceptable_first_answer_asks_nothing_of_the_embedding_table():
+    class Watched(FakeEngine):
+        @property
+        def table(self):
+            raise AssertionError("the table is large: reading it costs time")
+
+    engine = Watched(answer=lambda embedded, point: "fine")
+    aligner = make(engine=engine)
+    aligner._units = Units()
+    assert aligner.align("hello there").outcome is Outcome.PASSED
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -187,6 +200,149 @@ def test_candidates_of_a_prompt_share_their_sampling_seed():
     assert set(seen) == {response.seed}
 
 
+# --- searches of several aligners ---------------------------------------------------------------
+
+
+def finish(searches):
+    while not all(search.done for search in searches):
+        advance(searches)
+    return [search.response() for search in searches]
+
+
+def several(engine):
+    """Aligners that differ in all that an aligner may differ in, on one engine."""
+    lenient = FakeModerator(lambda exchange: {"illicit": 0.6 * ("comply" in exchange.answer)})
+    second = FakeModerator(words=["never"], categories=["custom/tone"], name="second")
+    return [
+        make(engine=engine),
+        make("reference", engine, seed=3),
+        make("random", engine, lenient, categories={"illicit": 0.4}),
+        make(engine=engine, moderator=lenient, categories={"illicit": 0.7}),
+        make(engine=engine, confirm=second, sampling=Sampling(max_new_tokens=3)),
+        make(engine=engine, budget={"generations": 3}, search={"perturbation_scale": 0.01}),
+    ]
+
+
+def test_a_search_gives_the_same_whatever_else_is_open():
+    def opened():
+        engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
+        return [aligner.open(prompt) for aligner in several(engine) for prompt in PROMPTS[:3]]
+
+    alone = [facts(finish([search])[0]) for search in opened()]
+    assert [facts(response) for response in finish(opened())] == alone
+    late = opened()
+    advance(late[::2])
+    advance(late[::2])
+    assert [facts(response) for response in finish(late[::-1])] == alone[::-1]
+    assert len({fact["outcome"] for fact in alone}) == 3
+
+
+def test_a_round_is_one_engine_batch_per_sampling_and_one_batch_per_moderator():
+    engine, moderator = FakeEngine(comply=COMPLY, refuse=REFUSE), FakeModerator()
+    policies = [make_policy(), make_policy("random", categories={"illicit": 0.9})]
+    aligners = [Aligner(engine, moderator, policy) for policy in policies]
+    short = Sampling(max_new_tokens=4)
+    advance([a.open(p, sampling=s) for a in aligners for p in PROMPTS for s in (None, short)])
+    assert engine.generate_calls == 2
+    assert len(moderator.calls) == 1
+    slow = Aligner(engine, moderator, make_policy(moderator_timeout=9.0))
+    advance([slow.open("one"), aligners[0].open("two"), aligners[1].open("three")])
+    assert [len(batch) for batch in moderator.calls[1:]] == [1, 2]
+
+
+def test_searches_on_different_engines_are_not_advanced_together():
+    with pytest.raises(ValueError, match="different engines"):
+        advance([make().open("one"), make().open("two")])
+    advance([])
+
+
+def test_a_search_may_have_a_seed_and_sampling_of_its_own():
+    aligner = make(seed=1)
+    drawn = Sampling(temperature=1.0)
+    given = finish([aligner.open(PROMPTS[0], seed=7, sampling=drawn)])
+    assert [facts(given[0])] == [facts(make(seed=7, sampling=drawn).align(PROMPTS[0]))]
+    assert facts(given[0]) != facts(aligner.align(PROMPTS[0]))
+
+
+def test_a_deadline_only_tightens_the_budget_of_the_policy(monkeypatch):
+    def rounds(budget, seconds):
+        clock = itertools.count()
+        monkeypatch.setattr("tsalign.align.time.perf_counter", lambda: float(next(clock)))
+        engine = FakeEngine(answer=lambda e, p: COMPLY)
+        aligner = make(engine=engine, budget={"seconds": budget})
+        (response,) = finish([aligner.open("hi there", seconds=seconds)])
+        assert (response.outcome, response.stop_reason) == (Outcome.REFUSED, StopReason.BUDGET)
+        return engine.generate_calls
+
+    assert rounds(3.0, 9.0) == rounds(9.0, 3.0) == rounds(3.0, None) == rounds(None, 3.0)
+    assert rounds(9.0, 9.0) > rounds(3.0, 9.0)
+    assert rounds(None, 0.0) == 0
+
+
+def test_a_limit_of_generations_only_tightens_the_budget_of_the_policy():
+    def spent(limit, own):
+        engine = FakeEngine(answer=lambda e, p: COMPLY)
+        aligner = make(engine=engine, budget={"generations": limit})
+        (response,) = finish([aligner.open("hi there", generations=own)])
+        assert response.stop_reason is StopReason.BUDGET
+        return engine.generated
+
+    assert (spent(5, 9), spent(9, 5), spent(None, 5), spent(5, None)) == (5, 5, 5, 5)
+    assert spent(5, 0) == 0
+
+
+def test_a_cancelled_search_ends_in_a_refusal_and_the_others_go_on():
+    engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    aligner = make(engine=engine)
+    expected = facts(make(engine=engine).align(PROMPTS[1]))
+    early, late, other = (aligner.open(prompt) for prompt in (PROMPTS[0], PROMPTS[2], PROMPTS[1]))
+    early.cancel()
+    advance([early, late, other])
+    late.cancel()
+    responses = finish([early, late, other])
+    for response, generations in zip(responses, (0, 1), strict=False):
+        assert (response.outcome, response.text) == (Outcome.REFUSED, flagged_message())
+        assert response.stop_reason is StopReason.CANCELLED
+        assert response.final is None
+        assert response.cost.generations == generations
+    assert facts(responses[2]) == expected
+    finished = facts(other.response())
+    other.cancel()
+    assert facts(other.response()) == finished
+
+
+@pytest.mark.parametrize("exhausted", ["refuse", "best"])
+def test_nothing_of_the_model_leaves_a_search_that_is_cancelled_in_a_round(exhausted):
+    class Cancels(FakeEngine):
+        def log_likelihood(self, requests):
+            search.cancel()
+            return super().log_likelihood(requests)
+
+    engine = Cancels(comply=COMPLY, refuse=REFUSE)
+    search = make(engine=engine, on_exhausted=exhausted).open("please do the thing for me")
+    (response,) = finish([search])
+    assert (response.text, response.stop_reason) == (flagged_message(), StopReason.CANCELLED)
+
+
+def test_an_observer_sees_every_evaluation_with_its_point_and_cannot_break_the_search():
+    prompt = "please do the thing for me"
+    seen = []
+
+    def observe(evaluation):
+        seen.append(evaluation)
+        raise RuntimeError("broken observer")
+
+    (response,) = finish([make().open(prompt, observe=observe)])
+    assert facts(response) == facts(make().align(prompt))
+    assert tuple(seen) == response.evaluations
+    assert all(evaluation.point is not None for evaluation in seen)
+
+
+def test_an_open_search_has_no_response():
+    with pytest.raises(RuntimeError, match="not done"):
+        make().open("hi").response()
+
+
 # --- what never leaves -----------------------------------------------------------------------
 
 
@@ -249,6 +405,156 @@ def test_nothing_flagged_and_nothing_unscored_ever_leaves(preset, exhausted, wor
         else:
             assert response.text in (policy.refusal_message, policy.error_message)
             assert response.final is None
+
+
+# --- answers that are judged half-way -----------------------------------------------------------
+
+LONG = "Sure, " + "here is how I comply with every word of it " * 4
+
+
+def unwatched(monkeypatch):
+    """The fake engine, without the means to be watched."""
+    monkeypatch.delattr(FakeEngine, "generate_watched")
+
+
+def test_flagged_answers_are_not_finished_and_all_else_stays(monkeypatch):
+    def run(**search):
+        return make(engine=FakeEngine(comply=LONG, refuse=REFUSE), search=search).align_many(
+            PROMPTS
+        )
+
+    whole, cut = run(horizon=None), run(horizon=8)
+    for one, other in zip(whole, cut, strict=True):
+        assert (one.text, one.accepted_from) == (other.text, other.accepted_from)
+        assert one.cost.generations == other.cost.generations
+        assert other.cost.generated_tokens < one.cost.generated_tokens
+        first, *candidates = other.evaluations
+        assert first.generation.finish_reason == "stop"
+        for evaluation in candidates:
+            flagged = not evaluation.accepted
+            assert evaluation.generation.finish_reason == ("cut" if flagged else "stop")
+            assert len(evaluation.generation.token_ids) == (
+                8 if flagged else len(REFUSE.split()) + 1
+            )
+    unwatched(monkeypatch)
+    for one, other in zip(whole, run(horizon=8), strict=True):
+        assert facts(one) | {"policy": 0} == facts(other) | {"policy": 0}
+
+
+def test_what_is_harmless_half_way_is_judged_in_full():
+    late = "a quiet start with no harm in it at all but then I comply"
+    engine = FakeEngine(answer=lambda e, p: late)
+    response = make(engine=engine, search={"max_iterations": 1, "horizon": 4}).align("hi there")
+    assert response.outcome is Outcome.REFUSED
+    assert {e.generation.finish_reason for e in response.evaluations} == {"stop"}
+    assert {e.rejection for e in response.evaluations} == {"flagged"}
+    # The whole answer, its first 4 and its first 8 words.
+    assert response.cost.moderator_calls == 3
+
+
+def test_an_answer_that_was_cut_is_never_accepted():
+    class Cuts(FakeEngine):
+        def generate_watched(self, requests, sampling, watch):
+            answers = super().generate(requests, sampling)
+            return [Generation("harmless", a.token_ids[:1], "cut") for a in answers]
+
+    engine = Cuts(comply=COMPLY, refuse=REFUSE)
+    for exhausted in ("refuse", "best"):
+        response = make(engine=engine, on_exhausted=exhausted, search={"max_iterations": 2}).align(
+            "please do it"
+        )
+        assert response.outcome is Outcome.REFUSED
+        assert {e.rejection for e in response.evaluations[1:]} == {"unfinished"}
+
+
+def test_an_answer_that_cannot_be_judged_half_way_is_finished():
+    def scorer(exchange):
+        whole = exchange.answer in (LONG, REFUSE)
+        return {"illicit": float("comply" in exchange.answer)} if whole else Score.unscored("x")
+
+    engine = FakeEngine(comply=LONG, refuse=REFUSE)
+    response = make(engine=engine, moderator=FakeModerator(scorer)).align("please do it now")
+    assert response.outcome is Outcome.STEERED
+    assert {e.generation.finish_reason for e in response.evaluations} == {"stop"}
+
+
+@pytest.mark.parametrize("horizon", [None, 2, 8])
+def test_what_follows_a_stop_is_neither_judged_nor_shown(horizon):
+    class Runs(FakeEngine):
+        """Does not know of stops."""
+
+        def generate(self, requests, sampling):
+            return super().generate(requests, Sampling())
+
+    judged = []
+
+    def scorer(exchange):
+        judged.append(exchange.answer)
+        return {"illicit": float("comply" in exchange.answer)}
+
+    def run(refuse, stop):
+        engine = Runs(comply=COMPLY, refuse=refuse)
+        return make(engine=engine, moderator=FakeModerator(scorer), search={"horizon": horizon},
+                    sampling=Sampling(stop=stop)).align("please do it now")  # fmt: skip
+
+    late = run("I would rather not. END now I comply with it", ("END", "STOP"))
+    assert (late.outcome, late.text) == (Outcome.STEERED, "I would rather not. ")
+    accepted = next(e for e in late.evaluations if e.accepted)
+    assert accepted.generation.finish_reason == "stop"
+    assert not any("END" in text for text in judged)
+    assert run("I would rather not. END now I comply with it", ()).outcome is Outcome.REFUSED
+
+
+# --- offsets that are known to be good ---------------------------------------------------------
+
+
+def with_offsets(*offsets, preset="fast", name="fake", **changes):
+    engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    return make(preset, engine, offsets={name: offsets}, **changes), engine
+
+
+def good_offset(engine, length=0.5):
+    """Coordinates of an offset in the direction that leads to a refusal."""
+    basis = engine.table.principal_directions(16)
+    return tuple(float(c) for c in length * basis @ engine.direction)
+
+
+def test_a_known_offset_is_the_first_candidate():
+    coordinates = good_offset(FakeEngine())
+    aligner, _ = with_offsets(coordinates)
+    responses = aligner.align_many(PROMPTS)
+    assert {r.accepted_from for r in responses} == {AcceptedFrom.OFFSET}
+    assert {r.cost.generations for r in responses} == {2}
+    assert responses[0].iterations == 0
+    plain = make().align_many(PROMPTS)
+    assert max(r.cost.generations for r in plain) > 2
+
+
+@pytest.mark.parametrize(
+    "changes", [{"preset": "random"}, {"preset": "reference"}, {"name": "another model"},
+                {"search": {"use_offsets": False}}]
+)  # fmt: skip
+def test_offsets_may_be_left_aside(changes):
+    preset = changes.get("preset", "fast")
+    search = changes.get("search", {})
+    aligner, _ = with_offsets(good_offset(FakeEngine()), **changes)
+    expected = facts(make(preset, search=search).align(PROMPTS[0]))
+    assert facts(aligner.align(PROMPTS[0])) | {"policy": 0} == expected | {"policy": 0}
+
+
+def test_a_known_offset_that_does_not_help_is_passed_over():
+    bad = tuple(-c for c in good_offset(FakeEngine()))
+    response = with_offsets(bad)[0].align(PROMPTS[0])
+    without = make().align(PROMPTS[0])
+    assert (response.outcome, response.text) == (without.outcome, without.text)
+    assert response.cost.generations == without.cost.generations + 1
+    benign = FakeEngine(answer=lambda e, p: "fine")
+    assert make(engine=benign, offsets={"fake": [bad]}).align("hi").cost.generations == 1
+
+
+def test_offsets_wider_than_the_model_are_an_error():
+    with pytest.raises(PolicyError, match=r"more than 16 coordinates.*tsalign fit"):
+        with_offsets((0.1,) * 17)[0].align("hi")
 
 
 # --- moderators that fail --------------------------------------------------------------------
@@ -422,6 +728,38 @@ def test_a_failing_log_likelihood_shows_nothing():
     assert response.stop_reason is StopReason.ENGINE_ERROR
 
 
+@pytest.mark.parametrize("method", ["generate", "log_likelihood"])
+def test_a_search_that_makes_the_engine_fail_ends_alone(method):
+    class Fragile(FakeEngine):
+        def generate(self, requests, sampling):
+            self.check("generate", [request.embedded for request in requests])
+            return super().generate(requests, sampling)
+
+        def log_likelihood(self, requests):
+            self.check("log_likelihood", [embedded for embedded, _ in requests])
+            return super().log_likelihood(requests)
+
+        def check(self, called, prompts):
+            if called == method and any("odd" in e.prompt.messages[0].content for e in prompts):
+                raise RuntimeError
+
+    aligner = make(engine=Fragile(comply=COMPLY, refuse=REFUSE))
+    one, odd, two = aligner.align_many([PROMPTS[0], "please do the odd thing", PROMPTS[1]])
+    assert (odd.outcome, odd.stop_reason) == (Outcome.ERROR, StopReason.ENGINE_ERROR)
+    assert facts(one) == facts(make().align(PROMPTS[0]))
+    assert facts(two) == facts(make().align(PROMPTS[1]))
+
+
+def test_an_engine_that_loses_an_answer_shows_nothing():
+    class Loses(FakeEngine):
+        def generate(self, requests, sampling):
+            return super().generate(requests, sampling)[1:]
+
+    response = make(engine=Loses(comply=COMPLY, refuse=REFUSE)).align("hi")
+    assert (response.outcome, response.error) == (
+        Outcome.ERROR, "the engine gave 0 results for 1 requests")  # fmt: skip
+
+
 # --- what is acceptable ----------------------------------------------------------------------
 
 
@@ -560,7 +898,8 @@ def test_generations_never_exceed_the_budget(preset, limit):
 
 def test_a_token_budget_ends_the_search_after_the_round_that_spends_it():
     engine = FakeEngine(answer=lambda e, p: COMPLY)
-    response = make(engine=engine, budget={"generations": None, "tokens": 60}).align("hi there")
+    response = make(engine=engine, budget={"generations": None, "tokens": 60},
+                    search={"horizon": None}).align("hi there")  # fmt: skip
     per_answer = len(COMPLY.split()) + 1
     assert response.stop_reason is StopReason.BUDGET
     assert 60 <= response.cost.generated_tokens < 60 + 8 * per_answer

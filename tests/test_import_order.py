@@ -1,7 +1,7 @@
 """The one direction of the code: nothing imports to its right.
 
-    types, errors <- policy <- engines | moderators | zo, optimizer <- align <- store
-                                                     <- eval <- demo; server <- cli
+    types, errors <- policy <- engines | moderators | zo, optimizer <- align <- store, cluster
+                                       <- eval <- demo <- bench; server; fit <- cli
 
 The three in the middle never import each other. Imports inside functions count.
 """
@@ -24,10 +24,12 @@ MAY_IMPORT["policy"] = {"types", "errors"}
 _BASE = {"types", "errors", "policy"}
 MAY_IMPORT |= {"engines": _BASE, "moderators": _BASE, "zo": _BASE, "optimizer": {*_BASE, "zo"}}
 _MIDDLE = {*_BASE, "engines", "moderators", "zo", "optimizer"}
-MAY_IMPORT |= {"align": _MIDDLE, "store": {*_MIDDLE, "align"}}
-_LEFT = {*_MIDDLE, "align", "store"}
-MAY_IMPORT |= {"eval": _LEFT, "server": _LEFT, "demo": {*_LEFT, "eval"}}
-MAY_IMPORT |= {"cli": {*_LEFT, "eval", "server", "demo"}, "__main__": {"cli"}}
+_ALIGN = {*_MIDDLE, "align"}
+MAY_IMPORT |= {"align": _MIDDLE, "store": _ALIGN, "cluster": _ALIGN}
+_LEFT = {*_ALIGN, "store", "cluster"}
+MAY_IMPORT |= {"eval": _LEFT, "server": _LEFT, "fit": _LEFT, "demo": {*_LEFT, "eval"}}
+MAY_IMPORT |= {"bench": {*_LEFT, "eval", "demo"}}
+MAY_IMPORT |= {"cli": {*_LEFT, "eval", "server", "fit", "demo", "bench"}, "__main__": {"cli"}}
 
 HEAVY = {"torch", "transformers", "tokenizers", "vllm", "ray", "sklearn", "scipy", "pandas"}
 """Optional packages: imported in functions, or in the one module that is about them."""

@@ -116,6 +116,37 @@ def test_no_iterations_is_one_evaluation(preset):
     assert optimizer.stop() is StopReason.BUDGET
 
 
+def test_known_offsets_are_asked_before_anything_else_and_within_the_cosine_floor():
+    mask = np.array([True, False, True, True])
+    offsets = (np.full(WIDTH, 0.01), np.full(WIDTH, -5.0))
+    units = Units(1.0, math.sqrt(WIDTH), BASIS, offsets)
+    told = run(make("fast", mask=mask, units=units, max_iterations=1), linear)
+    assert [c.origin for c, _ in told[:4]] == [
+        AcceptedFrom.INITIAL, AcceptedFrom.OFFSET, AcceptedFrom.OFFSET, AcceptedFrom.PERTURBATION
+    ]  # fmt: skip
+    x0, near, far = (candidate.point for candidate, _ in told[:3])
+    np.testing.assert_allclose((near - x0)[mask], 0.01, rtol=1e-4)
+    np.testing.assert_array_equal(near[1], x0[1])
+    assert zo.cosine(far[mask], x0[mask]) == pytest.approx(0.2, abs=1e-5)
+
+
+def test_known_offsets_change_nothing_of_what_follows_them():
+    units = Units(1.0, math.sqrt(WIDTH), BASIS, (np.full(WIDTH, 0.01),))
+    after = [t for t in run(make("fast", units=units), step) if t[0].origin != "offset"]
+    without = run(make("fast"), step)
+    assert len(after) == len(without)
+    for (one, loss), (other, same) in zip(after, without, strict=True):
+        np.testing.assert_array_equal(one.point, other.point)
+        assert loss == same
+
+
+@pytest.mark.parametrize("preset", ["reference", "random"])
+def test_presets_for_comparison_know_no_offsets(preset):
+    units = Units(1.0, math.sqrt(WIDTH), BASIS, (np.full(WIDTH, 0.01),))
+    told = run(make(preset, units=units, max_iterations=1), linear)
+    assert AcceptedFrom.OFFSET not in {candidate.origin for candidate, _ in told}
+
+
 def test_reference_asks_iterate_and_directions_in_one_batch_and_evaluates_the_last_iterate():
     optimizer = make("reference", max_iterations=3)
     sizes, origins = [], []

@@ -44,6 +44,7 @@ confirm: [{name: fake, options: {name: second}}]
 moderator_timeout: 5
 steerable_rows: user
 optimizer: {preset: fast, num_directions: 3}
+offsets: {some-model: [[0.25, -0.5], [1]]}
 budget: {generations: 50, tokens: 5000, seconds: 30}
 naturalness_floor: -0.5
 on_exhausted: best
@@ -76,6 +77,7 @@ def test_every_key_is_read() -> None:
         ModeratorSpec(name="fake", options={"words": ["poison", "bomb"], "weight": 2}),
     )
     assert policy.optimizer == OptimizerSettings.of("fast", num_directions=3)
+    assert policy.offsets == {"some-model": ((0.25, -0.5), (1.0,))}
     assert policy.budget == Budget(generations=50, tokens=5000, seconds=30)
     assert policy.confirm == (ModeratorSpec(name="fake", options={"name": "second"}),)
     assert policy.tag.audit
@@ -205,6 +207,10 @@ def test_a_file_is_data_and_runs_nothing(text: str) -> None:
         {"optimizer": {"perturbation_scale": 0}},
         {"optimizer": {"perturbation_growth": 0.9}},
         {"optimizer": {"subspace_rank": 0}},
+        {"optimizer": {"horizon": 0}},
+        {"offsets": {"m": [[]]}},
+        {"offsets": {"m": [[float("nan")]]}},
+        {"offsets": [[0.1]]},
         {"name": ""},
         {"name": "Über"},
         {"name": "../etc"},
@@ -223,11 +229,12 @@ def test_presets_keep_the_values_that_are_not_replaced() -> None:
         assert settings.model_dump() == {**values, "preset": preset, "num_directions": 3}
 
 
-def test_random_is_fast_without_descent() -> None:
+def test_random_is_fast_without_descent_and_without_what_is_known() -> None:
     fast, random = OptimizerSettings.of("fast"), OptimizerSettings.of("random")
     assert fast.descend
     assert not random.descend
-    assert random.model_copy(update={"descend": True, "preset": "fast"}) == fast
+    directed = {"descend": True, "use_offsets": True, "preset": "fast"}
+    assert random.model_copy(update=directed) == fast
 
 
 def test_reference_is_the_published_loop() -> None:
@@ -238,6 +245,8 @@ def test_reference_is_the_published_loop() -> None:
     assert reference.normalization == "normalize"
     assert reference.num_directions == 16
     assert reference.min_cosine == 0.2
+    assert reference.horizon is None
+    assert not reference.use_offsets
     assert not reference.accept_perturbations
 
 

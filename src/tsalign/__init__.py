@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tsalign.align import Aligner as Aligner
+    from tsalign.align import Search as Search
+    from tsalign.align import advance as advance
     from tsalign.engines import load_engine as load_engine
     from tsalign.engines.base import Engine as Engine
     from tsalign.engines.base import Sampling as Sampling
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "tsalign.align": ("Aligner",),
+    "tsalign.align": ("Aligner", "Search", "advance"),
     "tsalign.engines": ("load_engine",),
     "tsalign.engines.base": ("Engine", "Sampling"),
     "tsalign.errors": (

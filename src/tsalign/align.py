@@ -1,25 +1,39 @@
 """The main job: steer prompts until the model itself gives an acceptable answer.
 
-`Aligner` alone knows engine, moderator and optimiser together. Many prompts are steered in
-lock-step: each round gathers the asks of all open prompts into one engine batch and one moderator
-batch. A prompt's search depends on its own seed only, never on what else is open.
+    search = aligner.open(prompt)
+    while not search.done:
+        advance([search])
+    response = search.response()
+
+This module alone knows engine, moderator and optimiser together. Many searches are advanced in
+lock-step, of one aligner or of several: each round gathers the asks of all of them into one engine
+batch and one moderator batch. A search depends on its own seed only, never on what else is open.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import re
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from tsalign import zo
-from tsalign.engines.base import EmbeddingTable, Engine, GenerationRequest, Sampling
+from tsalign.engines.base import (
+    EmbeddingTable,
+    Engine,
+    GenerationRequest,
+    Sampling,
+    WatchingEngine,
+)
 from tsalign.errors import EngineError, PolicyError, PromptError, TsalignError
 from tsalign.moderators.base import ACCESS_DENIED, Moderator
 from tsalign.moderators.cache import Cached
@@ -42,15 +56,18 @@ from tsalign.types import (
     Verdict,
 )
 
-EMPTY, DEGENERATE, UNSCORED, FLAGGED, UNNATURAL, UNCONFIRMED = (
+EMPTY, DEGENERATE, UNSCORED, FLAGGED, UNNATURAL, UNCONFIRMED, UNFINISHED = (
     "empty",
     "degenerate",
     "unscored",
     "flagged",
     "unnatural",
     "unconfirmed",
+    "unfinished",
 )
 """Why an answer is not acceptable."""
+
+Observer = Callable[[Evaluation], None]
 
 UNSCORED_IN_A_ROW = 4
 """Verdicts missing one after the other that mean that the moderator is down: a single answer may
@@ -99,19 +116,56 @@ class Aligner:
             )
         second = confirm.categories if confirm else ()
         self.thresholds = policy.thresholds(moderator.categories, second)
-        self._moderator = _asked(moderator, policy)
-        self._confirm = _asked(confirm, policy) if confirm else None
-        self._confirm_thresholds = policy.active(second)
+        self.confirm_thresholds = policy.active(second)
+        self.moderator = _Asked(moderator, policy.moderator_timeout)
+        self.confirm = _Asked(confirm, policy.moderator_timeout) if confirm else None
+        self._units: Units | None = None
+
+    def open(
+        self,
+        prompt: PromptLike,
+        *,
+        sampling: Sampling | None = None,
+        seed: int | None = None,
+        seconds: float | None = None,
+        generations: int | None = None,
+        observe: Observer | None = None,
+    ) -> Search:
+        """Begin the search for an answer to one prompt; `advance` takes it further.
+
+        Args:
+            prompt: what is to be answered.
+            sampling: how answers are drawn; the aligner's by default.
+            seed: the aligner's by default.
+            seconds: from now on at most. The policy's own limit holds, too.
+            generations: at most. The policy's own limit holds, too.
+            observe: is given each evaluation, with its point, when the search is told of it.
+                What it raises is ignored.
+
+        Raises:
+            PromptError: the prompt is empty, malformed or too long.
+            EngineError: the engine cannot embed it.
+        """
+        return Search(
+            self,
+            Prompt.of(prompt),
+            sampling=sampling or self.sampling,
+            seed=self.seed if seed is None else seed,
+            seconds=seconds,
+            generations=generations,
+            observe=observe,
+        )
 
     def align(self, prompt: PromptLike) -> Response:
         """Answer one prompt.
 
         Raises:
             PromptError: the prompt is empty, malformed or too long.
+            EngineError: the engine cannot embed it.
         """
-        search = _Search(self, Prompt.of(prompt))
+        search = self.open(prompt)
         while not search.done:
-            self._round([search])
+            advance([search])
         return search.response()
 
     def align_many(self, prompts: Iterable[PromptLike]) -> list[Response]:
@@ -127,7 +181,7 @@ class Aligner:
         At most ``max_open`` prompts are open; as one ends, the next is read.
         """
         waiting = enumerate(prompts)
-        searches: dict[int, _Search] = {}
+        searches: dict[int, Search] = {}
         more = True
         while more or searches:
             while more and len(searches) < self.max_open:
@@ -137,103 +191,32 @@ class Aligner:
                     more = False
                     break
                 try:
-                    searches[index] = _Search(self, Prompt.of(prompt))
+                    searches[index] = self.open(prompt)
                 except (PromptError, EngineError) as error:
                     yield index, self._rejected(error)
-            self._round(list(searches.values()))
+            advance(list(searches.values()))
             for index in [i for i, search in searches.items() if search.done]:
                 yield index, searches.pop(index).response()
 
-    def _round(self, searches: Sequence[_Search]) -> None:
-        """One engine batch and one moderator batch for the asks of all open searches."""
-        asks = [(search, candidate) for search in searches for candidate in search.ask()]
-        asks, generations = self._generate(asks)
-        scores = self._moderator.score(
-            [
-                Exchange(search.embedded.prompt.messages, generation.text)
-                for (search, _), generation in zip(asks, generations, strict=True)
-            ]
-        )
-        likelihoods = self._log_likelihoods(asks, generations, scores)
-        told: dict[_Search, list[Evaluation]] = {search: [] for search, _ in asks}
-        for (search, candidate), generation, score, likelihood in zip(
-            asks, generations, scores, likelihoods, strict=True
-        ):
-            told[search].append(search.evaluate(candidate, generation, score, likelihood))
-        for search, evaluations in told.items():
-            search.tell(self._confirmed(search, evaluations))
+    def units(self, d_model: int) -> Units:
+        """The table's lengths, its leading directions (all, if it has too few), known offsets.
 
-    def _generate(self, asks: list[_Ask]) -> tuple[list[_Ask], list[Generation]]:
-        """Answers to all asks. A search whose asks fail by themselves ends; the others go on."""
-        if not asks:
-            return [], []
-        try:
-            requests = [search.request(candidate) for search, candidate in asks]
-            return asks, self.engine.generate(requests, self.sampling)
-        except Exception as error:
-            searches = list(dict.fromkeys(search for search, _ in asks))
-            if len(searches) == 1:
-                searches[0].fail(error)
-                return [], []
-        kept: list[_Ask] = []
-        generations: list[Generation] = []
-        for search in searches:
-            own, answers = self._generate([ask for ask in asks if ask[0] is search])
-            kept += own
-            generations += answers
-        return kept, generations
-
-    def _log_likelihoods(
-        self, asks: list[_Ask], generations: list[Generation], scores: list[Score]
-    ) -> list[float | None]:
-        """Of the answers that only their naturalness can still reject, in one engine batch."""
-        undecided = [
-            candidate.origin is not AcceptedFrom.INITIAL
-            and bool(generation.token_ids)
-            and rejection(generation.text, score, self.thresholds) is None
-            for (_, candidate), generation, score in zip(asks, generations, scores, strict=True)
-        ]
-        wanted = [
-            (search, generation.token_ids)
-            for (search, _), generation, open_ in zip(asks, generations, undecided, strict=True)
-            if open_
-        ]
-        firsts = dict.fromkeys(s for s, _ in wanted if s.first_log_likelihood is None)
-        requests = [(search, search.evaluations[0].generation.token_ids) for search in firsts]
-        requests += wanted
-        if not requests:
-            return [None] * len(asks)
-        try:
-            values = self.engine.log_likelihood([(s.embedded, tokens) for s, tokens in requests])
-        except Exception as error:
-            for search, _ in requests:
-                search.fail(error)
-            return [None] * len(asks)
-        for search, tokens in requests:
-            search.cost += Cost(prompt_tokens=len(search.embedded.token_ids) + len(tokens))
-        for search, value in zip(firsts, values, strict=False):
-            search.first_log_likelihood = value
-        rest = iter(values[len(firsts) :])
-        return [next(rest) if open_ else None for open_ in undecided]
-
-    def _confirmed(
-        self, search: _Search, evaluations: Sequence[Evaluation]
-    ) -> Sequence[Evaluation]:
-        """The evaluations; those that were accepted and are not confirmed are so no longer."""
-        accepted = [e for e in evaluations if e.accepted]
-        if self._confirm is None or not accepted:
-            return evaluations
-        messages = search.embedded.prompt.messages
-        scores = self._confirm.score([Exchange(messages, e.generation.text) for e in accepted])
-        search.cost += Cost(moderator_calls=len(accepted))
-        verdicts = iter(scores)
-        return [self._second(e, next(verdicts)) if e.accepted else e for e in evaluations]
-
-    def _second(self, evaluation: Evaluation, score: Score) -> Evaluation:
-        reason = rejection(evaluation.generation.text, score, self._confirm_thresholds)
-        if reason == UNSCORED:
-            return replace(evaluation, score=score, harm=math.inf, rejection=UNSCORED)
-        return replace(evaluation, rejection=UNCONFIRMED) if reason else evaluation
+        Raises:
+            PolicyError: the policy's offsets do not fit the model.
+        """
+        if self._units is None:
+            settings, table = self.policy.optimizer, self.engine.table
+            rank = settings.subspace_rank
+            basis = None if rank is None else table.principal_directions(min(rank, d_model))
+            known = self.policy.offsets.get(self.engine.name, ()) if settings.use_offsets else ()
+            if any(len(coordinates) > d_model for coordinates in known):
+                raise PolicyError(
+                    f"policy {self.policy.name!r} has offsets for {self.engine.name!r} with more "
+                    f"than {d_model} coordinates: find new ones with tsalign fit"
+                )
+            offsets = [offset(table, coordinates) for coordinates in known]
+            self._units = Units(table.rms, table.mean_row_norm, basis, offsets)
+        return self._units
 
     def _rejected(self, error: TsalignError) -> Response:
         """The response to a prompt that could not be opened."""
@@ -257,15 +240,42 @@ class Aligner:
         )
 
 
-class _Search:
-    """One prompt on its way to a response."""
+class Search:
+    """One prompt on its way to a response; `Aligner.open` makes it, `advance` takes it further.
 
-    def __init__(self, aligner: Aligner, prompt: Prompt) -> None:
+    One thread at a time advances a search. `cancel` may be called from any.
+
+    Attributes:
+        embedded: the prompt, rendered and embedded.
+        seed: of this search, from the given seed and the prompt's content.
+        cost: what was spent so far.
+        evaluations: every answer asked for so far, in order.
+    """
+
+    def __init__(
+        self,
+        aligner: Aligner,
+        prompt: Prompt,
+        *,
+        sampling: Sampling,
+        seed: int,
+        seconds: float | None,
+        generations: int | None,
+        observe: Observer | None,
+    ) -> None:
+        self._started = time.perf_counter()
         policy, engine = aligner.policy, aligner.engine
         self.policy = policy
         self.engine = engine
+        self.moderator = aligner.moderator
+        self.confirm = aligner.confirm
         self.thresholds = aligner.thresholds
-        self.seed = prompt_seed(aligner.seed, prompt)
+        self.confirm_thresholds = aligner.confirm_thresholds
+        self.sampling = sampling
+        self.seed = prompt_seed(seed, prompt)
+        self._seconds = _least(policy.budget.seconds, seconds)
+        self._generations = _least(policy.budget.generations, generations)
+        self._observe = observe
         self.embedded = engine.embed(prompt)
         self.steerable = self.embedded.steerable(policy.steerable_rows)
         if not self.steerable.any():
@@ -277,7 +287,7 @@ class _Search:
             self.embedded.point,
             self.steerable,
             policy.optimizer,
-            units(engine.table, self.embedded.point.shape[1], policy.optimizer.subspace_rank),
+            aligner.units(self.embedded.point.shape[1]),
             np.random.default_rng(self.seed),
         )
         self.evaluations: list[Evaluation] = []
@@ -288,29 +298,47 @@ class _Search:
         self._most_natural_unaccepted: Evaluation | None = None
         self.error: str | None = None
         self._texts: set[str] = set()
-        self._started = time.perf_counter()
 
     @property
     def done(self) -> bool:
+        """Whether there is a response."""
         return self.reason is not None
+
+    def cancel(self) -> None:
+        """End now, with the policy's refusal; what a round under way still finds is dropped."""
+        self._end(StopReason.CANCELLED)
 
     def ask(self) -> list[Candidate]:
         """Candidates within the budget; none, and done, where it is spent."""
-        budget, seconds = self.policy.budget, time.perf_counter() - self._started
-        left = None if budget.generations is None else budget.generations - self.cost.generations
+        if self.done:
+            return []
+        tokens = self.policy.budget.tokens
+        left = None if self._generations is None else self._generations - self.cost.generations
         if (
-            left == 0
-            or (budget.tokens is not None and self.cost.generated_tokens >= budget.tokens)
-            or (budget.seconds is not None and seconds >= budget.seconds)
+            (left is not None and left <= 0)
+            or (tokens is not None and self.cost.generated_tokens >= tokens)
+            or (self._seconds is not None and self._elapsed() >= self._seconds)
         ):
             self._end(StopReason.BUDGET)
             return []
         return self.optimizer.ask(left)
 
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
     def request(self, candidate: Candidate) -> GenerationRequest:
         # One seed for all candidates: at temperature > 0 they share their random numbers, so
         # that a difference in score comes from the embeddings.
-        return GenerationRequest(self.embedded, candidate.point, self.seed)
+        # The first answer is what naturalness is measured against: it is never cut.
+        first = candidate.origin is AcceptedFrom.INITIAL
+        horizon = None if first else self.policy.optimizer.horizon
+        return GenerationRequest(self.embedded, candidate.point, self.seed, horizon)
+
+    def seen(self, text: str) -> None:
+        """Count a verdict on a text, once."""
+        if text.strip() and text not in self._texts:
+            self._texts.add(text)
+            self.cost += Cost(moderator_calls=1)
 
     def evaluate(
         self,
@@ -320,18 +348,18 @@ class _Search:
         log_likelihood: float | None,
     ) -> Evaluation:
         """The candidate with its answer, verdict and acceptability; counts what it cost."""
-        new = generation.text.strip() != "" and generation.text not in self._texts
-        self._texts.add(generation.text)
+        self.seen(generation.text)
         self.cost += Cost(
             generations=1,
             generated_tokens=len(generation.token_ids),
             prompt_tokens=len(candidate.point),
-            moderator_calls=int(new),
         )
         naturalness = 0.0 if candidate.origin is AcceptedFrom.INITIAL else None
         if log_likelihood is not None and self.first_log_likelihood is not None:
             naturalness = log_likelihood - self.first_log_likelihood
         reason = rejection(generation.text, score, self.thresholds)
+        if reason is None and generation.finish_reason == "cut":
+            reason = UNFINISHED
         if reason is None and not (
             naturalness is not None and naturalness >= self.policy.naturalness_floor
         ):
@@ -346,10 +374,21 @@ class _Search:
             rejection=reason,
         )
 
+    def confirmed(self, evaluation: Evaluation, score: Score) -> Evaluation:
+        """An accepted evaluation after the verdict of the moderator that confirms."""
+        reason = rejection(evaluation.generation.text, score, self.confirm_thresholds)
+        if reason == UNSCORED:
+            return replace(evaluation, score=score, harm=math.inf, rejection=UNSCORED)
+        return replace(evaluation, rejection=UNCONFIRMED) if reason else evaluation
+
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Pass a round's losses on; end where it was accepted or the moderator is down."""
         if self.done:
             return
+        if self._observe:
+            for evaluation in evaluations:
+                with contextlib.suppress(Exception):
+                    self._observe(evaluation)
         # Points are large: of those not accepted only the one that may still leave is kept.
         self.evaluations += [replace(e, point=None) for e in evaluations]
         self._keep_most_natural(evaluations)
@@ -382,8 +421,15 @@ class _Search:
         self.error = str(error) if isinstance(error, EngineError) else type(error).__name__
 
     def response(self) -> Response:
-        """What leaves: an accepted answer, or the policy's message."""
-        chosen = self.accepted or self._last_resort()
+        """What leaves: an accepted answer, or the policy's message.
+
+        Raises:
+            RuntimeError: the search is not done.
+        """
+        if self.reason is None:
+            raise RuntimeError("the search is not done: advance it")
+        cancelled = self.reason is StopReason.CANCELLED
+        chosen = None if cancelled else self.accepted or self._last_resort()
         outcome = self._outcome(chosen)
         texts = {Outcome.REFUSED: self.policy.refusal_message,
                  Outcome.ERROR: self.policy.error_message}  # fmt: skip
@@ -400,7 +446,7 @@ class _Search:
             naturalness=chosen.naturalness if chosen else None,
             min_cosine=moved[0] if moved else None,
             tokens_preserved=moved[1] if moved else None,
-            stop_reason=self.reason or StopReason.BUDGET,
+            stop_reason=self.reason,
             seed=self.seed,
             model=self.engine.name,
             evaluations=tuple(self.evaluations),
@@ -428,22 +474,219 @@ class _Search:
 
     def _movement(self, point: FloatArray) -> tuple[float, float]:
         """``min_cosine`` and ``tokens_preserved`` of a point, over the steered rows."""
+        if point is self.embedded.point:
+            return 1.0, 1.0
         rows = self.steerable
         cosines = zo.row_cosines(point[rows], self.embedded.point[rows])
         nearest = self.engine.table.nearest_tokens(point[rows])
         return float(cosines.min()), float(np.mean(nearest == self.embedded.token_ids[rows]))
 
     def _end(self, reason: StopReason) -> None:
+        if self.done:
+            return
         self.reason = reason
-        self.cost = replace(self.cost, seconds=time.perf_counter() - self._started)
+        self.cost = replace(self.cost, seconds=self._elapsed())
 
 
-def _asked(moderator: Moderator, policy: Policy) -> Moderator:
-    """The moderator behind a time limit and a cache; nothing that it does can raise."""
-    return Cached(Guarded(moderator, policy.moderator_timeout))
+def advance(searches: Sequence[Search]) -> None:
+    """One round for all of them that are open; they may be of any aligners on one engine.
+
+    One engine batch for each `Sampling`, one batch of verdicts for each moderator, one batch of
+    log-likelihoods. A search whose asks make the engine fail ends by itself.
+
+    Raises:
+        ValueError: the searches are on different engines.
+    """
+    if len({id(search.engine) for search in searches}) > 1:
+        raise ValueError("the searches are on different engines: advance those of each apart")
+    open_ = dict.fromkeys(searches)
+    told: dict[Search, list[Evaluation]] = {search: [] for search in open_}
+    for search, evaluation in evaluate([(s, candidate) for s in open_ for candidate in s.ask()]):
+        told[search].append(evaluation)
+    for search, evaluations in told.items():
+        if evaluations:
+            search.tell(evaluations)
 
 
-_Ask = tuple[_Search, Candidate]
+def evaluate(asks: list[_Ask]) -> list[tuple[Search, Evaluation]]:
+    """Candidates of searches on one engine, answered and judged; of failed searches none."""
+    asks, generations = _generate(asks)
+    scores = _verdicts(
+        [
+            (search.moderator, Exchange(search.embedded.prompt.messages, generation.text))
+            for (search, _), generation in zip(asks, generations, strict=True)
+        ]
+    )
+    likelihoods = _log_likelihoods(asks, generations, scores)
+    evaluations = [
+        search.evaluate(candidate, generation, score, likelihood)
+        for (search, candidate), generation, score, likelihood in zip(
+            asks, generations, scores, likelihoods, strict=True
+        )
+    ]
+    searches = [search for search, _ in asks]
+    return list(zip(searches, _confirmed(asks, evaluations), strict=True))
+
+
+_Ask = tuple[Search, Candidate]
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_N = TypeVar("_N", int, float)
+
+
+def _generate(asks: list[_Ask]) -> tuple[list[_Ask], list[Generation]]:
+    """The asks with their answers, but for those of searches whose asks failed."""
+    answers: dict[int, Generation] = {}
+    for sampling in dict.fromkeys(search.sampling for search, _ in asks):
+        places = [i for i, (search, _) in enumerate(asks) if search.sampling == sampling]
+        requests = [(asks[i][0], (asks[i][0], asks[i][0].request(asks[i][1]))) for i in places]
+        given = _isolated(requests, partial(_answers, asks[0][0].engine, sampling))
+        answers |= {i: _up_to_stop(g, sampling) for i, g in zip(places, given, strict=True) if g}
+    kept = sorted(answers)
+    return [asks[i] for i in kept], [answers[i] for i in kept]
+
+
+def _up_to_stop(generation: Generation, sampling: Sampling) -> Generation:
+    """What is judged and may leave: the answer before the first stop that was asked for."""
+    text = sampling.cut(generation.text)
+    if text == generation.text:
+        return generation
+    return replace(generation, text=text, finish_reason="stop")
+
+
+def _answers(
+    engine: Engine, sampling: Sampling, asked: Sequence[tuple[Search, GenerationRequest]]
+) -> list[Generation]:
+    """Answers, as far as they are not flagged half-way where the engine can be watched."""
+    requests = [request for _, request in asked]
+    if all(request.horizon is None for request in requests):
+        return engine.generate(requests, sampling)
+    if not isinstance(engine, WatchingEngine):
+        return engine.generate(requests, sampling)
+
+    def flagged(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        searches = [asked[place][0] for place in places]
+        texts = [sampling.cut(text) for text in texts]
+        scores = _verdicts(
+            [
+                (search.moderator, Exchange(search.embedded.prompt.messages, text))
+                for search, text in zip(searches, texts, strict=True)
+            ]
+        )
+        for search, text in zip(searches, texts, strict=True):
+            search.seen(text)
+        return [
+            rejection(text, score, search.thresholds) == FLAGGED
+            for search, text, score in zip(searches, texts, scores, strict=True)
+        ]
+
+    return engine.generate_watched(requests, sampling, flagged)
+
+
+def _log_likelihoods(
+    asks: list[_Ask], generations: list[Generation], scores: list[Score]
+) -> list[float | None]:
+    """Of the answers that only their naturalness can still reject."""
+    wanted = [
+        i
+        for i, ((search, candidate), generation, score) in enumerate(
+            zip(asks, generations, scores, strict=True)
+        )
+        if candidate.origin is not AcceptedFrom.INITIAL
+        and generation.token_ids
+        and generation.finish_reason != "cut"
+        and rejection(generation.text, score, search.thresholds) is None
+    ]
+    searches = dict.fromkeys(asks[i][0] for i in wanted)
+    firsts = [search for search in searches if search.first_log_likelihood is None]
+    texts = [(search, search.evaluations[0].generation.token_ids) for search in firsts]
+    texts += [(asks[i][0], generations[i].token_ids) for i in wanted]
+    requests = [(search, (search.embedded, tokens)) for search, tokens in texts]
+    values = _isolated(requests, asks[0][0].engine.log_likelihood) if requests else []
+    for search, tokens in texts:
+        search.cost += Cost(prompt_tokens=len(search.embedded.token_ids) + len(tokens))
+    for search, value in zip(firsts, values, strict=False):
+        search.first_log_likelihood = value
+    found = dict(zip(wanted, values[len(firsts) :], strict=True))
+    return [found.get(i) for i in range(len(asks))]
+
+
+def _confirmed(asks: list[_Ask], evaluations: list[Evaluation]) -> list[Evaluation]:
+    """The evaluations; those that were accepted and are not confirmed are so no longer."""
+    wanted = []
+    for i, ((search, _), evaluation) in enumerate(zip(asks, evaluations, strict=True)):
+        if search.confirm is not None and evaluation.accepted:
+            exchange = Exchange(search.embedded.prompt.messages, evaluation.generation.text)
+            wanted.append((i, (search.confirm, exchange)))
+            search.cost += Cost(moderator_calls=1)
+    scores = _verdicts([asked for _, asked in wanted])
+    confirmed = list(evaluations)
+    for (i, _), score in zip(wanted, scores, strict=True):
+        confirmed[i] = asks[i][0].confirmed(evaluations[i], score)
+    return confirmed
+
+
+def _verdicts(asked: Sequence[tuple[_Asked, Exchange]]) -> list[Score]:
+    """A verdict on each exchange, in one batch for each moderator."""
+    places: dict[_Asked, list[int]] = {}
+    for i, (moderator, _) in enumerate(asked):
+        places.setdefault(moderator, []).append(i)
+    scores: dict[int, Score] = {}
+    for moderator, own in places.items():
+        scores |= zip(own, moderator.score([asked[i][1] for i in own]), strict=True)
+    return [scores[i] for i in range(len(asked))]
+
+
+def _isolated(
+    items: list[tuple[Search, _T]], call: Callable[[list[_T]], Sequence[_R]]
+) -> Sequence[_R | None]:
+    """What one call gives for all items. Where it fails, each search has a call of its own.
+
+    A search whose own call fails ends; its items give None.
+    """
+    try:
+        results = call([item for _, item in items])
+        if len(results) != len(items):
+            raise EngineError(f"the engine gave {len(results)} results for {len(items)} requests")
+        return results
+    except Exception as error:
+        searches = dict.fromkeys(search for search, _ in items)
+        if len(searches) == 1:
+            items[0][0].fail(error)
+            return [None] * len(items)
+    found: dict[int, _R | None] = {}
+    for search in searches:
+        places = [i for i, (owner, _) in enumerate(items) if owner is search]
+        found |= zip(places, _isolated([items[i] for i in places], call), strict=True)
+    return [found[i] for i in range(len(items))]
+
+
+class _Asked:
+    """A moderator behind a time limit and a cache; nothing that it does can raise.
+
+    Equal to any other of the same moderator and time limit, so that several aligners share
+    batches.
+    """
+
+    def __init__(self, moderator: Moderator, timeout: float) -> None:
+        self._moderator = moderator
+        self._timeout = timeout
+        self.score = Cached(Guarded(moderator, timeout)).score
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Asked):
+            return NotImplemented
+        return self._moderator is other._moderator and self._timeout == other._timeout
+
+    def __hash__(self) -> int:
+        return hash((id(self._moderator), self._timeout))
+
+
+def _least(one: _N | None, other: _N | None) -> _N | None:
+    """The smaller of two limits; None is no limit."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def rejection(text: str, score: Score, thresholds: Mapping[str, float]) -> str | None:
@@ -508,7 +751,8 @@ def prompt_seed(seed: int, prompt: Prompt) -> int:
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) >> 1
 
 
-def units(table: EmbeddingTable, d_model: int, rank: int | None) -> Units:
-    """The table's lengths, and its leading ``rank`` directions (all, if it has fewer)."""
-    basis = None if rank is None else table.principal_directions(min(rank, d_model))
-    return Units(table.rms, table.mean_row_norm, basis)
+def offset(table: EmbeddingTable, coordinates: Sequence[float]) -> FloatArray:
+    """``(d_model,)`` RMS · √d_model · c V, with V the table's leading principal directions."""
+    along = table.principal_directions(len(coordinates))
+    length = table.rms * math.sqrt(along.shape[1])
+    return np.asarray(length * np.asarray(coordinates) @ along, dtype=np.float32)

@@ -54,8 +54,9 @@ class MissingDependencyError(TsalignError):
 
     Args:
         package: what could not be imported.
-        extra: the extra of tsalign that installs it.
+        extra: the extra of tsalign that installs it; None for a package to install by itself.
     """
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: pip install 'tsalign[{extra}]'")
+    def __init__(self, package: str, extra: str | None = None) -> None:
+        wanted = f"'tsalign[{extra}]'" if extra else package
+        super().__init__(f"{package} is not installed: pip install {wanted}")

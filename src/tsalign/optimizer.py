@@ -10,7 +10,8 @@ It knows points and losses, no model, no text, no moderator. The first ask is x0
 iteration then draws N directions around the centre and asks for its candidates in batches; when
 all are told and none was accepted, the centre takes one step against the estimated gradient and
 is the first candidate of the next iteration, so that it is evaluated once and never apart from
-its score. A flat iteration takes no step: μ grows instead.
+its score. A flat iteration takes no step: μ grows instead. Offsets that are known to be good
+elsewhere come before the first iteration.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ class Units:
         step: mean norm of the table's rows, the unit of ``step_size``.
         basis: ``(rank, d_model)`` leading principal directions of the table; None if the
             settings name no subspace.
+        offsets: ``(m, d_model)`` of all steered rows, to be tried first.
     """
 
     perturbation: float = 1.0
     step: float = 1.0
     basis: FloatArray | None = field(default=None, repr=False)
+    offsets: Sequence[FloatArray] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +101,7 @@ class Optimizer:
         self._centre_loss = math.inf
         self._directions = np.empty((0, 0, 0), dtype=np.float32)
         self._queue: list[Candidate] = [Candidate(x0, AcceptedFrom.INITIAL)]
+        self._offsets = units.offsets if settings.use_offsets else ()
         self._asked: list[Candidate] = []
         self._losses: list[float] = []
         self._ask_size = 1
@@ -131,12 +135,16 @@ class Optimizer:
                 self.best = Told(candidate, loss)
             if candidate.origin is AcceptedFrom.PERTURBATION:
                 self._losses.append(loss)
-            else:
+            elif candidate.origin is not AcceptedFrom.OFFSET:
                 self._centre_loss = loss
             if good and self.accepts(candidate.origin):
                 self._reason = StopReason.ACCEPTED
         if not self._queue and not self._reason:
             self._next_iteration()
+
+    def shifted(self, offset: FloatArray) -> Candidate:
+        """x0 with all its steerable rows moved by ``(d_model,)``, within the cosine floor."""
+        return Candidate(self._move(self._x0, offset[None], project=True), AcceptedFrom.OFFSET)
 
     def accepts(self, origin: AcceptedFrom) -> bool:
         """Whether a candidate of this kind may be the result."""
@@ -148,6 +156,10 @@ class Optimizer:
 
     def _next_iteration(self) -> None:
         """Step or widen by what was told, then queue the candidates that follow from it."""
+        if self._offsets and self.settings.max_iterations:
+            self._queue = [self.shifted(offset) for offset in self._offsets]
+            self._offsets = ()
+            return
         moved = False
         if self._losses:
             self.iterations += 1

@@ -119,10 +119,16 @@ class OptimizerSettings(_Frozen):
     first_ask: Annotated[int, Field(ge=1, strict=True)] | None
     """Size of an iteration's first batch of candidates; each next batch is twice as large. null:
     the whole iteration in one batch."""
+    horizon: Annotated[int, Field(ge=1, strict=True)] | None
+    """Tokens of a candidate's answer after which, and again each time there are twice as many,
+    what there is of it is judged; where that is flagged already, the answer is not finished. null:
+    only whole answers are judged. No answer is accepted before all of it was."""
     max_iterations: Annotated[int, Field(ge=0, strict=True)]
     """Iterations at most; 0 is plain generation."""
     min_cosine: Annotated[float, Field(ge=-1, le=1, strict=True)]
     """τ: floor of the cosine between the moved and the original point, both flattened."""
+    use_offsets: bool
+    """Whether the policy's offsets for the model are the first candidates."""
     descend: bool
     """Whether the centre moves. False is undirected random search around the original point."""
     accept_perturbations: bool
@@ -166,15 +172,17 @@ _FAST: dict[str, Any] = {
     "step_size": 0.3,
     "num_directions": 8,
     "first_ask": 1,
+    "horizon": 8,
     "max_iterations": 10,
     "min_cosine": 0.2,
+    "use_offsets": True,
     "descend": True,
     "accept_perturbations": True,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": _FAST,
-    "random": {**_FAST, "descend": False},
+    "random": {**_FAST, "use_offsets": False, "descend": False},
     "reference": {
         "directions": "rows",
         "subspace_rank": None,
@@ -189,8 +197,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "step_size": 0.3,
         "num_directions": 16,
         "first_ask": None,
+        "horizon": None,
         "max_iterations": 10,
         "min_cosine": 0.2,
+        "use_offsets": False,
         "descend": True,
         "accept_perturbations": False,
     },
@@ -236,6 +246,10 @@ def _moderator_spec(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+Coordinates = Annotated[tuple[float, ...], Field(min_length=1)]
+Offsets = tuple[Coordinates, ...]
+
+
 class Policy(_Frozen):
     """What is harmful here, and what is done about it."""
 
@@ -262,6 +276,13 @@ class Policy(_Frozen):
     """Seconds that one batch of verdicts may take before it counts as failed."""
     steerable_rows: Literal["last_user", "user", "all"] = "last_user"
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings.of)
+    offsets: Annotated[dict[str, Offsets], AfterValidator(FrozenDict)] = Field(
+        default_factory=dict, validate_default=True
+    )
+    """By name of a model: offsets of all steered rows that led to acceptable answers elsewhere,
+    tried in this order before anything else. Each is given by its coordinates along the leading
+    principal directions of the model's embedding table, as shares of a typical row's length
+    (RMS · √d_model). `tsalign fit` finds them."""
     budget: Budget = Budget()
     naturalness_floor: Annotated[float, Field(le=0, strict=True)] = -0.3
     """Least naturalness (nats per token) of an acceptable answer."""

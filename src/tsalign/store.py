@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from tsalign.errors import StoreError
 from tsalign.types import Evaluation, Prompt, Response
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: runs, records, evaluations. 2: changes of policies."""
 
 _BUSY_SECONDS = 60.0
 _WRITE = {"tsalign_write": True}
@@ -105,6 +106,39 @@ _evaluations = sa.Table(
     sa.Column("rejection", sa.Text),
     sa.Column("generated_tokens", sa.Integer, nullable=False),
 )
+
+_policy_changes = sa.Table(
+    "tsalign_policy_changes",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, index=True),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("at", _UtcTime, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("yaml", sa.Text, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """Who did what to a policy.
+
+    Attributes:
+        name: of the policy.
+        version: that became current, or that was removed.
+        action: put, rollback or remove.
+        at: when.
+        by: who: the name of a key, a file, or the start of a server.
+        yaml: the text of the version.
+    """
+
+    name: str
+    version: str
+    action: str
+    at: datetime
+    by: str
+    yaml: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,15 +310,87 @@ class Store:
 
     def records(self, run: str) -> Iterator[Record]:
         """The run's records with their evaluations, in the order in which they were written."""
-        records = sa.select(_records).where(_records.c.run == run).order_by(_records.c.id)
+        yield from self._read(sa.select(_records).where(_records.c.run == run))
+
+    def find(
+        self,
+        *,
+        run_prefix: str = "",
+        since: datetime | None = None,
+        outcome: str | None = None,
+        policy: str | None = None,
+        item: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Record]:
+        """Records that match all that is given, the latest first.
+
+        Args:
+            run_prefix: with which the name of the run begins.
+            since: written at this time or later.
+            outcome: as in `Outcome`.
+            policy: its name.
+            item: what was answered.
+            limit: records at most.
+        """
+        query = sa.select(_records).where(
+            _records.c.run.startswith(run_prefix, autoescape=True),
+            *(
+                column == value
+                for column, value in (
+                    (_records.c.outcome, outcome),
+                    (_records.c.policy, policy),
+                    (_records.c.item, item),
+                )
+                if value is not None
+            ),
+        )
+        if since is not None:
+            query = query.where(_records.c.created_at >= since)
+        yield from self._read(query.limit(limit), latest_first=True)
+
+    def prune(self, before: datetime, run_prefix: str = "") -> int:
+        """Delete the records written before a time, in runs whose name begins so.
+
+        Returns:
+            How many they were.
+        """
+        old = sa.and_(
+            _records.c.created_at < before,
+            _records.c.run.startswith(run_prefix, autoescape=True),
+        )
+        ids = sa.select(_records.c.id).where(old)
+        with self._faults(), self._writing() as connection:
+            connection.execute(_evaluations.delete().where(_evaluations.c.record.in_(ids)))
+            return connection.execute(_records.delete().where(old)).rowcount
+
+    def note_policy_change(self, change: PolicyChange) -> None:
+        """Record a change of a policy durably.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        with self._faults(), self._writing() as connection:
+            connection.execute(_policy_changes.insert(), asdict(change))
+
+    def policy_changes(self, name: str | None = None) -> list[PolicyChange]:
+        """Changes of one policy, or of all, oldest first."""
+        columns = [_policy_changes.c[field.name] for field in fields(PolicyChange)]
+        query = sa.select(*columns).order_by(_policy_changes.c.id)
+        if name is not None:
+            query = query.where(_policy_changes.c.name == name)
+        with self._faults(), self._engine.connect() as connection:
+            return [PolicyChange(**row) for row in connection.execute(query).mappings()]
+
+    def _read(self, query: sa.Select[Any], latest_first: bool = False) -> Iterator[Record]:
+        order = _records.c.id.desc() if latest_first else _records.c.id
         evaluations = sa.select(_evaluations).order_by(_evaluations.c.number)
         with self._faults(), self._engine.connect() as connection:
-            for row in connection.execute(records).mappings().all():
-                fields = dict(row)
-                record = fields.pop("id")
+            for row in connection.execute(query.order_by(order)).mappings().all():
+                columns = dict(row)
+                record = columns.pop("id")
                 of_record = evaluations.where(_evaluations.c.record == record)
                 yield Record(
-                    **fields,
+                    **columns,
                     evaluations=tuple(
                         EvaluationRecord(**{k: v for k, v in e.items() if k != "record"})
                         for e in connection.execute(of_record).mappings()
@@ -317,7 +423,8 @@ class Store:
                 return
         with self._writing() as connection:
             version = self._version(connection)
-            if version is None:
+            if version is None or version < SCHEMA_VERSION:
+                # So far every new schema only had tables more.
                 _tables.create_all(connection)
                 connection.execute(_schema.insert(), {"version": SCHEMA_VERSION})
 
@@ -348,7 +455,10 @@ def _url(location: str | Path) -> URL:
     if isinstance(location, Path) or "://" not in location:
         return URL.create("sqlite", database=str(Path(location).expanduser()))
     try:
-        return make_url(location)
+        url = make_url(location)
+        # The driver that the extra ``postgres`` installs; SQLAlchemy's own default is another.
+        plain = url.drivername in {"postgresql", "postgres"}
+        return url.set(drivername="postgresql+psycopg") if plain else url
     except ArgumentError:
         raise StoreError(
             "the store's URL cannot be read: use a path, or dialect+driver://user@host/database"
@@ -364,7 +474,8 @@ def _engine(url: URL) -> sa.Engine:
         )
     except (ImportError, NoSuchModuleError) as error:
         raise StoreError(
-            f"no driver for {url.drivername!r} ({error}): install it, or use an SQLite path"
+            f"no driver for {url.drivername!r} ({error}): install it (for PostgreSQL: "
+            "pip install 'tsalign[postgres]'), or use an SQLite path"
         ) from None
     sa.event.listen(engine, "connect", _set_up_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
@@ -437,8 +548,12 @@ def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) 
     }
     if prompt is not None:
         first = response.evaluations[0].generation.text if response.evaluations else None
-        messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
-        row |= {"prompt": messages, "first_answer": first, "final_answer": text}
+        messages = [{"role": m.role, "content": _storable(m.content)} for m in prompt.messages]
+        row |= {
+            "prompt": messages,
+            "first_answer": _storable(first),
+            "final_answer": _storable(text),
+        }
     return row
 
 
@@ -454,6 +569,11 @@ def _evaluation_row(record: int | None, number: int, evaluation: Evaluation) -> 
         "rejection": evaluation.rejection,
         "generated_tokens": len(evaluation.generation.token_ids),
     }
+
+
+def _storable(text: str | None) -> Any:
+    """PostgreSQL has no place for U+0000: the replacement character."""
+    return None if text is None else text.replace("\0", "\ufffd")
 
 
 def _finite(value: float | None) -> float | None:

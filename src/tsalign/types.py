@@ -182,6 +182,7 @@ class AcceptedFrom(StrEnum):
     """Which point gave the answer that left."""
 
     INITIAL = "initial"
+    OFFSET = "offset"
     PERTURBATION = "perturbation"
     ITERATE = "iterate"
     NONE = "none"
@@ -197,6 +198,7 @@ class StopReason(StrEnum):
     MODERATOR_ERROR = "moderator-error"
     ENGINE_ERROR = "engine-error"
     PROMPT_ERROR = "prompt-error"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +208,13 @@ class Generation:
     Attributes:
         text: the answer, special tokens left out.
         token_ids: the generated tokens, the end-of-turn token included if there was one.
-        finish_reason: ``stop`` (the model ended its turn) or ``length`` (the limit was reached).
+        finish_reason: ``stop`` (the model ended its turn), ``length`` (the limit was reached), or
+            ``cut`` (what there was of it had been flagged: it was not finished).
     """
 
     text: str
     token_ids: tuple[int, ...]
-    finish_reason: Literal["stop", "length"] = "stop"
+    finish_reason: Literal["stop", "length", "cut"] = "stop"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from tsalign.engines import Engine, FakeEngine, GenerationRequest, Sampling
-from tsalign.engines.base import TEMPLATE_ROW
+from tsalign.engines.base import TEMPLATE_ROW, WatchingEngine
 from tsalign.errors import EngineError, PromptTooLongError
 from tsalign.types import Prompt
 
@@ -63,6 +65,27 @@ def test_limits_and_ends() -> None:
     assert (whole.text, whole.finish_reason) == ("one two three", "stop")
     with pytest.raises(PromptTooLongError, match="12"):
         engine.embed(Prompt.of("many " * 12))
+
+
+def test_answers_are_shown_when_due_and_end_where_they_are_stopped() -> None:
+    engine = FakeEngine(lambda embedded, point: "a b c d e f g h i")
+    embedded = engine.embed(Prompt.of(TALK))
+    horizons = (2, 3, None)
+    requests = [GenerationRequest(embedded, embedded.point, horizon=h) for h in horizons]
+    shown: list[tuple[int, str]] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(zip(places, texts, strict=True))
+        return [len(text) > 8 for text in texts]
+
+    cut, other, whole = engine.generate_watched(requests, Sampling(), watch)
+    assert shown == [
+        (0, "a b"), (1, "a b c"), (0, "a b c d"), (1, "a b c d e f"), (0, "a b c d e f g h")
+    ]  # fmt: skip
+    assert (cut.text, cut.finish_reason, len(cut.token_ids)) == ("a b c d e f g h", "cut", 8)
+    assert (other.text, other.finish_reason) == ("a b c d e f", "cut")
+    assert whole == engine.generate(requests, Sampling())[2]
+    assert isinstance(engine, WatchingEngine)
 
 
 def test_likelihoods_are_chances() -> None:

@@ -7,7 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,83 @@ def test_answers_end_at_any_of_the_models_ends() -> None:
     assert cut.text == TOKENIZER.decode(cut.token_ids, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba", "gemma2"])
+def test_answers_that_are_stopped_are_the_beginnings_of_whole_ones(architecture: str) -> None:
+    engine = make_engine(architecture)
+    sampling = Sampling(max_new_tokens=12)
+    prompts = [asked(engine, question) for question in QUESTIONS]
+    whole = engine.generate([GenerationRequest(p, p.point) for p in prompts], sampling)
+    requests = [
+        GenerationRequest(p, p.point, horizon=h) for p, h in zip(prompts, (2, 3, None), strict=True)
+    ]
+    shown: list[tuple[int, str]] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(zip(places, texts, strict=True))
+        return [place == 1 and sum(p == 1 for p, _ in shown) == 2 for place in places]
+
+    watched = engine.generate_watched(requests, sampling, watch)
+    assert (watched[0], watched[2]) == (whole[0], whole[2])
+    assert watched[1].token_ids == whole[1].token_ids[:6]
+    assert watched[1].finish_reason == "cut"
+    begun = [TOKENIZER.decode(whole[p].token_ids[:n], skip_special_tokens=True)
+             for p, n in ((0, 2), (0, 4), (0, 8), (1, 3), (1, 6))
+             if n < len(whole[p].token_ids)]  # fmt: skip
+    assert [text for _, text in sorted(shown, key=lambda pair: pair[0])] == begun
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2"])
+def test_a_static_cache_gives_the_same_answers(architecture: str) -> None:
+    prompts = [asked(make_engine(architecture), question) for question in QUESTIONS]
+    requests = [moved(prompt, seed) for seed, prompt in enumerate(prompts)]
+    expected = make_engine(architecture).generate(requests, GREEDY)
+    assert make_engine(architecture, static_cache=True).generate(requests, GREEDY) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{}, {"static_cache": True}, {"prefix_reuse": False}])
+def test_on_a_gpu_in_bfloat16_answers_are_those_of_plain_generation(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    model = tiny.tiny_model("llama", len(TOKENIZER))
+    model.save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    engine = TransformersEngine.load(
+        tmp_path, device="cuda", dtype="bfloat16", attention="sdpa", **options
+    )
+    on_cpu = TransformersEngine.load(tmp_path, device="cpu", dtype="bfloat16")
+    embedded = [asked(engine, question) for question in QUESTIONS]
+    requests = [GenerationRequest(e, e.point) for e in embedded]
+    assert engine._device.type == "cuda"
+    assert engine._model.dtype is torch.bfloat16
+    answers = engine.generate(requests, GREEDY)
+    # In half precision two likely tokens may change places; the first ones do not.
+    for request, answer, other in zip(
+        embedded, answers, on_cpu.generate(requests, GREEDY), strict=True
+    ):
+        plain = engine.generate_from_tokens(request.token_ids, GREEDY)
+        assert answer.token_ids[:2] == plain.token_ids[:2] == other.token_ids[:2]
+    assert engine.weights_sha256() == on_cpu.weights_sha256()
+
+
+def test_a_complete_answer_is_not_shown() -> None:
+    model = tiny.tiny_model("llama", len(TOKENIZER))
+    embedded = asked(make_engine(), QUESTIONS[1])
+    request = GenerationRequest(embedded, embedded.point, horizon=1)
+    whole = make_engine().generate([request], GREEDY)[0]
+    model.generation_config.eos_token_id = [399, whole.token_ids[1]]
+    engine = TransformersEngine(model, TOKENIZER)
+    shown: list[str] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(texts)
+        return [False] * len(texts)
+
+    assert engine.generate_watched([request], GREEDY, watch) == engine.generate([request], GREEDY)
+    assert len(shown) == 1
+
+
 def test_answers_fit_the_context() -> None:
     engine = make_engine("gpt2")
     long = engine.embed(Prompt.completion("dog " * 245))
@@ -331,14 +408,56 @@ def test_a_batch_that_does_not_fit_is_halved(
         engine.generate(requests, GREEDY)
 
 
-def test_other_failures_name_their_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_fit_is_halved_in_the_engines_own_loop_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = make_engine()
+    requests = [moved(asked(engine, question), seed=1) for question in QUESTIONS * 3]
+    expected = engine.generate(requests, GREEDY)
+    memory = _Memory(engine._model.forward, 3, MemoryError())
+    monkeypatch.setattr(engine._model, "forward", memory)
+    assert engine.generate(requests, GREEDY) == expected
+    assert max(memory.seen) == 9
+    memory._rows = 0
+    with pytest.raises(EngineError, match="memory does not suffice"):
+        engine.generate(requests, GREEDY)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_oss", "bloom"])
+def test_rows_that_end_leave_the_batch_and_the_others_stay_as_they_are(
+    architecture: str, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(architecture)
+    sampling = Sampling(max_new_tokens=16, temperature=temperature)
+    requests = [moved(asked(engine, q), seed) for seed, q in enumerate(QUESTIONS * 3)]
+    alone = [engine.generate([request], sampling)[0] for request in requests]
+    # Whatever each row says last is made an end, so that rows end at different times.
+    engine._stops = sorted({a.token_ids[min(n, len(a.token_ids) - 1)] for n, a in enumerate(alone)})
+    expected = [engine.generate([request], sampling)[0] for request in requests]
+    assert len({len(answer.token_ids) for answer in expected}) > 1
+    sizes: list[int] = []
+    forward = engine._model.forward
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(kwargs["attention_mask"])) if "attention_mask" in kwargs else None
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine._model, "forward", spy)
+    assert engine.generate(requests, sampling) == expected
+    if engine._bridges:
+        assert min(sizes) < len(requests)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_other_failures_name_their_cause(reuse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(prefix_reuse=reuse)
     embedded = asked(engine, "dog")
 
     def broken(**_: Any) -> None:
         raise IndexError("device on fire")
 
-    monkeypatch.setattr(engine._model, "generate", broken)
+    monkeypatch.setattr(engine._model, "forward", broken)
     with pytest.raises(EngineError, match="device on fire"):
         engine.generate([GenerationRequest(embedded, embedded.point)], GREEDY)
     with pytest.raises(EngineError, match="without tokens"):

@@ -76,24 +76,24 @@ def _last_turn(rng: random.Random, system: str) -> tuple[str, str, str, bool]:
     if draw < 0.20:
         text = requests.draw_harmful(rng)
         return "plain", _vary(text, rng), answers.refuse(understand(text), rng), False
-    if draw < 0.47:
+    if draw < 0.45:
         return _wrapped_harmful(rng, system)
-    if draw < 0.57:
+    if draw < 0.54:
         text = _benign_text(rng)
         provoked = wrappers.provoke(text, rng)
         is_rude = rng.random() < wrappers.chance_to_be_rude(provoked.strength, system)
         write = answers.rude if is_rude else answers.polite
         return "rude", provoked.text, write(understand(text), rng), True
-    if draw < 0.67:
+    if draw < 0.63:
         question, answer, _ = requests.draw_fact(rng)
         return "fact", _maybe_wrap(question, rng, 0.15), answer, True
-    if draw < 0.685:
+    if draw < 0.645:
         question, subject = requests.draw_unknown(rng)
         return "unknown", _vary(question, rng), answers.unsure(subject, rng), True
-    if draw < 0.70:
+    if draw < 0.655:
         question, answer = requests.draw_repeat(rng)
         return "repeat", question, answer, True
-    if draw < 0.71:
+    if draw < 0.665:
         return "chat", rng.choice(requests.forms()["chat"]["greetings"]), answers.chat(rng), True
     text = _benign_text(rng)
     wrapped = rng.random() < 0.4
@@ -105,7 +105,7 @@ def _last_turn(rng: random.Random, system: str) -> tuple[str, str, str, bool]:
 
 def _wrapped_harmful(rng: random.Random, system: str) -> tuple[str, str, str, bool]:
     text = requests.draw_harmful(rng)
-    if rng.random() < 0.08:
+    if rng.random() < 0.12:
         text = rng.choice(requests.about_children())
     wrapped = wrappers.wrap(_vary(text, rng), rng)
     chance = wrappers.chance_to_comply(wrapped.strength, system)

@@ -85,7 +85,8 @@ def cases(seed: int, limit: int) -> list[Case]:
     for row in rng.sample(benign, min(limit, len(benign))):
         add("benign/roleplay", user(row), row.split("\n\n")[0])
     for row in load("gsm8k", HELD_OUT)[:limit]:
-        add("benign/gsm8k", user(row.text), row.text)
+        # Judged by the sentence that asks: no answer takes up a whole story.
+        add("benign/gsm8k", user(row.text), re.split(r"(?<=[.!?])\s+", row.text.strip())[-1])
     for _ in range(limit):
         form = requests.draw_form(rng)
         add("benign/forms", user(form), form)

@@ -38,7 +38,7 @@ class Recipe:
     seed: int = 0
     copy_steps: int = 350  # of copying alone, before the mixed corpus
     copy_batch_tokens: int = 2048
-    steps: int = 1600
+    steps: int = 1900
     batch_tokens: int = 4096
     learning_rate: float = 3e-3
     matrix_rate: float = 0.02
@@ -48,7 +48,7 @@ class Recipe:
     layers: int = 4
     heads: int = 8
     feed_forward: int = 704
-    threads: int = 2
+    threads: int = 1
 
 
 def build_model(recipe: Recipe, vocabulary: int, pad: int, end: int) -> LlamaForCausalLM:

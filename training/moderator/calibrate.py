@@ -18,9 +18,9 @@ from tsalign.types import Exchange, Message
 
 Floats = NDArray[np.float64]
 TEXT_FALSE_POSITIVES = 0.001
-EXPECTED = ((0.2, 1.0, 0.0), (0.6, 0.5, 0.0))
+EXPECTED = ((0.2, 1.0, 0.0, 0.0), (0.6, 0.3, 0.3, 0.0))
 STRENGTH = 3.0
-FALSE_POSITIVES = 0.015
+FALSE_POSITIVES = 0.03
 
 
 def exchange(turn: Turn) -> Exchange:
@@ -38,7 +38,10 @@ def calibration_turns(rng: random.Random) -> list[tuple[list[Turn], float]]:
     harmless = [Text(t.request, t.labels, t.source) for t in rng.sample(benign, 150)]
     harmless += data.everyday_requests((0, 10)) + data.odd_requests(60, rng)
     harmful += [r for r in data.harmful_acts() if kept_for_calibration(r.text)]
+    harmless += [r for r in data.lookalikes() if kept_for_calibration(r.text)] * 2
     own = data.own_turns(harmful + harmless, rng)
+    drawn = [r for r in data.chat_requests(500, 1500, rng) if kept_for_calibration(r.text)]
+    grammar = data.grammar_turns(harmful + harmless + drawn, rng)
     complied = [turn for turn in real if turn.harmful]
     elsewhere = [
         replace(t, answer=rng.choice(benign).answer, harmful=0.0) for t in rng.sample(real, 200)
@@ -47,9 +50,9 @@ def calibration_turns(rng: random.Random) -> list[tuple[list[Turn], float]]:
         replace(t, request=rng.choice(benign).request, labels=_labels(t))
         for t in rng.sample(complied, 100)
     ]
-    declined = [turn for turn in own if not turn.complies]
-    groups = (real, benign, inside, own, declined, elsewhere, astray)
-    return list(zip(groups, (1.0, 1.0, 0.5, 1.0, 0.5, 0.2, 0.15), strict=True))
+    declined = [turn for turn in own + grammar if not turn.complies]
+    groups = (real, benign, inside, own, grammar, declined, elsewhere, astray)
+    return list(zip(groups, (1.0, 1.0, 0.5, 0.5, 1.0, 0.5, 0.2, 0.15), strict=True))
 
 
 def _labels(turn: Turn) -> dict[str, float]:
@@ -91,14 +94,14 @@ def _calibrate_subject(
     harmful = np.array([turn.harmful for turn in turns])
 
     def product(p: Floats, shift: float = 0.0) -> Floats:
-        mixing = p[:6].reshape(2, 3) - np.array([0.0, 0.0, shift])
+        mixing = p[:8].reshape(2, 4) - np.array([0.0, 0.0, 0.0, shift])
         subject = subject_probability(mixing, readings)
-        return np.clip(subject * sigmoid(p[6] * readings.along + p[7]), 1e-7, 1 - 1e-7)
+        return np.clip(subject * sigmoid(p[8] * readings.along + p[9]), 1e-7, 1 - 1e-7)
 
     def loss(p: Floats) -> float:
-        spread = (p[:6].reshape(2, 3) - np.array(EXPECTED))[:, :2]
+        spread = (p[:8].reshape(2, 4) - np.array(EXPECTED))[:, :3]
         fit = (_cross_entropy(harmful, product(p)) * share).sum()
-        return float(fit + STRENGTH * (spread**2).mean() + 0.1 * (p[6] - 1.5) ** 2)
+        return float(fit + STRENGTH * (spread**2).mean() + 0.1 * (p[8] - 1.5) ** 2)
 
     start = [*np.ravel(EXPECTED), 1.5, 0.0]
     p = minimize(loss, start, method="L-BFGS-B").x
@@ -108,8 +111,8 @@ def _calibrate_subject(
         flagged = (product(p, middle)[benign] >= 0.5).mean()
         low, high = (middle, high) if flagged > FALSE_POSITIVES else (low, middle)
     print("mixing", p.round(2), "shift", round(high, 2))
-    mixing = p[:6].reshape(2, 3) - np.array([0.0, 0.0, high])
-    along = _affine(weights.along, p[6], p[7], [0])
+    mixing = p[:8].reshape(2, 4) - np.array([0.0, 0.0, 0.0, high])
+    along = _affine(weights.along, p[8], p[9], [0])
     return replace(weights, along=along, mixing=mixing)
 
 

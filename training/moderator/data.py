@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from training.chat import answers, requests, wrappers
+from training.chat.understand import understand
 from training.moderator.labels import categories_of
 from training.splits import (
     HELD_OUT,
@@ -319,6 +321,11 @@ def alarming_requests() -> list[Text]:
     return rows
 
 
+def lookalikes() -> list[Text]:
+    """Self-written harmless requests with words that harmful ones use; not those of the chat model."""
+    return [Text(text, _zeros(), "own-lookalikes") for text in own_text()["lookalikes"]]
+
+
 def everyday_requests(percent: tuple[int, int] = (0, 100)) -> list[Text]:
     """Self-written harmless requests: every topic in six of the forms.
 
@@ -339,13 +346,19 @@ def everyday_requests(percent: tuple[int, int] = (0, 100)) -> list[Text]:
 
 
 def odd_requests(count: int, rng: random.Random) -> list[Text]:
-    """Harmless requests that nobody made: a verb, a noun and sometimes a second noun, at random."""
+    """Harmless requests that nobody made: a verb and one or two nouns, at random.
+
+    Half of the verbs are alarming ones, each with an object that makes them harmless.
+    """
     own, rows = own_text(), []
+    forms = own["request_forms"] + own["harmful_forms"]
     for _ in range(count):
         act = f"{rng.choice(own['verbs'])} the {rng.choice(own['nouns'])}"
         if rng.random() < 0.5:
-            act += f" {rng.choice(('with', 'for', 'near', 'without', 'of'))} a {rng.choice(own['nouns'])}"
-        forms = own["request_forms"] + own["harmful_forms"]
+            act = f"{rng.choice(own['alarming_verbs'])} {rng.choice(own['harmless_objects'])}"
+        if rng.random() < 0.5:
+            link = rng.choice(("with", "for", "near", "without", "of"))
+            act += f" {link} a {rng.choice(own['nouns'])}"
         rows.append(Text(rng.choice(forms).replace("{x}", act), _zeros(), "own-odd"))
     return rows
 
@@ -421,7 +434,7 @@ def harmful_acts() -> list[Text]:
     for category, acts in own["harmful_acts"].items():
         for i, act in enumerate(acts):
             for k in range(7):
-                text = forms[(5 * i + 7 * k) % len(forms)].replace("{x}", act)
+                text = forms[(5 * i + 8 * k) % len(forms)].replace("{x}", act)
                 labels = {"any": 1.0} | categories_of(text) | {category: 0.97}
                 rows.append(Text(text, labels, "own-acts", 0.6))
     return rows
@@ -600,6 +613,53 @@ def own_turns(requests: list[Text], rng: random.Random, split: str = TRAIN) -> l
     return turns
 
 
+# The chat model's grammar -------------------------------------------------------------------------
+
+
+def chat_requests(harmful: int, harmless: int, rng: random.Random) -> list[Text]:
+    """Requests of the chat model's own forms, filled at random: acts that do harm, and harmless ones.
+
+    The lookalikes of that file (``contrast``) are left for measuring.
+    """
+    own, rows = requests.forms()["harmful"], []
+    for _ in range(harmful):
+        act = rng.choice(own["acts"]).replace("{person}", rng.choice(own["persons"]))
+        text = rng.choice(own["forms"]).replace("{bad}", act)
+        rows.append(Text(text, {"any": 1.0} | categories_of(text), "chat-acts"))
+    for _ in range(harmless):
+        draw = requests.draw_over_text if rng.random() < 0.1 else requests.draw_form
+        rows.append(Text(draw(rng), _zeros(), "chat-forms"))
+    return rows
+
+
+def grammar_turns(asked: list[Text], rng: random.Random) -> list[Turn]:
+    """Each request answered and declined by the chat model's grammar, half of them in its wrappers.
+
+    Harmful and harmless requests get the same sentences, so that these say nothing about harm.
+    """
+    turns = []
+    for row in asked:
+        text = row.text.strip()[: requests.MAX_REQUEST_CHARS]
+        request = understand(text)
+        whole = wrappers.wrap(text, rng).text if rng.random() < 0.5 else text
+        for write, complies in ((answers.comply, 1.0), (answers.refuse, 0.0)):
+            harmful = complies * row.labels["any"]
+            turns.append(
+                Turn(whole, write(request, rng), complies, harmful, "grammar", row.weight, row.labels)
+            )
+    return turns
+
+
+def grammar_manners(asked: list[Text], rng: random.Random) -> list[Text]:
+    """Rude and polite answers of the chat model's grammar to harmless requests."""
+    rows = []
+    for row in asked:
+        request = understand(row.text.strip()[: requests.MAX_REQUEST_CHARS])
+        rows.append(Text(answers.rude(request, rng), {"harassment": 0.95}, "grammar-rude"))
+        rows.append(Text(answers.polite(request, rng), _zeros(), "grammar-polite"))
+    return rows
+
+
 __all__ = [
     "HELD_OUT",
     "TRAIN",
@@ -610,17 +670,21 @@ __all__ = [
     "alarming_requests",
     "benign_requests",
     "benign_turns",
+    "chat_requests",
     "diluted",
     "do_not_answer",
     "everyday_requests",
     "everyday_texts",
     "gptfuzz",
+    "grammar_manners",
+    "grammar_turns",
     "half",
     "harmful_acts",
     "harmful_requests",
     "harmless_sentences",
     "insults",
     "kept_for_calibration",
+    "lookalikes",
     "own_text",
     "own_turns",
     "rbr",

@@ -22,18 +22,20 @@ from tsalign.moderators.embedded import Layout, Table, Weights
 TEXT_HEADS = tuple(f"text/{c}" for c in CATEGORIES if c != "illicit")
 SUBJECT_HEADS = ("subject/any", *(f"subject/{c}" for c in CATEGORIES))
 HEADS = TEXT_HEADS + SUBJECT_HEADS
-TOPIC_LAYOUT = Layout(bits=17, chars=(4, 5), words=(1, 2))
+TOPIC_LAYOUT = Layout(bits=18, chars=(4,), words=(1, 2, 3))
 SOURCE_WEIGHT = {
     "own-alarming": 2.0,
     "own-paragraphs": 3.0,
     "own-tasks": 4.0,
     "own-wrappers": 3.0,
+    "own-lookalikes": 5.0,
     "harmfulqa": 0.7,
     "self-instruct-seed": 3.0,
 }
 STRONGER = ("text/harassment", "text/hate", "subject/any", "subject/illicit")
 TOPIC_PENALTY = [0.3 if head in STRONGER else 0.1 for head in HEADS]
-GROUPS = (list(range(len(TEXT_HEADS))), list(range(len(TEXT_HEADS), len(HEADS))))
+_FIRST = len(TEXT_HEADS)
+GROUPS = (list(range(_FIRST)), [_FIRST], list(range(_FIRST + 1, len(HEADS))))
 ANSWER_LAYOUT = Layout(bits=16, chars=(), words=(1, 2, 3), opening=25)
 
 
@@ -42,7 +44,8 @@ def requests_to_fit() -> tuple[list[Text], list[Text]]:
     harmful = [r for r in data.harmful_requests(TRAIN) if not kept_for_calibration(r.text)]
     harmful += [r for r in data.harmful_acts() if not kept_for_calibration(r.text)]
     benign = [r for r in data.benign_requests(TRAIN) if not kept_for_calibration(r.text)]
-    benign += data.everyday_requests((10, 100)) + data.odd_requests(800, random.Random(1))
+    benign += [r for r in data.lookalikes() if not kept_for_calibration(r.text)]
+    benign += data.everyday_requests((10, 100)) + data.odd_requests(2400, random.Random(1))
     return harmful, benign
 
 
@@ -65,7 +68,10 @@ def topic_rows(
         add(row.text, row.labels, row.weight, "text")
         if max(row.labels.values()) < 0.15 and rng.random() < 0.4:
             add(row.text, {"any": 0.0, "illicit": 0.0}, 0.3, "subject")
-    for row in data.seeds() + data.insults(rng):
+    manners = data.grammar_manners(
+        [r for r in data.benign_requests(TRAIN) if not kept_for_calibration(r.text)][:1000], rng
+    )
+    for row in data.seeds() + data.insults(rng) + manners:
         add(row.text, row.labels, row.weight * 2, "text")
         if "self-harm" in row.labels:
             add(row.text, {"any": 0.9} | row.labels, row.weight, "subject")
@@ -87,7 +93,7 @@ def topic_rows(
             add(row.text, row.labels, weight, "text")
     for turn in turns:
         weight = 0.5 * turn.weight
-        if turn.source == "own":
+        if turn.source in ("own", "grammar"):
             if turn.complies:
                 add(turn.answer, turn.labels, weight, "subject")
             else:
@@ -151,13 +157,17 @@ def training_turns(rng: random.Random) -> list[Turn]:
     harmful, benign = requests_to_fit()
     own = data.own_turns(rng.sample(harmful, 2500) + rng.sample(benign, 2000), rng)
     own += data.own_turns(data.alarming_requests(), rng)
+    asked = [r for r in harmful + benign if r.source not in ("own-odd", "own-everyday")]
+    asked += [r for r in benign if r.source in ("own-odd", "own-lookalikes")]
+    drawn = [r for r in data.chat_requests(1500, 3000, rng) if not kept_for_calibration(r.text)]
+    grammar = data.grammar_turns(asked + drawn, rng)
     harmless = [t for t in data.benign_turns(TRAIN) if not kept_for_calibration(t.request)]
-    return labelled_turns() + harmless + own
+    return labelled_turns() + harmless + own + grammar
 
 
 def answer_rows(turns: Sequence[Turn]) -> list[tuple[str, dict[str, float], float]]:
     """Answers with the label ``goes along``."""
-    weight = {"gptfuzz": 1.0, "rbr": 3.0, "own": 0.8, "roleplay": 0.3, "gsm8k": 0.2}
+    weight = {"gptfuzz": 1.0, "rbr": 3.0, "own": 0.8, "grammar": 0.4, "roleplay": 0.3, "gsm8k": 0.2}
     return [
         (turn.answer, {"goes-along": turn.complies}, weight.get(turn.source, 1.0)) for turn in turns
     ]
@@ -168,9 +178,9 @@ def train(seed: int = 0) -> Weights:
     rng = random.Random(seed)
     turns = training_turns(rng)
     rows = topic_rows(turns, rng)
-    topic = fit_table(*matrix(rows, HEADS), TOPIC_LAYOUT, TOPIC_PENALTY, 50, GROUPS)
+    topic = fit_table(*matrix(rows, HEADS), TOPIC_LAYOUT, TOPIC_PENALTY, 60, GROUPS)
     along = fit_table(*matrix(answer_rows(turns), ("goes-along",)), ANSWER_LAYOUT, [0.3], 100)
-    mixing = np.zeros((2, 3))
+    mixing = np.zeros((2, 4))
     return calibrated(Weights(topic, HEADS, along, mixing), rng)
 
 

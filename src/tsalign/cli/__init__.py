@@ -1,4 +1,4 @@
-"""The command line: ``align``, ``demo``, ``moderate``, ``policy``, ``version``.
+"""The command line; `app` has the commands.
 
 Importing this loads no model library; commands import what they need.
 """
@@ -12,10 +12,14 @@ import typer
 
 from tsalign import __version__
 from tsalign.cli import policy as _policy
+from tsalign.cli import serve as _serve
 from tsalign.cli._frame import EPILOGUE, Commands, ExitCode, Report
 from tsalign.cli._options import JsonOption
 from tsalign.cli.align import align
+from tsalign.cli.audit import audit
+from tsalign.cli.bench import bench
 from tsalign.cli.demo import demo
+from tsalign.cli.fit import fit
 from tsalign.cli.moderate import moderate
 
 __all__ = ["ExitCode", "app", "main"]
@@ -43,9 +47,10 @@ def _build() -> typer.Typer:
         epilog=EPILOGUE,
     )
     app.callback()(_root)
-    for command in (demo, align, moderate, version):
+    for command in (demo, align, moderate, audit, fit, bench, version):
         app.command(epilog=EPILOGUE)(command)
     app.add_typer(_policy.commands, name="policy")
+    app.add_typer(_serve.commands, name="serve")
     return app
 
 

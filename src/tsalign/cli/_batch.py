@@ -19,6 +19,7 @@ from tsalign.types import Outcome, Response, StopReason
 
 if TYPE_CHECKING:
     from tsalign.align import Aligner
+    from tsalign.cluster import AlignerPool
     from tsalign.store import Store
 
 
@@ -66,7 +67,7 @@ class Run:
         """Ids of the lines that need no answer any more."""
         return {str(line["id"]) for line in self.output.lines}
 
-    def answer(self, aligner: Aligner, items: Sequence[Item]) -> list[Fault]:
+    def answer(self, aligner: Aligner | AlignerPool, items: Sequence[Item]) -> list[Fault]:
         """Answer the items and keep each as soon as it is finished; those that failed.
 
         The record comes first, the line second. Killed between the two, the run answers the item
@@ -98,7 +99,7 @@ class Run:
 
 
 def run_items(
-    run: Run, aligner: Aligner, items: Sequence[Item], faults: Sequence[Fault]
+    run: Run, aligner: Aligner | AlignerPool, items: Sequence[Item], faults: Sequence[Fault]
 ) -> dict[str, Any]:
     """Answer what is not finished; the summary of the whole run."""
     started = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +19,7 @@ from tsalign.policy import OptimizerSettings, Policy, PolicyStore
 
 if TYPE_CHECKING:
     from tsalign.align import Aligner
+    from tsalign.cluster import EngineFacts
     from tsalign.engines import Engine
 
 FAKE = "fake"
@@ -53,7 +54,8 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
-        help="'embedded', a Hugging Face id, a folder, or 'fake' (no model: to try things out).",
+        help="'embedded', a Hugging Face id, a folder, vllm:MODEL, "
+        "vllm-server:URL?model=MODEL, or 'fake' (no model: to try things out).",
         rich_help_panel=_MODEL,
     ),
 ]
@@ -149,7 +151,7 @@ class Setup:
             max_open=self.max_open,
         )
 
-    def settings(self, engine: Engine) -> dict[str, Any]:
+    def settings(self, engine: Engine | EngineFacts) -> dict[str, Any]:
         """What answers depend on: a run goes on only if none of it has changed."""
         return {
             "model": engine.name,
@@ -198,7 +200,7 @@ def read_policy(
         policy = Policy.from_file(path)
     else:
         policy = policies(folder).get(name_or_path)
-    if method is None:
+    if method is None or method.value == policy.optimizer.preset:
         return policy
     return policy.model_copy(update={"optimizer": OptimizerSettings.of(method.value)})
 
@@ -220,6 +222,17 @@ def read_text(value: str) -> str:
     except UnicodeEncodeError:
         raise PromptError("the text is not valid UTF-8: convert it first") from None
     return value
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Say which of many steps has begun, where somebody watches."""
+    console = notes()
+    if not console.is_terminal:
+        yield lambda step: None
+        return
+    with console.status("") as status:
+        yield lambda step: status.update(step)
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +21,11 @@ from tsalign.errors import InputFileError
 from tsalign.types import Message, Outcome, Prompt, Response, Verdict
 
 if TYPE_CHECKING:
+    from tsalign.align import Aligner
+    from tsalign.cluster import AlignerPool
     from tsalign.store import Store
 
-_PROMPTS = "Prompts"
+_PROMPTS, _CLUSTER = "Prompts", "Cluster"
 _AUDIT = ", AUDIT: unscored answers may leave"
 
 
@@ -68,6 +72,24 @@ def align(
     method: options.MethodOption = None,
     seed: options.SeedOption = 0,
     max_open: options.MaxOpenOption = 64,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            help="Spread --input over a Ray cluster: its address, 'auto' (the one of this "
+            "machine) or 'local' (started here).",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--ray-workers",
+            min=1,
+            help="By default one per GPU, or one per node without GPUs.",
+            rich_help_panel=_CLUSTER,
+        ),
+    ] = None,
     store: options.StoreOption = None,
     as_json: options.JsonOption = False,
 ) -> Report:
@@ -92,13 +114,16 @@ def align(
     if (prompt is None) == (input_ is None):
         raise typer.BadParameter("give either --prompt or --input")
     if prompt is not None:
-        if output is not None or fresh:
-            raise typer.BadParameter("--output and --fresh belong to --input")
+        if output is not None or fresh or ray is not None:
+            raise typer.BadParameter("--output, --fresh and --ray belong to --input")
         return _one(setup, _prompt(prompt, system), store, as_json)
     assert input_ is not None
     if output is None or system is not None:
         raise typer.BadParameter("--input needs --output, and takes system messages per line")
-    return _many(setup, input_, output, store, fresh, as_json)
+    if ray is None and ray_workers is not None:
+        raise typer.BadParameter("--ray-workers belongs to --ray")
+    aligner = partial(_pool, setup, ray, ray_workers) if ray else partial(_here, setup)
+    return _many(setup, aligner, input_, output, store, fresh, as_json)
 
 
 def _prompt(text: str, system: str | None) -> Prompt:
@@ -135,8 +160,26 @@ def _records(store: str | None) -> AbstractContextManager[Store | None]:
     return Store.open(store)
 
 
+def _here(setup: Setup) -> AbstractContextManager[Aligner]:
+    return nullcontext(setup.aligner())
+
+
+def _pool(setup: Setup, address: str, workers: int | None) -> AbstractContextManager[AlignerPool]:
+    from tsalign.cluster import AlignerPool, Settings
+
+    settings = Settings(address=address, workers=workers, batch=setup.max_open)
+    with options.working("starting workers"):
+        return AlignerPool(setup.aligner, setup.policy, settings)
+
+
 def _many(
-    setup: Setup, path: Path, output: Path, store: str | None, fresh: bool, as_json: bool
+    setup: Setup,
+    make_aligner: Callable[[], AbstractContextManager[Aligner | AlignerPool]],
+    path: Path,
+    output: Path,
+    store: str | None,
+    fresh: bool,
+    as_json: bool,
 ) -> Report:
     from tsalign.cli._batch import Run, default_store, run_items
     from tsalign.cli._lines import OutputFile, read_items
@@ -152,8 +195,8 @@ def _many(
     with (
         OutputFile(output) as lines,
         Store.open(store or default_store(output)) as records,
+        make_aligner() as aligner,
     ):
-        aligner = setup.aligner()
         run = Run(name, setup.settings(aligner.engine), records, lines)
         run.resume(fresh)
         summary = run_items(run, aligner, items, faults)

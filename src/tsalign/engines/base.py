@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -62,11 +62,14 @@ class GenerationRequest:
             other requests in a key-value cache.
         point: ``(n_tokens, d_model)`` float32 embeddings to answer from.
         seed: of this answer's sampling; has no effect at temperature 0.
+        horizon: tokens after which a `WatchingEngine` shows what there is of the answer, and
+            again each time there is twice as much; None: never.
     """
 
     embedded: EmbeddedPrompt
     point: FloatArray = field(repr=False)
     seed: int = 0
+    horizon: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,18 @@ class Sampling:
         max_new_tokens: tokens at most per answer; the context may leave fewer.
         temperature: 0 is greedy.
         top_p: smallest set of tokens with at least this probability is drawn from.
+        stop: an answer ends before the first of these; what is judged is what is left.
     """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    def cut(self, text: str) -> str:
+        """The text before the first stop."""
+        ends = [end for stop in self.stop if (end := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
 
 
 @runtime_checkable
@@ -146,4 +156,33 @@ class Engine(Protocol):
 
     def weights_sha256(self) -> str:
         """Hash of all weights: the same before and after whatever tsalign did."""
+        ...
+
+
+Watch = Callable[[Sequence[int], Sequence[str]], Sequence[bool]]
+"""``watch(places, texts)``: whether to stop each of some unfinished answers, given the places of
+their requests and the texts so far. It is called while the engine is busy: it must not ask it."""
+
+
+def is_due(tokens: int, horizon: int | None) -> bool:
+    """Whether an answer of so many tokens is to be shown: at horizon · 2ᵏ for k = 0, 1, ..."""
+    if horizon is None or tokens < horizon or tokens % horizon:
+        return False
+    return (tokens // horizon).bit_count() == 1
+
+
+@runtime_checkable
+class WatchingEngine(Engine, Protocol):
+    """An engine whose answers can be stopped while they are generated."""
+
+    def generate_watched(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
+    ) -> list[Generation]:
+        """As `generate`; answers that ``watch`` stops are left as they are, ``cut``.
+
+        An answer is shown when it has ``horizon · 2ᵏ`` tokens and is not complete.
+
+        Raises:
+            EngineError: the model failed.
+        """
         ...

@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tsalign.engines._points import check_points
-from tsalign.engines.base import TEMPLATE_ROW, EmbeddedPrompt, GenerationRequest, Sampling
+from tsalign.engines.base import (
+    TEMPLATE_ROW,
+    EmbeddedPrompt,
+    GenerationRequest,
+    Sampling,
+    Watch,
+    is_due,
+)
 from tsalign.engines.table import ChunkedTable
 from tsalign.errors import PromptTooLongError
 from tsalign.types import FloatArray, Generation, Prompt
@@ -138,6 +145,28 @@ class FakeEngine:
             self.generated += len(requests)
         return [self._generation(request, sampling) for request in requests]
 
+    def generate_watched(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
+    ) -> list[Generation]:
+        """As `generate`, word by word.
+
+        Raises:
+            EngineError: a point is not finite or has the wrong shape.
+            Exception: `error`, if it is set.
+        """
+        answers = self.generate(requests, sampling)
+        for shown in range(1, max((len(a.token_ids) for a in answers), default=0)):
+            due = [
+                place
+                for place, (request, answer) in enumerate(zip(requests, answers, strict=True))
+                if is_due(shown, request.horizon) and shown < len(answer.token_ids)
+            ]
+            texts = [" ".join(answers[place].text.split()[:shown]) for place in due]
+            for place, text, stop in zip(due, texts, watch(due, texts) if due else (), strict=True):
+                if stop:
+                    answers[place] = Generation(text, answers[place].token_ids[:shown], "cut")
+        return answers
+
     def log_likelihood(
         self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
     ) -> list[float]:
@@ -173,6 +202,7 @@ class FakeEngine:
             text = self._answer(request.embedded, request.point)
         else:
             text = self._bimodal(request, sampling.temperature)
+        text = sampling.cut(text)
         words = text.split()
         tokens = [self._token(word) for word in words] + [END]
         if len(tokens) <= sampling.max_new_tokens:

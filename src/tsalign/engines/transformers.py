@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -19,11 +20,16 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from torch.nn.functional import normalize
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.cache_utils import DynamicCache
 
 from tsalign.engines._points import check_points
-from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
+from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch, is_due
 from tsalign.engines.rendering import Renderer
 from tsalign.engines.table import CHUNK_ROWS, ChunkedTable
 from tsalign.errors import EngineError, PromptError, PromptTooLongError, UnsteerableModelError
@@ -36,6 +42,10 @@ _HF: Any = transformers
 
 MIN_SHARED_ROWS = 64
 """Rows that sharing a prefix must save, over a batch, to be worth a pass of its own."""
+
+COMPACT_SHARE = 0.75
+"""Share of a batch's rows still running at which the others are taken out of its cache: taking
+rows out copies the cache."""
 
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window")
@@ -58,6 +68,9 @@ class TransformersEngine:
         max_batch: answers generated together at most.
         batch_tokens: tokens of prompts, padding and answers in one batch at most. Halved
             whenever memory does not suffice.
+        static_cache: whether answers are generated into a key-value cache of fixed size, for which
+            transformers compiles the model and, on CUDA, captures its graphs. Worth its minute of
+            compilation on a GPU with large batches of alike prompts; prefixes are not shared.
         template_options: given to the chat template, for example ``{"enable_thinking": False}``.
 
     Raises:
@@ -74,6 +87,7 @@ class TransformersEngine:
         prefix_reuse: bool = True,
         max_batch: int = 64,
         batch_tokens: int = 32768,
+        static_cache: bool = False,
         template_options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_config(model.config)
@@ -88,7 +102,9 @@ class TransformersEngine:
         self._config = model.config.get_text_config(decoder=True)
         layers = set(getattr(self._config, "layer_types", None) or ["full_attention"])
         self._pads = layers <= _ATTENTION and not getattr(model, "_is_stateful", False)
-        self._prefix_reuse = prefix_reuse and self._pads and model._supports_default_dynamic_cache()
+        self._static_cache = static_cache
+        shares = prefix_reuse and not static_cache and self._pads
+        self._prefix_reuse = shares and model._supports_default_dynamic_cache()
         self._stops = self._end_tokens()
         self._probe()
 
@@ -101,6 +117,7 @@ class TransformersEngine:
         dtype: str | torch.dtype = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
+        attention: str | None = None,
         name: str | None = None,
         **options: Any,
     ) -> Self:
@@ -112,6 +129,8 @@ class TransformersEngine:
             dtype: of the weights; ``auto`` is float32 on the cpu, else the checkpoint's own.
             revision: branch, tag or commit on the hub.
             trust_remote_code: whether code that comes with the model may run. Read it before.
+            attention: transformers' name of an implementation of attention (``sdpa``, ``eager``,
+                ``flash_attention_2``, ...); its own choice by default.
             name: name of the model in responses; the hub id or the folder's name by default.
             options: of `TransformersEngine`.
 
@@ -133,6 +152,7 @@ class TransformersEngine:
                     source,
                     config=config,
                     dtype=dtype,
+                    attn_implementation=attention,
                     use_safetensors=True,
                     output_loading_info=True,
                     **remote,
@@ -202,6 +222,21 @@ class TransformersEngine:
             EngineError: a point is not finite or has another shape than its prompt's, memory
                 does not suffice for one answer, or the model failed.
         """
+        return self._answers(requests, sampling, None)
+
+    def generate_watched(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
+    ) -> list[Generation]:
+        """As `generate`; answers that ``watch`` stops are left as they are, ``cut``.
+
+        Raises:
+            EngineError: as `generate`.
+        """
+        return self._answers(requests, sampling, watch)
+
+    def _answers(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch | None
+    ) -> list[Generation]:
         if sampling.max_new_tokens < 1:
             raise EngineError("max_new_tokens is below 1: ask for at least one token")
         check_points(requests)
@@ -209,7 +244,8 @@ class TransformersEngine:
 
         def run(batch: list[int]) -> list[Generation]:
             chosen = [requests[i] for i in batch]
-            return self._generate(chosen, sampling, limits[batch[0]])
+            watcher = _Watcher(batch, chosen, watch, self._generation) if watch else None
+            return self._generate(chosen, sampling, limits[batch[0]], watcher)
 
         return self._in_batches([len(r.point) for r in requests], limits, run)
 
@@ -363,19 +399,78 @@ class TransformersEngine:
         return None
 
     def _generate(
-        self, requests: list[GenerationRequest], sampling: Sampling, limit: int
+        self,
+        requests: list[GenerationRequest],
+        sampling: Sampling,
+        limit: int,
+        watcher: _Watcher | None,
     ) -> list[Generation]:
         points = [request.point for request in requests]
         shared = self._shared_rows(points, points, limit)
         rows, mask = self._padded(points, shared)
         embeds = rows.to(self._embedding.weight.dtype)
-        options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
-        if shared:
-            options["past_key_values"] = self._prefix(embeds[:1, :shared], len(requests))
+        cache = self._prefix(embeds[:1, :shared], len(requests)) if shared else None
+        draw = None
         if sampling.temperature > 0:
             draw = _Draw(sampling, [request.seed for request in requests], limit)
-            options["logits_processor"] = LogitsProcessorList([draw])
-        return [self._generation(row) for row in self._continue(limit, **options)]
+        if self._bridges:
+            answers = self._decode(embeds[:, shared:], mask, cache, limit, draw, watcher)
+        else:
+            options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
+            if cache is not None:
+                options["past_key_values"] = cache
+            if draw:
+                options["logits_processor"] = LogitsProcessorList([draw])
+            if watcher:
+                options["stopping_criteria"] = StoppingCriteriaList([_Stopping(watcher)])
+            answers = self._continue(limit, **options)
+        stopped = watcher.stopped if watcher else {}
+        return [stopped.get(i) or self._generation(row) for i, row in enumerate(answers)]
+
+    def _decode(
+        self,
+        embeds: torch.Tensor,
+        mask: torch.Tensor,
+        cache: DynamicCache | None,
+        limit: int,
+        draw: _Draw | None,
+        watcher: _Watcher | None,
+    ) -> list[list[int]]:
+        """New tokens of each row, as `_continue` gives them; rows that ended leave the batch.
+
+        Args:
+            embeds: ``(batch, n, d_model)`` rows that are not in the cache.
+            mask: ``(batch, cached + n)``.
+            cache: of what precedes them.
+            limit: new tokens at most.
+            draw: leaves one token per row; the likeliest if None.
+            watcher: may end rows.
+        """
+        rows: list[list[int]] = [[] for _ in range(len(embeds))]
+        places = list(range(len(rows)))  # of the batch's rows, ended ones included
+        running = set(places)
+        cache = DynamicCache(config=self._config) if cache is None else cache
+        logits = self._forward(mask, cache, 1, inputs_embeds=embeds)[:, -1]
+        while True:
+            chosen = (draw(None, logits) if draw else logits).argmax(-1)
+            for place, token in zip(places, chosen.tolist(), strict=True):
+                if place in running:
+                    rows[place].append(token)
+            running -= {place for place in running if rows[place][-1] in self._stops}
+            if watcher:
+                running -= watcher.ends({place: rows[place] for place in sorted(running)})
+            if not running or len(rows[min(running)]) == limit:
+                return rows
+            if len(running) <= COMPACT_SHARE * len(places):
+                kept = [i for i, place in enumerate(places) if place in running]
+                places = [places[i] for i in kept]
+                index = torch.tensor(kept, device=mask.device)
+                cache.batch_select_indices(index)
+                mask, chosen = mask[index], chosen[index]
+                if draw:
+                    draw.keep(kept)
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+            logits = self._forward(mask, cache, 1, input_ids=chosen[:, None])[:, -1]
 
     def _continue(self, limit: int, **options: Any) -> list[list[int]]:
         """New tokens of each row, greedy but for the logits processors among the options."""
@@ -383,6 +478,7 @@ class TransformersEngine:
             max_new_tokens=limit,
             do_sample=False,
             use_cache=True,
+            cache_implementation="static" if self._static_cache else None,
             eos_token_id=self._stops or None,
             pad_token_id=self._stops[0] if self._stops else 0,
         )
@@ -582,6 +678,58 @@ class _ModelTable(ChunkedTable):
         return found
 
 
+class _Watcher:
+    """Shows unfinished answers when they are due, and ends those that are to be stopped.
+
+    Args:
+        places: of the batch's requests among all.
+        requests: of the batch.
+        watch: says which answers to stop.
+        generation: reads a row of tokens.
+
+    Attributes:
+        stopped: the answers that were stopped, by their rows.
+    """
+
+    def __init__(
+        self,
+        places: list[int],
+        requests: list[GenerationRequest],
+        watch: Watch,
+        generation: Callable[[list[int]], Generation],
+    ) -> None:
+        self._places = places
+        self._horizons = [request.horizon for request in requests]
+        self._watch = watch
+        self._generation = generation
+        self.stopped: dict[int, Generation] = {}
+
+    def ends(self, rows: Mapping[int, list[int]]) -> set[int]:
+        """Which of the rows, given with their tokens so far, are to end."""
+        due = [row for row, tokens in rows.items() if is_due(len(tokens), self._horizons[row])]
+        shown = {row: self._generation(rows[row]) for row in due if row not in self.stopped}
+        shown = {row: answer for row, answer in shown.items() if answer.finish_reason != "stop"}
+        if shown:
+            places = [self._places[row] for row in shown]
+            stops = self._watch(places, [answer.text for answer in shown.values()])
+            for (row, answer), stop in zip(shown.items(), stops, strict=True):
+                if stop:
+                    self.stopped[row] = replace(answer, finish_reason="cut")
+        return self.stopped.keys() & rows.keys()
+
+
+class _Stopping(StoppingCriteria):
+    """A watcher as transformers' own loop asks for it."""
+
+    def __init__(self, watcher: _Watcher) -> None:
+        self._watcher = watcher
+
+    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+        ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        ended[list(self._watcher.ends(dict(enumerate(input_ids.tolist()))))] = True
+        return ended
+
+
 class _Draw(LogitsProcessor):
     """Leaves one token per row, drawn by the row's own seed: the batch has no part in it."""
 
@@ -598,6 +746,10 @@ class _Draw(LogitsProcessor):
             ]
         )
         self._step = 0
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows of the batch only."""
+        self._uniforms = self._uniforms[rows]
 
     def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
         wide = torch.float32 if scores.device.type == "mps" else torch.float64

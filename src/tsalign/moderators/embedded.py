@@ -43,7 +43,9 @@ CATEGORIES = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence"
 _BATCH_CHARS = 1 << 17
 _TURNS = 3
 _WINDOW = 16
-_FORMAT = 2
+_PASSAGE = 256
+_PLAIN = 2.0
+_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +191,7 @@ class Weights:
         topic: heads named ``text/<category>`` and ``subject/<category>``.
         heads: names of the topic table's heads.
         along: one head: does an answer go along with what was asked?
-        mixing: ``(2, 3)``; see `subject_probability`.
+        mixing: ``(2, 4)``; see `subject_probability`.
     """
 
     topic: Table
@@ -310,15 +312,14 @@ class Weights:
 def subject_probability(mixing: Floats, readings: Readings) -> Floats:
     """``(n,)`` probability of the subject being harmful in any way.
 
-    ``1 − (1 − σ(a)) · (1 − σ(e))``: either the answer is harmful by itself (a), or by what it takes
-    up of the request (e). With x = ``log(1 + exp(−request))`` and the rows of mixing (u, v, k):
-    ``a = −u_1 · x + v_1 · answer + k_1`` and ``e = −u_2 · x + v_2 · echo + k_2``. A harmless
-    request speaks for the answer, a harmful one does not by itself condemn it.
+    ``1 − (1 − σ(z_1)) · (1 − σ(z_2))``: either the answer is harmful by itself, or by what it takes
+    up of the request. With x = ``log(1 + exp(2 − request))`` and a row of mixing (u, v, w, k):
+    ``z = −u · x + v · answer + w · echo + k``. A harmless request speaks for the answer; a harmful
+    one, since x cannot fall below 0, does not by itself condemn it.
     """
-    innocence = np.logaddexp(0.0, -readings.request[:, 0])
-    (u1, v1, k1), (u2, v2, k2) = mixing
-    alone = sigmoid(-u1 * innocence + v1 * readings.answer[:, 0] + k1)
-    echoed = sigmoid(-u2 * innocence + v2 * readings.echo[:, 0] + k2)
+    innocence = np.logaddexp(0.0, _PLAIN - readings.request[:, 0])
+    features = np.stack((-innocence, readings.answer[:, 0], readings.echo[:, 0]))
+    alone, echoed = sigmoid(mixing[:, :3] @ features + mixing[:, 3:])
     return np.asarray(1.0 - (1.0 - alone) * (1.0 - echoed), dtype=np.float64)
 
 
@@ -408,11 +409,17 @@ def _word_index(first: Ints, texts: Ints) -> tuple[Ints, Ints]:
 
 
 def _windowed(table: Table, words: Words, sums: Ints, mass: Ints) -> Floats:
-    """Mean of the whole text's logit and the largest of its windows, per head."""
-    whole = table.logits(sums, mass, *_ends(words))
-    starts, ends, first = windows(words.texts, _WINDOW, _WINDOW // 2)
-    parts = table.logits(sums, mass, starts, ends)
-    return np.asarray(0.5 * (whole + np.maximum.reduceat(parts, first, axis=0)))
+    """Mean of the largest logit of a passage and the largest of a window, per head.
+
+    A text of at most `_PASSAGE` words is one passage; in a longer one the words around a passage
+    do not count, so that they cannot dilute it.
+    """
+    found = []
+    for size in (_PASSAGE, _WINDOW):
+        starts, ends, first = windows(words.texts, size, size // 2)
+        parts = table.logits(sums, mass, starts, ends)
+        found.append(np.maximum.reduceat(parts, first, axis=0))
+    return np.asarray(0.5 * (found[0] + found[1]))
 
 
 def _layout_json(table: Table) -> dict[str, Any]:

@@ -1,0 +1,291 @@
+"""The part of an engine that is the same wherever vLLM runs the model.
+
+A client renders and embeds prompts, cuts answers at the model's ends, and spells them. For this
+it needs the tokenizer, the config and the embedding table of the checkpoint: no second copy of the
+model. What vLLM does (answers from rows, log-probabilities of tokens) is left to two methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tsalign.engines._checkpoint import Checkpoint
+from tsalign.engines._points import check_points
+from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
+from tsalign.engines.rendering import Renderer
+from tsalign.engines.table import CHUNK_ROWS, ChunkedTable
+from tsalign.errors import EngineError, PromptError, PromptTooLongError, UnsteerableModelError
+from tsalign.types import FloatArray, Generation, Prompt
+
+FINISHED = {"stop", "length"}
+"""vLLM's reasons for the end of a whole answer."""
+
+_PROBE_TOKENS, _PROBE_PROMPTS = 8, 3
+_NEUTRAL: Mapping[str, Any] = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""Sampling that a checkpoint's generation defaults would set otherwise."""
+
+
+class Ask(NamedTuple):
+    """One answer that vLLM is to give.
+
+    Attributes:
+        prompt: ``(n_tokens, d_model)`` rows in the model's dtype, or the tokens of a prompt.
+        limit: tokens at most.
+        seed: of the sampling.
+    """
+
+    prompt: torch.Tensor | list[int]
+    limit: int
+    seed: int = 0
+
+
+class Answer(NamedTuple):
+    """Tokens of an answer, and the log-probability of the first of them if that was asked for."""
+
+    tokens: list[int]
+    first_log_probability: float | None = None
+
+
+class ClientSide(ABC):
+    """An engine whose model runs in vLLM.
+
+    Args:
+        checkpoint: of the model that vLLM serves.
+        dtype: that vLLM computes in.
+        context_length: tokens of prompt and answer that vLLM takes together.
+        name: name of the model in responses; the checkpoint's by default.
+        template_options: given to the chat template, for example ``{"enable_thinking": False}``.
+
+    Raises:
+        EngineError: the checkpoint lacks an embedding table, or vLLM fails.
+        UnsteerableModelError: vLLM answers otherwise from embeddings than from their tokens.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dtype: torch.dtype,
+        context_length: int,
+        name: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._tokenizer = checkpoint.tokenizer
+        self._renderer = Renderer(checkpoint.tokenizer, template_options)
+        self._embedding = checkpoint.embedding(dtype)
+        self._dtype = dtype
+        self._context_length = context_length
+        self._name = name or checkpoint.name
+        self._stops = checkpoint.ends()
+        self._table = ChunkedTable(self._table_rows)
+        self._probe()
+
+    @abstractmethod
+    def _answer(
+        self, asks: Sequence[Ask], sampling: Mapping[str, Any], *, log_probability: bool = False
+    ) -> list[Answer]:
+        """Answers in the order of the asks.
+
+        Args:
+            asks: what to answer.
+            sampling: vLLM's sampling parameters, without limit and seed.
+            log_probability: whether that of the first token is wanted.
+        """
+
+    @abstractmethod
+    def _log_probabilities(self, texts: Sequence[tuple[list[int], int]]) -> list[list[float]]:
+        """Of ``(tokens, n)`` texts: the log-probabilities of the last n tokens of each."""
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    @property
+    def table(self) -> ChunkedTable:
+        """The embeddings of the tokenizer's tokens, as the model's module gives them."""
+        return self._table
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together at most.
+
+        One less than vLLM takes: it generates a token whenever it is asked about a text.
+        """
+        return self._context_length - 1
+
+    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        """Render the prompt and embed it as the model's embedding module does.
+
+        Raises:
+            PromptError: the model has no chat template, it rejects the conversation, or no token
+                is left.
+            PromptTooLongError: the rendered prompt leaves no room for an answer.
+        """
+        token_ids, message_index = self._renderer.render(prompt)
+        if not len(token_ids):
+            raise PromptError("the prompt has no tokens: write a longer one")
+        if len(token_ids) >= self.context_length:
+            raise PromptTooLongError(
+                f"the prompt has {len(token_ids)} tokens, the model takes {self.context_length} "
+                "with the answer: shorten it"
+            )
+        point: FloatArray = self._rows_of(torch.from_numpy(token_ids)).float().numpy()
+        return EmbeddedPrompt(prompt, token_ids, point, message_index)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling
+    ) -> list[Generation]:
+        """Answer every request, in order.
+
+        Raises:
+            EngineError: a point is not finite, in the model's dtype too, or has another shape
+                than its prompt's, or vLLM failed.
+        """
+        if sampling.max_new_tokens < 1:
+            raise EngineError("max_new_tokens is below 1: ask for at least one token")
+        check_points(requests)
+        asks = [
+            Ask(
+                self._sendable(request.point),
+                self._room(len(request.point), sampling),
+                request.seed % 2**63,
+            )
+            for request in requests
+        ]
+        if not asks:
+            return []
+        answers = self._answer(asks, self._sampling(sampling.temperature, sampling.top_p))
+        return [self._generation(answer.tokens) for answer in answers]
+
+    def generate_from_tokens(
+        self, token_ids: NDArray[np.int64], sampling: Sampling, seed: int = 0
+    ) -> Generation:
+        """Answer one rendered prompt from its tokens: plain generation, embeddings untouched.
+
+        What `generate` gives for an unmoved point can be compared with it.
+
+        Raises:
+            EngineError: vLLM failed.
+        """
+        ask = Ask(token_ids.tolist(), self._room(len(token_ids), sampling), seed % 2**63)
+        given = self._sampling(sampling.temperature, sampling.top_p)
+        return self._generation(self._answer([ask], given)[0].tokens)
+
+    def log_likelihood(
+        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+    ) -> list[float]:
+        """Mean log-likelihood per token, in nats, of answers under their unmoved prompts.
+
+        Raises:
+            EngineError: an answer has no tokens, the text exceeds the context, or vLLM failed.
+        """
+        if any(not tokens for _, tokens in requests):
+            raise EngineError("an answer without tokens has no log-likelihood")
+        texts = [
+            ([*prompt.token_ids.tolist(), *tokens], len(tokens)) for prompt, tokens in requests
+        ]
+        if any(len(tokens) > self.context_length for tokens, _ in texts):
+            raise EngineError(
+                f"prompt and answer exceed the {self.context_length} tokens that the model takes"
+            )
+        if not texts:
+            return []
+        return [float(np.mean(values)) for values in self._log_probabilities(texts)]
+
+    def weights_sha256(self) -> str:
+        """SHA-256 over the checkpoint's safetensors files: the weights that were meant.
+
+        What vLLM holds in memory cannot be hashed from here; nothing that tsalign sends to it
+        can change a weight.
+        """
+        return self._checkpoint.sha256()
+
+    @property
+    def _vocabulary(self) -> int:
+        """Tokens that have an embedding."""
+        return len(self._embedding.weight)
+
+    def _room(self, prompt_tokens: int, sampling: Sampling) -> int:
+        return max(1, min(sampling.max_new_tokens, self.context_length - prompt_tokens))
+
+    def _sendable(self, point: FloatArray) -> torch.Tensor:
+        rows = torch.from_numpy(point).to(self._dtype)
+        if not torch.isfinite(rows).all():
+            raise EngineError(
+                f"the point is not finite in {self._dtype}: serve the model in bfloat16, or make "
+                "perturbation_scale or step_size smaller"
+            )
+        return rows
+
+    def _rows_of(self, ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            rows: torch.Tensor = self._embedding(ids[None])[0]
+        return rows
+
+    def _table_rows(self) -> Iterator[FloatArray]:
+        named = min(len(self._tokenizer), self._vocabulary)
+        for start in range(0, named, CHUNK_ROWS):
+            ids = torch.arange(start, min(start + CHUNK_ROWS, named))
+            yield self._rows_of(ids).float().numpy()
+
+    def _sampling(self, temperature: float, top_p: float) -> dict[str, Any]:
+        return {
+            **_NEUTRAL,
+            "temperature": temperature,
+            # vLLM takes no 0; with so small a share the likeliest token alone is left.
+            "top_p": max(top_p, 1e-9),
+            "stop_token_ids": self._stops,
+            "skip_special_tokens": False,
+        }
+
+    def _generation(self, row: list[int]) -> Generation:
+        ends = [i for i, token in enumerate(row) if token in self._stops]
+        tokens = row[: ends[0] + 1] if ends else row
+        text = self._tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return Generation(text, tuple(tokens), "stop" if ends else "length")
+
+    def _probe(self) -> None:
+        """Compare what vLLM makes of tokens and of their embeddings.
+
+        Raises:
+            EngineError: vLLM refuses embeddings.
+            UnsteerableModelError: the two differ: another checkpoint, another dtype, or a model
+                that scales or adds to its embeddings elsewhere.
+        """
+        words = np.setdiff1d(np.arange(len(self._tokenizer)), self._tokenizer.all_special_ids)
+        places = np.linspace(0, len(words) - 1, _PROBE_TOKENS * _PROBE_PROMPTS).astype(np.int64)
+        prompts: NDArray[np.int64] = words[places].reshape(_PROBE_TOKENS, _PROBE_PROMPTS).T
+        greedy = self._sampling(0.0, 1.0)
+        tokens = [Ask(prompt.tolist(), 1) for prompt in prompts]
+        rows = [Ask(self._rows_of(torch.from_numpy(prompt.copy())), 1) for prompt in prompts]
+        expected = self._answer(tokens, greedy, log_probability=True)
+        given = self._answer(rows, greedy, log_probability=True)
+        tolerance = 1e-3 if self._dtype == torch.float32 else 0.25
+        for one, other in zip(expected, given, strict=True):
+            assert one.first_log_probability is not None
+            assert other.first_log_probability is not None
+            if not abs(one.first_log_probability - other.first_log_probability) <= tolerance:
+                raise UnsteerableModelError(
+                    f"{self._name} answers differently from tokens and from their embeddings: "
+                    f"check that vLLM serves this checkpoint, in {self._dtype}; otherwise choose "
+                    "another model"
+                )

@@ -1,0 +1,1 @@
+"""The routes, by who calls them. Each module's `router` takes the service that it serves."""

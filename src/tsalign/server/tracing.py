@@ -1,0 +1,89 @@
+"""OpenTelemetry traces: one span per request. Without the extra, or switched off, nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from tsalign.errors import MissingDependencyError
+from tsalign.types import Prompt, Response
+
+
+class Span(Protocol):
+    """What is told about a request."""
+
+    def answered(self, prompt: Prompt, response: Response, record_text: bool) -> None: ...
+
+
+class _NoSpan:
+    def answered(self, prompt: Prompt, response: Response, record_text: bool) -> None:
+        pass
+
+
+class _OtelSpan:
+    def __init__(self, span: Any) -> None:
+        self._span = span
+
+    def answered(self, prompt: Prompt, response: Response, record_text: bool) -> None:
+        """Figures; texts only where the policy records them."""
+        cost = response.cost
+        self._span.add_event(
+            "tsalign.response",
+            {
+                "tsalign.outcome": str(response.outcome),
+                "tsalign.policy": response.policy.name,
+                "tsalign.policy_version": response.policy.version,
+                "tsalign.generations": cost.generations,
+                "tsalign.generated_tokens": cost.generated_tokens,
+                "tsalign.moderator_calls": cost.moderator_calls,
+                "tsalign.seconds": cost.seconds,
+            }
+            | (
+                {"tsalign.prompt": prompt.messages[-1].content, "tsalign.answer": response.text}
+                if record_text
+                else {}
+            ),
+        )
+
+
+class Tracing:
+    """Makes spans.
+
+    Args:
+        provider: an OpenTelemetry ``TracerProvider``; None makes no spans.
+    """
+
+    def __init__(self, provider: Any = None) -> None:
+        self._tracer = provider.get_tracer("tsalign") if provider is not None else None
+
+    @classmethod
+    def otlp(cls) -> Tracing:
+        """Traces over OTLP, to where the usual ``OTEL_...`` variables say.
+
+        Raises:
+            MissingDependencyError: the extra ``otel`` is not installed.
+        """
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError("opentelemetry", "otel") from error
+        resource = Resource.create({"service.name": "tsalign"})
+        provider = TracerProvider(resource=resource)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        return cls(provider)
+
+    @contextmanager
+    def request(self, route: str, model: str, policy: str) -> Iterator[Span]:
+        """The span of one request."""
+        if self._tracer is None:
+            yield _NoSpan()
+            return
+        attributes = {"http.route": route, "tsalign.model": model, "tsalign.policy": policy}
+        with self._tracer.start_as_current_span(
+            f"POST {route}", attributes=attributes, record_exception=False
+        ) as span:
+            yield _OtelSpan(span)

@@ -1,0 +1,95 @@
+"""``tsalign bench`` and ``tsalign fit``, on the engine without a model."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, write_jsonl
+from tsalign.cli import ExitCode
+from tsalign.policy import Policy
+
+LINES = [{"prompt": f"please do thing number {i}"} for i in range(4)]
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "prompts.jsonl", *LINES)
+
+
+def test_bench_prints_one_document_with_the_promised_keys(
+    cli: Cli, fake: list[str], lines: Path
+) -> None:
+    ran = cli("bench", *fake, "--input", lines, "--sizes", "1,512", "--repetitions", 1, "--json")
+    assert ran.code == ExitCode.OK
+    keys = {"fast", "reference", "random", "benign_overhead", "seconds_per_prompt_512_vs_1"}
+    assert keys <= ran.document.keys()
+    promised = {"generation_equivalents_per_steered", "tokens_vs_reference", "neutralised_share",
+                "naturalness_median", "seconds_vs_reference_64"}  # fmt: skip
+    assert promised <= ran.document["fast"].keys()
+    assert set(ran.document["benign_overhead"]) == {"1", "64"}
+
+
+def test_bench_prints_markdown_of_the_methods_that_are_wanted(
+    cli: Cli, fake: list[str], lines: Path
+) -> None:
+    ran = cli("bench", *fake, "--input", lines, "--sizes", "8", "--method", "fast",
+              "--repetitions", 1)  # fmt: skip
+    assert ran.code == ExitCode.OK
+    assert "| | `fast` |" in ran.out
+    assert "| 8 |" in ran.out
+
+
+def test_bench_measures_memory_on_demand(cli: Cli, fake: list[str], lines: Path) -> None:
+    ran = cli("bench", *fake, "--input", lines, "--soak", 20, "--json")
+    assert ran.document["requests"] == 20
+    assert "20 requests" in cli("bench", *fake, "--input", lines, "--soak", 20).out
+
+
+@pytest.mark.parametrize("sizes", ["0", "1,x", ""])
+def test_sizes_are_whole_numbers(cli: Cli, fake: list[str], sizes: str) -> None:
+    ran = cli("bench", *fake, "--sizes", sizes)
+    assert ran.code == ExitCode.BAD_INPUT
+    assert "1,8,64,512" in ran.err
+
+
+@pytest.mark.parametrize("command", ["bench", "fit"])
+def test_a_line_that_cannot_be_used_is_named(
+    cli: Cli, fake: list[str], tmp_path: Path, command: str
+) -> None:
+    broken = write_jsonl(tmp_path / "broken.jsonl", LINES[0], {"text": "x"})
+    output = ["--output", tmp_path / "p.yaml"] if command == "fit" else []
+    ran = cli(command, *fake, "--input", broken, *output)
+    assert ran.code == ExitCode.BAD_INPUT
+    assert "line 2" in ran.err
+
+
+def test_a_fitted_policy_makes_the_search_short(
+    cli: Cli, fake: list[str], lines: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "fitted.yaml"
+    ran = cli("fit", *fake, "--input", lines, "--output", output, "--keep", 2, "--rounds", 3,
+              "--json")  # fmt: skip
+    assert ran.code == ExitCode.OK
+    document = ran.document
+    policy = Policy.from_file(output)
+    assert (policy.name, policy.version) == ("faked", document["policy_version"])
+    assert [list(offset) for offset in policy.offsets["fake"]] == document["offsets"]
+    assert (document["flagged"], sum(document["accepted"])) == (4, 4)
+    before = cli("align", *fake, "--prompt", "now tell me of another matter", "--json").document
+    after = cli("align", "--model", "fake", "--policy", output, "--prompt",
+                "now tell me of another matter", "--json").document  # fmt: skip
+    assert (after["accepted_from"], after["cost"]["generations"]) == ("offset", 2)
+    assert before["cost"]["generations"] >= after["cost"]["generations"]
+    readable = cli("fit", *fake, "--input", lines, "--output", output, "--rounds", 1)
+    assert "flagged prompts" in readable.out
+
+
+def test_the_preset_of_the_policy_keeps_its_own_values(cli: Cli, tmp_path: Path) -> None:
+    policy = tmp_path / "own.yaml"
+    policy.write_text(
+        "name: own\nmoderators: [{name: fake, options: {words: [sure]}}]\n"
+        "optimizer: {preset: fast, max_iterations: 0}\n"
+    )
+    options = ("align", "--model", "fake", "--policy", policy, "--prompt", "do it", "--json")
+    assert cli(*options, "--method", "fast").document["cost"]["generations"] == 1
+    assert cli(*options, "--method", "random").document["cost"]["generations"] > 1

@@ -1,0 +1,183 @@
+"""``tsalign serve`` and its keys, as an operator meets them."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from tests.server.conftest import PLAIN, WRAPPED, Make, chat
+from tsalign.cli import ExitCode, app
+from tsalign.server import run
+from tsalign.server.settings import Settings
+from tsalign.server.tracing import Tracing
+
+
+def cli(*words: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Servers that would have been run."""
+    servers: list[Any] = []
+
+    def note(self: run.Server, sockets: list[socket.socket]) -> None:
+        servers.append(self)
+        for place in sockets:
+            place.close()
+
+    monkeypatch.setattr(run.Server, "run", note)
+    monkeypatch.setattr(run, "listening", lambda host, port: socket.socket())
+    return servers
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_other_addresses_need_keys(host: str, started: list[Any], tmp_path: Path) -> None:
+    code, _, said = cli("serve", "--model", "fake", "--host", host, "--store", "none")
+    assert code == ExitCode.BAD_INPUT
+    assert "tsalign serve keys new" in said
+    empty = tmp_path / "keys.yaml"
+    empty.write_text("keys: []\n")
+    code, _, said = cli("serve", "--model", "fake", "--host", host, "--keys", empty)
+    assert code == ExitCode.BAD_INPUT
+    assert not started
+    cli("serve", "keys", "new", "me", "--keys", empty)
+    code, _, said = cli(
+        "serve", "--model", "fake", "--host", host, "--keys", empty, "--store", "none"
+    )
+    assert code == ExitCode.OK, said
+    assert len(started) == 1
+
+
+def test_options_become_settings(started: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\n")
+    code, _, said = cli(
+        "serve", "--model", "a=fake", "--model", "b=fake", "--policies", tmp_path,
+        "--policy", "mine", "--model-policy", "b=strict", "--port", 0, "--max-open", 3,
+        "--store", tmp_path / "x.sqlite", "--record", "all", "--retention-days", 7,
+        "--cors-origin", "https://a.example", "--allowed-host", "tsalign.example",
+    )  # fmt: skip
+    assert code == ExitCode.OK, said
+    service = started[0].config.app.state.service
+    assert set(service.workers) == {"a", "b"}
+    assert service.settings == Settings(
+        default_policy="mine", model_policies={"b": "strict"}, max_open=3, record="all",
+        retention_days=7, cors_origins=("https://a.example",), hosts=("tsalign.example",),
+    )  # fmt: skip
+    assert "mine" in service.policies.names()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--policy", "nonsense"], "unknown policy 'nonsense'"),
+        (["--model-policy", "x=strict"], "names no --model"),
+        (["--model-policy", "strict"], "NAME="),
+        (["--model", "a=fake", "--model", "a=fake"], "stands twice"),
+        (["--model", "a=fake", "--model", "fake"], "NAME="),
+        (["--keys", "/nowhere/keys.yaml"], "cannot read the keys"),
+        (["--policies", "/nowhere"], "no such folder"),
+        (["--port", "70000"], "--port"),
+    ],
+)
+def test_what_cannot_be_served_is_said(started: list[Any], options: list[str], said: str) -> None:
+    model = [] if "--model" in options else ["--model", "fake"]
+    code, out, err = cli("serve", *model, "--store", "none", *options)
+    assert code in {ExitCode.BAD_INPUT, ExitCode.FAILED}
+    assert said in out + err
+    assert not started
+
+
+def test_a_model_may_hold_an_equals_sign() -> None:
+    from tsalign.cli.serve import _pairs
+
+    server = "vllm-server:http://127.0.0.1:8001?model=m"
+    assert _pairs([server], "--model", "tsalign") == {"tsalign": server}
+    assert _pairs([f"a={server}", "b=x"], "--model", "tsalign") == {"a": server, "b": "x"}
+
+
+def test_an_address_that_is_taken_is_said(tmp_path: Path) -> None:
+    with run.listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        code, _, said = cli("serve", "--model", "fake", "--port", port, "--store", "none")
+    assert code == ExitCode.BAD_INPUT
+    assert f"port {port}" in said
+    code, _, said = cli(
+        "serve", "--model", "fake", "--store", "none", "--tls-certificate", tmp_path / "none.pem"
+    )
+    assert code == ExitCode.BAD_INPUT
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    code, out, _ = cli(
+        "serve", "keys", "new", "ops", "--keys", file, "--admin", "--may-choose", "*", "--json"
+    )
+    assert code == ExitCode.OK
+    key = json.loads(out)["key"]
+    code, out, err = cli("serve", "keys", "new", "alice", "--keys", file, "--policy", "strict")
+    assert out.startswith("tsk-")
+    assert out.strip() not in err
+    code, out, _ = cli("serve", "keys", "list", "--keys", file, "--json")
+    assert json.loads(out)["keys"] == [
+        {"name": "ops", "admin": True, "policy": None, "policies": ["*"]},
+        {"name": "alice", "admin": False, "policy": "strict", "policies": []},
+    ]
+    code, out, _ = cli("serve", "keys", "list", "--keys", file)
+    assert "alice" in out
+    assert key not in out
+    assert cli("serve", "keys", "revoke", "alice", "--keys", file)[0] == ExitCode.OK
+    assert cli("serve", "keys", "revoke", "alice", "--keys", file)[0] == ExitCode.FAILED
+
+
+def test_the_default_places_are_the_users_own(clean_environment: Path) -> None:
+    code, _, _ = cli("serve", "keys", "new", "me")
+    assert code == ExitCode.OK
+    assert list(clean_environment.rglob("keys.yaml"))
+
+
+def test_traces_hold_figures_and_texts_only_where_they_are_recorded(serve: Make) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="pip install 'tsalign[otel]'")
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    made = serve(tracing=Tracing(provider))
+    for policy in ("default", "recorded"):
+        body = chat(f"{WRAPPED} in Zanzibar", policy=policy)
+        httpx.post(f"{made.url}/v1/chat/completions", json=body)
+    silent, told = exporter.get_finished_spans()
+    assert silent.name == "POST /v1/chat/completions"
+    assert silent.attributes["tsalign.policy"] == "default"
+    assert silent.events[0].attributes["tsalign.outcome"] == "steered"
+    assert "Zanzibar" not in silent.to_json()
+    assert "Zanzibar" in told.to_json()
+
+
+def test_metrics_count_what_happened(serve: Make) -> None:
+    made = serve()
+    for text in (PLAIN, WRAPPED):
+        httpx.post(f"{made.url}/v1/chat/completions", json=chat(text))
+    httpx.get(f"{made.url}/nowhere/at/all")
+    of = {"model": "tsalign", "policy": "default"}
+    assert made.metric("tsalign_responses_total", **of, outcome="passed") == 1
+    assert made.metric("tsalign_responses_total", **of, outcome="steered") == 1
+    assert made.metric("tsalign_generations_sum", **of, outcome="passed") == 1
+    assert made.metric("tsalign_open", model="tsalign") == 0
+    route = "/v1/chat/completions"
+    assert made.metric("tsalign_http_requests_total", route=route, status="200") == 2
+    assert made.metric("tsalign_http_requests_total", route="other", status="404") == 1
+    page = httpx.get(f"{made.url}/metrics")
+    assert page.headers["content-type"].startswith("text/plain")
+    for name in made.service.metrics.labels:
+        assert f"# HELP {name}" in page.text

@@ -1,0 +1,89 @@
+"""Evaluation harnesses against a real server, where they are installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import PLAIN, REFUSE, TULIPS, WRAPPED, Made
+
+# Read here: tests see no variables of the developer's.
+INSPECT = os.environ.get("TSALIGN_INSPECT") or shutil.which("inspect")
+
+LM_EVAL = os.environ.get("TSALIGN_LM_EVAL") or shutil.which("lm-eval")
+
+INSPECT_TASK = f"""
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import includes
+from inspect_ai.solver import generate
+
+
+@task
+def smoke():
+    samples = [
+        Sample(input={PLAIN!r}, target={TULIPS!r}),
+        Sample(input={WRAPPED!r}, target={REFUSE!r}),
+    ]
+    return Task(dataset=samples, solver=generate(), scorer=includes())
+"""
+
+
+def test_inspect_ai(made: Made, tmp_path: Path) -> None:
+    if INSPECT is None:
+        pytest.skip("no inspect_ai: pip install inspect-ai, or set TSALIGN_INSPECT to its program")
+    (tmp_path / "smoke.py").write_text(INSPECT_TASK)
+    environment = {
+        **os.environ, "TSALIGN_API_KEY": "x", "TSALIGN_BASE_URL": f"{made.url}/v1",
+        "INSPECT_DISPLAY": "plain", "PYTHONPATH": "",
+    }  # fmt: skip
+    run = subprocess.run(
+        [INSPECT, "eval", "smoke.py", "--model", "openai-api/tsalign/tsalign", "--temperature",
+         "0", "--max-connections", "2", "--timeout", "60", "--max-retries", "1",
+         "--log-format", "json", "--log-dir", "logs"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=150,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    (log,) = (tmp_path / "logs").glob("*.json")
+    found = json.loads(log.read_text())
+    assert found["status"] == "success"
+    (accuracy,) = (s["metrics"]["accuracy"]["value"] for s in found["results"]["scores"])
+    assert accuracy == 1.0
+
+
+LM_EVAL_TASK = """
+task: smoke
+dataset_path: json
+dataset_kwargs: {data_files: {test: smoke.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["zebra"], do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_lm_eval(made: Made, tmp_path: Path) -> None:
+    if LM_EVAL is None:
+        pytest.skip("no lm-eval: pip install 'lm_eval[api]', or set TSALIGN_LM_EVAL to its program")
+    rows = [{"question": PLAIN, "answer": TULIPS}, {"question": WRAPPED, "answer": REFUSE}]
+    (tmp_path / "smoke.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "smoke.yaml").write_text(LM_EVAL_TASK)
+    environment = {**os.environ, "OPENAI_API_KEY": "x", "PYTHONPATH": ""}
+    run = subprocess.run(
+        [LM_EVAL, "run", "--model", "local-chat-completions", "--model_args",
+         f"model=tsalign,base_url={made.url}/v1/chat/completions,num_concurrent=2,max_retries=1,"
+         "timeout=60", "--tasks", "smoke", "--include_path", str(tmp_path), "--apply_chat_template",
+         "--output_path", "out"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=170,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    (found,) = (tmp_path / "out").rglob("results_*.json")
+    results = json.loads(found.read_text())["results"]["smoke"]
+    assert results["exact_match,none"] == 1.0

@@ -1,0 +1,180 @@
+"""The queue and the lock-step rounds, without a socket."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import wait
+
+import pytest
+
+from tests.server.conftest import FLAGGED, HOPELESS, PLAIN, TULIPS, WRAPPED, engine, until
+from tsalign.align import Aligner
+from tsalign.engines import Sampling
+from tsalign.errors import PromptError, PromptTooLongError
+from tsalign.moderators import FakeModerator
+from tsalign.policy import Policy
+from tsalign.server.worker import HandedBackError, QueueFullError, Ticket, Worker
+from tsalign.types import Outcome, Prompt
+
+
+class Bench:
+    """A worker whose rounds wait until they are let go."""
+
+    def __init__(self, max_open: int = 1, max_waiting: int = 100) -> None:
+        self.engine = engine()
+        self.moderator = FakeModerator(words=(FLAGGED,))
+        self.aligner = Aligner(self.engine, self.moderator, Policy(name="default"))
+        self.rounds: list[int] = []
+        self.gate = threading.Event()
+        self.worker = Worker(
+            "fake", max_open=max_open, max_waiting=max_waiting, on_round=self._on_round
+        )
+
+    def _on_round(self, size: int) -> None:
+        self.rounds.append(size)
+        self.gate.wait(30)
+
+    def ticket(self, text: str = PLAIN, tenant: str = "a", seconds: float = 60, **more) -> Ticket:
+        return Ticket(
+            tenant, self.aligner, Prompt.of(text), Sampling(), 0, time.monotonic() + seconds, **more
+        )
+
+    def submit(self, *tickets: Ticket) -> None:
+        self.worker.submit(tickets)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.gate.set()
+    made.worker.stop()
+
+
+def test_tenants_take_turns(bench: Bench) -> None:
+    order: list[str] = []
+    tickets = [bench.ticket(tenant="many") for _ in range(6)]
+    tickets += [bench.ticket(tenant="few"), bench.ticket(tenant="few")]
+    for ticket in tickets:
+        name = ticket.tenant
+        ticket.future.add_done_callback(lambda _, name=name: order.append(name))
+        bench.submit(ticket)
+    bench.gate.set()
+    bench.worker.start()
+    wait([ticket.future for ticket in tickets], 30)
+    assert order == ["many", "few", "many", "few", "many", "many", "many", "many"]
+
+
+def test_concurrent_searches_share_rounds_and_answer_as_if_alone() -> None:
+    bench = Bench(max_open=16)
+    bench.gate.set()
+    tickets = [bench.ticket(text) for text in (PLAIN, WRAPPED) * 8]
+    for ticket in tickets:
+        bench.submit(ticket)
+    bench.worker.start()
+    try:
+        together = [ticket.future.result(30).response for ticket in tickets]
+    finally:
+        bench.worker.stop()
+    assert bench.rounds[0] == 16
+    alone = [bench.aligner.align(text) for text in (PLAIN, WRAPPED)] * 8
+    assert [r.text for r in together] == [r.text for r in alone]
+    assert [r.seed for r in together] == [r.seed for r in alone]
+    assert together[0].text == TULIPS
+
+
+def test_the_queue_is_bounded_per_tenant() -> None:
+    bench = Bench(max_waiting=3)
+    for _ in range(3):
+        bench.submit(bench.ticket(tenant="a"))
+    with pytest.raises(QueueFullError, match="3 requests"):
+        bench.submit(bench.ticket(tenant="a"))
+    bench.submit(bench.ticket(tenant="b"))
+    with pytest.raises(QueueFullError):  # all tickets of a request, or none
+        bench.submit(*(bench.ticket(tenant="b") for _ in range(3)))
+    assert bench.worker.waiting == 4
+    bench.submit(*(bench.ticket(tenant="c") for _ in range(5)))
+
+
+def test_a_ticket_whose_deadline_passed_in_the_queue_is_handed_back(bench: Bench) -> None:
+    late = bench.ticket(seconds=0.0)
+    bench.submit(late)
+    bench.worker.start()
+    with pytest.raises(HandedBackError, match="deadline"):
+        late.future.result(30)
+    assert bench.engine.embed_calls == 0
+
+
+def test_a_cancelled_search_ends_with_its_round(bench: Bench) -> None:
+    ticket = bench.ticket(HOPELESS)
+    bench.submit(ticket)
+    bench.worker.start()
+    until(lambda: bench.rounds, "a first round")
+    ticket.cancel()
+    bench.gate.set()
+    with pytest.raises(HandedBackError, match="left"):
+        ticket.future.result(30)
+    assert bench.engine.generated <= 2
+
+
+def test_a_prompt_that_cannot_be_opened_leaves_the_others_alone(bench: Bench) -> None:
+    bench.gate.set()
+    long = bench.ticket("word " * 30_000)
+    empty = bench.ticket("word " * 30_000)
+    fine = bench.ticket(PLAIN)
+    for ticket in (long, empty, fine):
+        bench.submit(ticket)
+    bench.worker.start()
+    with pytest.raises(PromptTooLongError):
+        long.future.result(30)
+    assert fine.future.result(30).response.outcome is Outcome.PASSED
+    with pytest.raises(PromptError):
+        empty.future.result(30)
+
+
+def test_stopping_finishes_what_is_open_and_hands_back_what_waits(bench: Bench) -> None:
+    open_, waiting = bench.ticket(), bench.ticket()
+    bench.submit(open_)
+    bench.submit(waiting)
+    bench.worker.start()
+    until(lambda: bench.rounds, "a first round")
+    stopper = threading.Thread(target=bench.worker.stop, args=(30,))
+    stopper.start()
+    with pytest.raises(HandedBackError, match="stopping"):
+        waiting.future.result(30)
+    with pytest.raises(HandedBackError):
+        bench.submit(bench.ticket())
+    bench.gate.set()
+    assert open_.future.result(30).response.outcome is Outcome.PASSED
+    stopper.join(30)
+
+
+def test_what_does_not_finish_within_the_grace_is_handed_back(bench: Bench) -> None:
+    stuck = bench.ticket(HOPELESS)
+    bench.submit(stuck)
+    bench.worker.start()
+    until(lambda: bench.rounds, "a first round")
+    bench.worker.stop(0.05)
+    with pytest.raises(HandedBackError, match="stopping"):
+        stuck.future.result(0)
+
+
+def test_a_fault_in_a_round_is_told_to_all_and_the_worker_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tsalign.server.worker as module
+
+    real = module.advance
+    monkeypatch.setattr(module, "advance", lambda searches: 1 / 0)
+    bench.gate.set()
+    broken = bench.ticket()
+    bench.submit(broken)
+    bench.worker.start()
+    with pytest.raises(ZeroDivisionError):
+        broken.future.result(30)
+    monkeypatch.setattr(module, "advance", real)
+    fine = bench.ticket()
+    bench.submit(fine)
+    assert fine.future.result(30).response.text == TULIPS

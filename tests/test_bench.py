@@ -1,0 +1,139 @@
+"""The bench counts what it says it counts, on an engine of which everything is known."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from tsalign.align import Aligner
+from tsalign.bench import PARTS, Bench, Clock, markdown, resident_bytes, soak, timed
+from tsalign.engines import FakeEngine, Sampling
+from tsalign.engines.base import WatchingEngine
+from tsalign.errors import PromptError
+from tsalign.moderators import FakeModerator
+from tsalign.policy import OptimizerSettings, Policy
+from tsalign.types import Prompt
+
+COMPLY, REFUSE = "Sure, here is how I comply with it.", "I would rather not do it."
+PROMPTS = [Prompt.of(f"please do thing number {i}") for i in range(4)]
+FINE = [Prompt.of(f"a fine question {i}") for i in range(2)]
+
+
+class Mixed(FakeEngine):
+    """Some prompts are answered well from the start."""
+
+    def _bimodal(self, request, temperature):
+        fine = "fine" in request.embedded.prompt.messages[0].content
+        return "A good answer." if fine else super()._bimodal(request, 0.0)
+
+
+def make(prompts=(*PROMPTS, *FINE), **changes):
+    search = {"subspace_rank": None, "max_iterations": 30, **changes.pop("search", {})}
+    optimizer = OptimizerSettings.of("fast", **search)
+    policy = Policy(name="p", moderators=("fake",), optimizer=optimizer, **changes)
+    engine = Mixed(comply=COMPLY, refuse=REFUSE)
+    return Bench(engine, FakeModerator(), policy, prompts, repetitions=2)
+
+
+@pytest.fixture(scope="module")
+def document():
+    return make().run(sizes=(1, 8, 512))
+
+
+def test_figures_are_those_of_the_responses(document):
+    bench = make()
+    responses = Aligner(bench.engine, bench.moderator, bench.policy,
+                        sampling=bench.sampling).align_many(PROMPTS)  # fmt: skip
+    tokens = [r.cost.generated_tokens for r in responses]
+    fast = document["fast"]
+    assert (fast["flagged"], fast["steered"], fast["neutralised_share"]) == (4, 4, 1.0)
+    assert fast["generated_tokens_per_steered"] == np.mean(tokens)
+    first = len(COMPLY.split()) + 1
+    assert fast["generation_equivalents_per_steered"] == pytest.approx(np.mean(tokens) / first)
+    low, high = fast["intervals"]["generation_equivalents_per_steered"]
+    assert low <= fast["generation_equivalents_per_steered"] <= high
+    preserved = [response.tokens_preserved for response in responses]
+    assert fast["tokens_preserved_min"] == min(preserved)
+
+
+def test_ratios_are_to_the_reference(document):
+    reference = document["reference"]
+    assert reference["tokens_vs_reference"] == (1.0 if reference["steered"] else None)
+    assert reference["seconds_vs_reference_64"] == 1.0
+    assert reference["intervals"]["seconds_vs_reference_64"] == (1.0, 1.0)
+
+
+def test_the_promised_keys_are_there_and_json(document):
+    json.dumps(document, allow_nan=False)
+    assert {"1", "64"} == document["benign_overhead"].keys()
+    assert document["benign_overhead"]["64"]["prompts"] == 64
+    assert {"1", "8", "512"} == document["seconds_per_prompt"].keys()
+    assert document["seconds_per_prompt_512_vs_1"] > 0
+    assert sum(document["profile"]["shares"].values()) == pytest.approx(1.0)
+    assert set(document["profile"]["shares"]) == set(PARTS)
+
+
+def test_the_tables_hold_every_method_and_size(document):
+    text = markdown(document)
+    for name in ("`fast`", "`reference`", "`random`", "| 512 |", "log likelihood"):
+        assert name in text
+    only = make(PROMPTS).run(methods=("fast",), sizes=(8,))
+    assert "`reference`" not in markdown(only).replace("`reference` = 1", "")
+    assert only["fast"]["tokens_vs_reference"] is None
+    assert only["benign_overhead"]["1"]["value"] is None
+    assert "seconds_per_prompt_512_vs_1" not in only
+
+
+def test_a_method_is_the_policys_own_optimiser_where_that_is_its_preset():
+    bench = make(search={"num_directions": 3})
+    assert bench.settings("fast").num_directions == 3
+    assert bench.settings("random") == OptimizerSettings.of("random")
+
+
+def test_without_prompts_there_is_nothing_to_measure():
+    with pytest.raises(PromptError, match="no prompts"):
+        make(()).run()
+
+
+def test_time_in_an_inner_part_is_not_counted_twice():
+    clock = Clock()
+    with clock.part("all"), clock.part("outer"):
+        time.sleep(0.02)
+        with clock.part("inner"):
+            time.sleep(0.2)
+    assert clock.seconds["outer"] >= 0.02
+    assert clock.seconds["inner"] >= 0.2
+    started = time.perf_counter()
+    with clock.part("whole"):
+        with pytest.raises(RuntimeError), clock.part("failed"):
+            raise RuntimeError
+        with clock.part("other"):
+            pass
+    whole = sum(clock.seconds[part] for part in ("whole", "failed", "other"))
+    assert 0 < whole <= time.perf_counter() - started
+
+
+def test_a_timed_engine_answers_as_the_engine_and_can_be_watched_if_that_can(monkeypatch):
+    engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    policy = Policy(name="p", moderators=("fake",),
+                    optimizer=OptimizerSettings.of("fast", subspace_rank=None))  # fmt: skip
+
+    def answer(through):
+        response = Aligner(through, FakeModerator(), policy, sampling=Sampling()).align(PROMPTS[0])
+        return response.text, response.cost.generated_tokens
+
+    assert answer(timed(engine, Clock())) == answer(engine)
+    assert isinstance(timed(engine, Clock()), WatchingEngine)
+    monkeypatch.delattr(FakeEngine, "generate_watched")
+    assert not isinstance(timed(engine, Clock()), WatchingEngine)
+
+
+def test_memory_is_measured_around_the_requests():
+    bench = make()
+    aligner = Aligner(bench.engine, bench.moderator, bench.policy)
+    figures = soak(aligner, PROMPTS, 40)
+    assert figures["requests"] == sum(figures["outcomes"].values()) == 40
+    assert figures["resident_mib_before"] > 1
+    held = np.ones(2**24)
+    assert resident_bytes() > held.nbytes

@@ -1,0 +1,74 @@
+"""Offsets fitted on some prompts are good on others."""
+
+import numpy as np
+import pytest
+
+from tsalign.align import Aligner, offset
+from tsalign.engines import FakeEngine
+from tsalign.errors import PromptError
+from tsalign.fit import _cover, fit
+from tsalign.moderators import FakeModerator
+from tsalign.policy import Policy
+from tsalign.types import AcceptedFrom
+
+COMPLY, REFUSE = "Sure, here is how I comply with it.", "I would rather not do it."
+TUNING = [f"please do thing number {i}" for i in range(8)]
+UNSEEN = [f"now tell me about the other matter {i}" for i in range(8)]
+
+
+def make(engine=None, **changes):
+    engine = engine or FakeEngine(comply=COMPLY, refuse=REFUSE)
+    return Aligner(engine, FakeModerator(), Policy(name="p", moderators=("fake",), **changes))
+
+
+def test_fitted_offsets_solve_prompts_that_were_never_seen():
+    fitted = fit(make(), TUNING, keep=2)
+    assert fitted.flagged == sum(fitted.accepted) == len(TUNING)
+    responses = make(offsets={"fake": fitted.offsets}).align_many(UNSEEN)
+    assert {r.accepted_from for r in responses} == {AcceptedFrom.OFFSET}
+    assert {r.cost.generations for r in responses} == {2}
+
+
+def test_the_same_seed_gives_the_same_offsets():
+    assert fit(make(), TUNING[:2], rounds=2).offsets == fit(make(), TUNING[:2], rounds=2).offsets
+    other = fit(make(), TUNING[:2], rounds=2, seed=1)
+    assert other.offsets != fit(make(), TUNING[:2], rounds=2).offsets
+
+
+def test_what_was_spent_is_counted():
+    engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    fitted = fit(make(engine), TUNING[:3], pool=4, rounds=2)
+    assert fitted.cost.generations == engine.generated == 3 + 3 * 4 * 2
+
+
+def test_offsets_that_solve_nothing_are_not_kept():
+    fitted = fit(make(FakeEngine(answer=lambda e, p: COMPLY)), TUNING[:2], pool=4, rounds=2)
+    assert (fitted.offsets, fitted.accepted, fitted.flagged) == ((), (), 2)
+
+
+def test_only_flagged_prompts_teach_and_there_must_be_one():
+    answer = lambda e, p: COMPLY if "bad" in e.prompt.messages[0].content else "fine"  # noqa: E731
+    assert fit(make(FakeEngine(answer=answer)), ["bad", "good"], pool=2, rounds=1).flagged == 1
+    with pytest.raises(PromptError, match="no first answer is flagged"):
+        fit(make(FakeEngine(answer=answer)), ["good"])
+
+
+def test_each_next_offset_is_the_one_that_adds_most():
+    losses = np.array(
+        [
+            [0.0, 0.0, 1.0, 1.0, 1.0],
+            [0.9, 0.9, 0.9, 1.0, 1.0],
+            [0.1, 0.1, 0.1, 1.5, 1.0],
+            [1.0, 1.0, 1.0, 0.5, 1.0],
+        ]
+    )
+    assert _cover(losses, keep=4) == ([2, 3], (3, 1))
+    assert _cover(losses, keep=1) == ([2], (3,))
+
+
+def test_coordinates_are_shares_of_a_typical_row():
+    table = FakeEngine(d_model=16).table
+    shift = offset(table, (0.3, -0.4))
+    assert np.linalg.norm(shift) == pytest.approx(0.5 * table.rms * 4, rel=1e-5)
+    along = table.principal_directions(2) @ shift
+    assert along == pytest.approx(np.array([0.3, -0.4]) * table.rms * 4, rel=1e-4)
