@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -63,11 +64,15 @@ class Double:
     Args:
         key: asked of /watch, if given.
         admin_key: asked of /admin, if given.
-        pace: seconds between two events.
+        pace: seconds between two candidates.
+        stepped: whether each candidate waits for a `steps.release()`.
     """
 
-    def __init__(self, key: str = "", admin_key: str = "", pace: float = 0.0) -> None:
+    def __init__(
+        self, key: str = "", admin_key: str = "", pace: float = 0.0, stepped: bool = False
+    ) -> None:
         self.key, self.admin_key, self.pace = key, admin_key, pace
+        self.stepped, self.steps = stepped, threading.Semaphore(0)
         self.policies = PolicyStore.shipped()
         self.log = {name: [self._entry(name, "shipped")] for name in self.policies.names()}
         self.interventions: list[dict[str, Any]] = []
@@ -200,6 +205,8 @@ class Double:
             for candidate in candidates(script, limits):
                 await asyncio.sleep(self.pace)
                 yield ": waiting\n\n"
+                while self.stepped and not self.steps.acquire(blocking=False):
+                    await asyncio.sleep(0.005)
                 shown.append(candidate)
                 yield event("evaluation", candidate)
             if script == "break":
