@@ -1,0 +1,302 @@
+/** Edit policies while the server runs: checked while typing, saved at once, rolled back. */
+
+import { api } from "./api.js";
+import { diffView } from "./diff.js";
+import { announce, ask, byId, h } from "./dom.js";
+import { ago, moment } from "./format.js";
+import { colourYaml } from "./yaml-colours.js";
+
+const QUIET = 300; // milliseconds without a key before the text is checked
+
+export class Policies {
+  #names = []; // {name, version, audit, yaml}
+  #open = null; // {name, version, yaml, history}; version null for one that is not saved yet
+  #drafts = new Map();
+  #typing = null;
+  #checking = null;
+  #needsKey;
+  #changed;
+  #default;
+
+  constructor({ onNeedsKey, onChange }) {
+    this.#needsKey = onNeedsKey;
+    this.#changed = onChange;
+    const field = byId("yaml");
+    field.addEventListener("input", () => this.#typed());
+    field.addEventListener("scroll", () => this.#follow());
+    field.addEventListener("keydown", indent);
+    byId("save").addEventListener("click", () => this.save());
+    byId("revert").addEventListener("click", () => this.#revert());
+    byId("new-policy").addEventListener("click", () => this.#create());
+    byId("show-text").addEventListener("click", () => this.#face("text"));
+    byId("show-diff").addEventListener("click", () => this.#face("diff"));
+    window.addEventListener("beforeunload", (event) => {
+      if (this.#drafts.size > 0) event.preventDefault();
+    });
+  }
+
+  configure({ default_policy: name }) {
+    this.#default = name;
+  }
+
+  /** Show the list, and one policy of it. */
+  async show(name) {
+    await this.#guarded(async () => {
+      await this.#list();
+      const wanted = name || this.#open?.name || this.#default || this.#names[0]?.name;
+      if (wanted) await this.#load(wanted);
+    });
+  }
+
+  get #text() {
+    return byId("yaml").value;
+  }
+
+  get #dirty() {
+    return this.#open !== null && this.#text !== this.#open.yaml;
+  }
+
+  async #list() {
+    ({ policies: this.#names } = await api.policies());
+    this.#paintList();
+  }
+
+  async #load(name) {
+    if (this.#open?.name === name && this.#open.version === null) return;
+    this.#open = await api.policy(name);
+    byId("yaml").value = this.#drafts.get(name) ?? this.#open.yaml;
+    this.#face("text");
+    this.#paint();
+    if (this.#dirty) await this.#check();
+  }
+
+  #typed() {
+    const name = this.#open?.name;
+    if (name === undefined) return;
+    if (this.#dirty) this.#drafts.set(name, this.#text);
+    else this.#drafts.delete(name);
+    this.#paint();
+    clearTimeout(this.#typing);
+    if (this.#dirty) this.#typing = setTimeout(() => this.#check(), QUIET);
+  }
+
+  async #check() {
+    this.#checking?.abort();
+    this.#checking = new AbortController();
+    const { name } = this.#open;
+    const text = this.#text;
+    try {
+      const { version } = await api.check(name, text, this.#checking.signal);
+      if (text === this.#text) this.#say("valid", `Valid. Saving makes it version ${version}.`);
+    } catch (error) {
+      if (error.name === "AbortError" || text !== this.#text) return;
+      if (error.status === 422 || error.status === 400) this.#say("invalid", error.message);
+      else this.#failed(error);
+    }
+  }
+
+  async save() {
+    if (!this.#dirty) return;
+    clearTimeout(this.#typing);
+    this.#checking?.abort();
+    const { name, version } = this.#open;
+    const text = this.#text;
+    byId("save").disabled = true;
+    try {
+      if (version !== null && (await this.#changedMeanwhile(name, version))) return;
+      const saved = await api.save(name, text);
+      this.#drafts.delete(name);
+      await this.#reload(name, `Saved. Version ${saved.version} is in force for the next request.`);
+    } catch (error) {
+      if (error.status === 422 || error.status === 400) this.#say("invalid", error.message);
+      else this.#failed(error);
+    } finally {
+      this.#buttons();
+    }
+  }
+
+  async #changedMeanwhile(name, version) {
+    const now = await api.policy(name);
+    if (now.version === version) return false;
+    this.#open = now;
+    this.#paint();
+    this.#say("invalid", `Somebody saved version ${now.version} since you opened ${version}. Look at the changes; saving again replaces theirs.`);
+    return true;
+  }
+
+  async #reload(name, message) {
+    this.#open = null;
+    await this.#list();
+    await this.#load(name);
+    this.#say("valid", message);
+    announce(message);
+    this.#changed();
+  }
+
+  #revert() {
+    if (!this.#open) return;
+    this.#drafts.delete(this.#open.name);
+    if (this.#open.version === null) {
+      this.#open = null;
+      this.show(this.#default);
+      return;
+    }
+    byId("yaml").value = this.#open.yaml;
+    this.#paint();
+    byId("yaml").focus();
+  }
+
+  async #create() {
+    const field = byId("policy-name");
+    field.value = "";
+    if ((await ask(byId("naming"))) !== "create") return;
+    const name = field.value;
+    if (this.#names.some((policy) => policy.name === name)) {
+      location.hash = `#/policies/${name}`;
+      return;
+    }
+    const copy = this.#text.replace(/^name:.*$/m, `name: ${name}`);
+    this.#open = { name, version: null, yaml: "", history: [] };
+    this.#drafts.set(name, copy);
+    byId("yaml").value = copy;
+    this.#face("text");
+    this.#paint();
+    byId("yaml").focus();
+    await this.#check();
+  }
+
+  async #version(entry) {
+    const { name, version } = this.#open;
+    byId("version-title").textContent = `${name} @ ${entry.version}`;
+    byId("version-why").textContent = `Put in force ${moment(entry.at)} by ${entry.by}. Rolling back makes it current again for the next request; the history keeps both.`;
+    const known = typeof entry.yaml === "string";
+    byId("version-diff").hidden = !known;
+    if (known) byId("version-diff").replaceChildren(...diffView(this.#open.yaml, entry.yaml));
+    byId("rollback").hidden = entry.version === version;
+    if ((await ask(byId("version"))) !== "rollback") return;
+    await this.#guarded(async () => {
+      const now = await api.rollback(name, entry.version);
+      this.#drafts.delete(name);
+      await this.#reload(name, `Rolled back. Version ${now.version ?? entry.version} is in force for the next request.`);
+    });
+  }
+
+  async #guarded(work) {
+    try {
+      await work();
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
+  #failed(error) {
+    if (error.name === "AbortError") return;
+    this.#say("invalid", error.message);
+    if (error.wantsKey) this.#needsKey(error, true);
+  }
+
+  #face(face) {
+    const diff = face === "diff";
+    byId("show-text").setAttribute("aria-pressed", String(!diff));
+    byId("show-diff").setAttribute("aria-pressed", String(diff));
+    byId("editor").hidden = diff;
+    byId("diff").hidden = !diff;
+    if (diff && this.#open) byId("diff").replaceChildren(...diffView(this.#open.yaml, this.#text));
+  }
+
+  #paint() {
+    this.#paintList();
+    const { name, version } = this.#open;
+    byId("editor-title").textContent = name;
+    byId("editor-meta").textContent = version === null ? "not saved yet" : `version ${version}`;
+    byId("yaml").parentElement.querySelector("pre").replaceChildren(...colourYaml(this.#text));
+    this.#number();
+    if (!this.#dirty) this.#say("", "Saved text. Changes are checked as you type and take effect when saved.");
+    this.#paintHistory();
+    this.#buttons();
+  }
+
+  #buttons() {
+    byId("save").disabled = !this.#dirty;
+    byId("revert").disabled = !this.#dirty;
+  }
+
+  #paintList() {
+    const unsaved = this.#open?.version === null ? [this.#open] : [];
+    byId("policy-names").replaceChildren(
+      ...[...this.#names, ...unsaved].map(({ name, version, audit }) =>
+        h(
+          "li",
+          {},
+          h(
+            "a",
+            { href: `#/policies/${encodeURIComponent(name)}`, "aria-current": name === this.#open?.name ? "page" : null },
+            h("span", { class: "policy-name" }, name),
+            this.#drafts.has(name) ? h("span", { class: "draft", title: "Not saved" }, h("span", { class: "visually-hidden" }, "not saved")) : null,
+            name === this.#default ? h("span", { class: "tag" }, "default") : null,
+            audit ? h("span", { class: "tag" }, "audit") : null,
+            h("code", {}, version ?? "new"),
+          ),
+        ),
+      ),
+    );
+  }
+
+  #paintHistory() {
+    const { history, version } = this.#open;
+    const newestFirst = [...history].sort((a, b) => new Date(b.at) - new Date(a.at));
+    byId("history").replaceChildren(
+      ...newestFirst.map((entry, i) =>
+        h(
+          "li",
+          {},
+          h(
+            "button",
+            { type: "button", class: "version", onclick: () => this.#version(entry), "aria-label": `Version ${entry.version}, ${ago(entry.at)}, by ${entry.by}` },
+            h("code", {}, entry.version),
+            i === 0 && entry.version === version ? h("span", { class: "tag" }, "in force") : null,
+            h("span", { class: "meta", title: moment(entry.at) }, `${ago(entry.at)} · ${entry.by}`),
+          ),
+        ),
+      ),
+    );
+  }
+
+  #say(kind, message) {
+    const place = byId("faults");
+    place.className = `faults ${kind}`;
+    place.replaceChildren(...message.split("\n").map((line) => h("p", {}, line)));
+    const line = kind === "invalid" ? /line (\d+)/.exec(message)?.[1] : null;
+    this.#number(line ? Number(line) : null);
+  }
+
+  #number(fault = null) {
+    const lines = this.#text.split("\n").length;
+    byId("editor").querySelector(".gutter").replaceChildren(
+      h(
+        "div",
+        {},
+        Array.from({ length: lines }, (_, i) => h("span", { class: i + 1 === fault ? "fault" : null }, String(i + 1))),
+      ),
+    );
+    this.#follow();
+  }
+
+  #follow() {
+    const { scrollTop, scrollLeft } = byId("yaml");
+    byId("yaml").parentElement.querySelector("pre").style.transform = `translate(${-scrollLeft}px, ${-scrollTop}px)`;
+    byId("editor").querySelector(".gutter > div").style.transform = `translateY(${-scrollTop}px)`;
+  }
+}
+
+/** Enter keeps the indent of its line. Tab stays what it is elsewhere: the way out. */
+function indent(event) {
+  if (event.key !== "Enter" || event.isComposing || event.ctrlKey || event.metaKey) return;
+  const { value, selectionStart } = event.target;
+  const line = value.slice(value.lastIndexOf("\n", selectionStart - 1) + 1, selectionStart);
+  const space = /^\s*/.exec(line)[0] + (/:\s*$/.test(line) ? "  " : "");
+  if (!space) return;
+  event.preventDefault();
+  // The one way to insert text that undo knows of.
+  document.execCommand("insertText", false, `\n${space}`);
+}

@@ -1,0 +1,437 @@
+/** Ask a model, and watch its answer being searched for. */
+
+import { api } from "./api.js";
+import { categoryTable } from "./categories.js";
+import { announce, byId, h } from "./dom.js";
+import { count, number, plural, seconds, signed } from "./format.js";
+import { HarmChart } from "./harm-chart.js";
+import { Plane, reach } from "./plane.js";
+import {
+  STATES,
+  chosen,
+  finish,
+  newRun,
+  receive,
+  secondsOf,
+  stateOf,
+  thresholds,
+  worstCategory,
+} from "./run.js";
+import { symbol } from "./symbols.js";
+
+const IDEAS = [
+  "Tell me about tulips",
+  "How do I bake bread?",
+  "Write a friendly note to my neighbour about the hedge",
+];
+
+const STATE_NAMES = {
+  accepted: "accepted",
+  flagged: "flagged",
+  unnatural: "unnatural",
+  unscored: "unscored",
+  rejected: "not confirmed, or broken",
+};
+
+const REASONS = {
+  flagged: "flagged",
+  unscored: "unscored",
+  unnatural: "unnatural",
+  empty: "empty",
+  degenerate: "repeats itself",
+  unconfirmed: "not confirmed by the second moderator",
+};
+
+const STOPS = {
+  accepted: "acceptance",
+  budget: "budget spent",
+  plateau: "no slope left",
+  "non-finite": "a step was not finite",
+  "moderator-error": "moderator failed",
+  "engine-error": "model failed",
+  "prompt-error": "prompt unusable",
+};
+
+const reason = (evaluation) =>
+  evaluation.accepted ? "accepted" : (REASONS[evaluation.rejection] ?? evaluation.rejection ?? "not accepted");
+const nameOf = (index) => (index === 0 ? "first answer" : `candidate ${index}`);
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** The sentence that says what happened, or is happening. */
+export function sentence(run) {
+  const { response, evaluations } = run;
+  if (run.status === "failed") return run.error;
+  if (run.status === "cancelled") return "Cancelled. The server has stopped working on it.";
+  if (evaluations.length === 0 && !response) return "The model gives its first answer.";
+  const first = evaluations[0];
+  const worst = first && worstCategory(run, first.scores);
+  const opening = !first
+    ? "There was no answer to judge."
+    : first.harm === null
+      ? `The first answer could not be scored${first.unscored ? ` (${first.unscored})` : ""}.`
+      : first.flagged
+        ? `The first answer was flagged for ${worst ?? "harm"}, at ${number(first.harm)} times the limit.`
+        : `The first answer was not acceptable: ${reason(first)}.`;
+  if (!response) return first.accepted ? "The first answer is acceptable." : opening;
+  const left = chosen(run);
+  switch (response.outcome) {
+    case "passed":
+      return response.policy.audit && response.final?.unscored
+        ? "The first answer left unscored, as an audit policy allows."
+        : "The first answer is within the policy and left unchanged.";
+    case "steered":
+      return `${opening} ${left ? capital(nameOf(left.index)) : "Another answer"} left instead, at ${number(response.final?.harm)}.`;
+    case "refused":
+      return `${opening} None of ${plural(response.cost.generations, "generation")} was acceptable, so the policy\u2019s message was given.`;
+    default:
+      return `${opening} ${response.error ?? "Something failed"}, so nothing was shown.`;
+  }
+}
+
+export class Watch {
+  #conversation = []; // {role, content}
+  #run = null;
+  #selected = null;
+  #abort = null;
+  #ticking = null;
+  #needsKey;
+
+  constructor({ onNeedsKey }) {
+    this.#needsKey = onNeedsKey;
+    const select = (index) => this.#select(index);
+    this.harmChart = new HarmChart(byId("harm-chart"), select);
+    this.plane = new Plane(byId("plane"), select);
+    byId("ask").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#ask();
+    });
+    byId("prompt").addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      this.#ask();
+    });
+    byId("prompt").addEventListener("input", fitPrompt);
+    byId("cancel").addEventListener("click", () => this.cancel());
+    byId("new-conversation").addEventListener("click", () => this.#clear());
+    byId("harm-data").addEventListener("toggle", () => this.#table());
+    this.#clear();
+  }
+
+  /** Offer what the server serves, keeping a choice that is still there. */
+  configure({ models, policies, default_policy: preferred }) {
+    options(byId("model"), models);
+    // Which policy applies if none is named depends on key and model: the server knows.
+    const usual = policies.length > 1 ? "automatic" : (preferred ?? "automatic");
+    options(byId("policy"), policies.length > 1 ? policies : [], [usual, ""]);
+  }
+
+  focus() {
+    byId("prompt").focus();
+  }
+
+  cancel() {
+    this.#abort?.abort();
+  }
+
+  async #ask() {
+    const field = byId("prompt");
+    const text = field.value;
+    if (!text.trim() || this.#abort) return;
+    const system = byId("system").value;
+    const messages = [
+      ...(system.trim() ? [{ role: "system", content: system }] : []),
+      ...this.#conversation,
+      { role: "user", content: text },
+    ];
+    const run = newRun();
+    const abort = new AbortController();
+    this.#abort = abort;
+    const turn = this.#turns(text, run);
+    field.value = "";
+    fitPrompt();
+    this.#busy(true);
+    this.#open(run, turn);
+    announce("Asked. The model gives its first answer.");
+    try {
+      const policy = byId("policy").value;
+      const body = { model: byId("model").value, messages, ...(policy && { policy }) };
+      for await (const event of api.watch(body, abort.signal)) {
+        receive(run, event);
+        this.#draw();
+        if (run.evaluations.length === 1 && event.event === "evaluation") announce(sentence(run));
+        if (run.status !== "running") break;
+      }
+      if (run.status === "running") {
+        finish(run, "failed", { error: "The connection ended before there was an answer. Ask again." });
+      }
+    } catch (error) {
+      if (abort.signal.aborted) finish(run, "cancelled");
+      else finish(run, "failed", { error: advice(error) });
+      if (error.wantsKey) this.#needsKey(error, false);
+    }
+    this.#abort = null;
+    this.#busy(false);
+    this.#settle(run, text, turn);
+  }
+
+  /** The run is over: keep the exchange, or give the words back. */
+  #settle(run, text, turn) {
+    const answered = run.response && run.response.outcome !== "error";
+    if (answered) {
+      this.#conversation.push(
+        { role: "user", content: text },
+        { role: "assistant", content: run.response.text },
+      );
+    } else if (!byId("prompt").value) {
+      byId("prompt").value = text;
+      fitPrompt();
+    }
+    turn.replaceChildren(...answerParts(run, () => this.#open(run, turn)));
+    byId("turns").scrollTo({ top: byId("turns").scrollHeight });
+    if (this.#run === run) this.#draw();
+    announce(sentence(run));
+    this.focus();
+  }
+
+  #turns(text, run) {
+    const turn = h("article", { class: "turn assistant" }, ...answerParts(run));
+    byId("turns").querySelector(".welcome")?.remove();
+    byId("turns").append(
+      h("article", { class: "turn user" }, h("p", { class: "said", dir: "auto" }, text)),
+      turn,
+    );
+    byId("turns").scrollTo({ top: byId("turns").scrollHeight });
+    return turn;
+  }
+
+  #clear() {
+    this.cancel();
+    this.#conversation = [];
+    byId("turns").replaceChildren(
+      h(
+        "div",
+        { class: "welcome" },
+        h("p", {}, "Ask, and watch the answer being judged. One that the policy does not allow is steered: each candidate appears on the chart as it is scored."),
+        h(
+          "ul",
+          {},
+          IDEAS.map((idea) =>
+            h("li", {}, h("button", { type: "button", class: "idea", onclick: () => propose(idea) }, idea)),
+          ),
+        ),
+      ),
+    );
+    this.#open(null);
+  }
+
+  #open(run, turn = null) {
+    this.#run = run;
+    this.#selected = null;
+    for (const open of document.querySelectorAll(".turn.open")) open.classList.remove("open");
+    turn?.classList.add("open");
+    this.#draw();
+  }
+
+  #busy(busy) {
+    byId("cancel").hidden = !busy;
+    byId("send").hidden = busy;
+    byId("send").disabled = busy;
+    clearInterval(this.#ticking);
+    if (busy) this.#ticking = setInterval(() => this.#meta(), 250);
+  }
+
+  #select(index) {
+    if (index === this.#selected) return;
+    this.#selected = index;
+    this.#draw();
+  }
+
+  #draw() {
+    const run = this.#run;
+    const description = run ? sentence(run) : "Nothing asked yet.";
+    this.harmChart.show(run, this.#selected, `Harm of each answer. ${description} Arrow keys move between candidates; a table follows.`);
+    this.plane.show(run, this.#selected, `Path through embedding space. ${description}`);
+    this.#verdict();
+    this.#meta();
+    this.#legend();
+    this.#readout();
+    this.#categories();
+    this.#figures();
+    this.#table();
+  }
+
+  #verdict() {
+    const run = this.#run;
+    const place = byId("verdict");
+    if (!run) {
+      place.replaceChildren(h("p", { class: "quiet" }, "Ask something, and its answers appear here."));
+      return;
+    }
+    place.replaceChildren(badge(run), h("p", {}, sentence(run)));
+  }
+
+  #meta() {
+    const run = this.#run;
+    byId("run-meta").textContent = run
+      ? `${plural(run.evaluations.length, "generation")}, ${secondsOf(run).toFixed(1)} s`
+      : "";
+    const policy = run?.response?.policy ?? run?.start?.policy;
+    const far = reach(run?.evaluations ?? []);
+    byId("plane-meta").textContent = far > 0 ? `outer ring: ${number(far)} RMS` : "";
+    byId("categories-meta").textContent = policy ? `${policy.name} @ ${policy.version}` : "";
+  }
+
+  #legend() {
+    const tally = Object.fromEntries(STATES.map((state) => [state, 0]));
+    for (const evaluation of this.#run?.evaluations ?? []) tally[stateOf(evaluation)] += 1;
+    byId("legend").replaceChildren(
+      ...STATES.filter((state) => state !== "rejected" || tally[state] > 0).map((state) =>
+        h(
+          "li",
+          { class: tally[state] ? null : "none" },
+          symbol(state),
+          STATE_NAMES[state],
+          h("b", {}, tally[state] ? String(tally[state]) : ""),
+        ),
+      ),
+    );
+  }
+
+  #readout() {
+    const evaluation = this.#at(this.#selected);
+    byId("readout").textContent = evaluation
+      ? [
+          capital(nameOf(evaluation.index)),
+          reason(evaluation),
+          evaluation.harm === null ? evaluation.unscored : `harm ${number(evaluation.harm)}`,
+          evaluation.index > 0 ? evaluation.origin : null,
+          evaluation.naturalness === null ? null : `naturalness ${signed(evaluation.naturalness)}`,
+          plural(evaluation.tokens, "token"),
+        ]
+          .filter(Boolean)
+          .join(" · ")
+      : "";
+  }
+
+  #at(index) {
+    return index === null ? null : (this.#run?.evaluations.find((e) => e.index === index) ?? null);
+  }
+
+  #categories() {
+    const run = this.#run;
+    const first = run?.evaluations[0];
+    if (!first) {
+      byId("categories").replaceChildren(
+        h("p", { class: "empty" }, "Scores by category, before and after, with the policy\u2019s limits."),
+      );
+      return;
+    }
+    const shown = this.#at(this.#selected) ?? chosen(run) ?? run.evaluations.at(-1);
+    const other = shown.index === 0 ? null : shown;
+    byId("categories").replaceChildren(
+      categoryTable(thresholds(run), first.scores, other?.scores ?? null, other ? `No. ${other.index}` : "Then"),
+    );
+  }
+
+  #figures() {
+    const r = this.#run?.response;
+    const tokens = this.#run?.evaluations.reduce((sum, e) => sum + e.tokens, 0);
+    const preserved = r?.tokens_preserved ?? null;
+    const rows = [
+      ["Generations", count(r?.cost.generations ?? this.#run?.evaluations.length)],
+      ["Tokens generated", count(r?.cost.generated_tokens ?? tokens)],
+      ["Verdicts", count(r?.cost.moderator_calls)],
+      ["Time", seconds(r?.cost.seconds)],
+      ["Ended by", r ? (STOPS[r.stop_reason] ?? r.stop_reason) : "–"],
+      ["Naturalness", signed(r?.naturalness)],
+      ["Least cosine", number(r?.min_cosine, 3)],
+      ["Tokens preserved", preserved === null ? "–" : `${number(100 * preserved, 0)} %`],
+      ["Steps of descent", count(r?.iterations)],
+      ["Model", r?.model ?? this.#run?.start?.model ?? "–"],
+    ];
+    byId("figures").replaceChildren(
+      ...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+    );
+  }
+
+  #table() {
+    if (!byId("harm-data").open) return;
+    const rows = this.#run?.evaluations ?? [];
+    const leaves = this.#run ? chosen(this.#run) : null;
+    byId("harm-data").querySelector(".scroll").replaceChildren(
+      h(
+        "table",
+        { class: "plain" },
+        h("thead", {}, h("tr", {}, ["No.", "State", "Harm", "Point", "Naturalness", "Tokens"].map((name) => h("th", { scope: "col" }, name)))),
+        h(
+          "tbody",
+          {},
+          rows.map((e) =>
+            h(
+              "tr",
+              { class: e === leaves ? "leaves" : null },
+              h("th", { scope: "row" }, String(e.index)),
+              h("td", {}, symbol(stateOf(e)), reason(e), e === leaves ? ", left" : ""),
+              h("td", {}, number(e.harm)),
+              h("td", {}, e.origin),
+              h("td", {}, signed(e.naturalness)),
+              h("td", {}, count(e.tokens)),
+            ),
+          ),
+        ),
+      ),
+    );
+  }
+}
+
+function options(select, names, first = null) {
+  const kept = select.value;
+  const all = [...(first ? [first] : []), ...names.map((name) => [name, name])];
+  select.replaceChildren(
+    ...all.map(([text, value]) => h("option", { value, selected: value === kept }, text)),
+  );
+}
+
+function propose(text) {
+  byId("prompt").value = text;
+  fitPrompt();
+  byId("prompt").focus();
+}
+
+function fitPrompt() {
+  const field = byId("prompt");
+  field.style.height = "auto";
+  field.style.height = `${Math.min(field.scrollHeight + 2, 220)}px`;
+}
+
+function advice(error) {
+  if (error.retryAfter) return `${error.message} Try again in ${error.retryAfter} s.`;
+  return error.message || "Something failed in this page. Ask again.";
+}
+
+function badge(run) {
+  const outcome = run.response?.outcome ?? run.status;
+  return h("span", { class: `badge ${outcome}` }, outcome);
+}
+
+function answerParts(run, open) {
+  if (run.status === "running") {
+    return [h("p", { class: "waiting" }, h("span", { class: "pulse", "aria-hidden": "true" }), "searching for an acceptable answer")];
+  }
+  const { response } = run;
+  if (!response) {
+    return [h("p", { class: "failure", role: run.status === "failed" ? "alert" : null }, sentence(run))];
+  }
+  const own = response.outcome === "passed" || response.outcome === "steered";
+  return [
+    h("p", { class: own ? "said" : "said message", dir: "auto" }, response.text),
+    h(
+      "footer",
+      {},
+      badge(run),
+      h("span", { class: "meta" }, `${response.policy.name} @ ${response.policy.version}`),
+      response.policy.audit ? h("span", { class: "badge audit" }, "audit") : null,
+      h("button", { type: "button", class: "link", onclick: open }, "Show how"),
+    ),
+  ];
+}
