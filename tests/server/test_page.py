@@ -17,7 +17,6 @@ import pytest
 from tests.server.conftest import Made, Make
 from tsalign.engines import FakeEngine
 from tsalign.engines.base import EmbeddedPrompt
-from tsalign.policy import Policy
 from tsalign.server.keys import KeyRing, new_key
 from tsalign.server.policies import load_moderators
 from tsalign.server.routes.page import FOLDER
@@ -150,9 +149,13 @@ def stage(serve: Make, tmp_path: Path) -> Any:
 
     def build(**options: Any) -> tuple[Made, Stage]:
         engine = Stage()
+        folder = tmp_path / "policies"
+        folder.mkdir()
+        (folder / "default.yaml").write_text(YAML, encoding="utf-8")
         made = serve(
             engine=engine,
-            policies=[Policy.from_yaml(YAML)],
+            policies=[],
+            folder=folder,
             moderators=load_moderators,
             store=Store.open(tmp_path / "records.sqlite"),
             **options,
