@@ -1,373 +1,595 @@
-"""The page in a real browser: Chromium, driven by Playwright, against a real server."""
+"""The page in a real browser: against scripted searches, the real app, and `tsalign serve`."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import httpx
 import pytest
 
-from tests.server.conftest import Made, Make
-from tsalign.engines import FakeEngine
-from tsalign.engines.base import EmbeddedPrompt
+pytest.importorskip("playwright", reason="pip install 'tsalign[dev]'")
+import uvicorn
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from tests.server.conftest import WRAPPED, Make
+from tests.server.page_double import HOSTILE, PAGE, SCRIPTS, Double
 from tsalign.server.keys import KeyRing, new_key
-from tsalign.server.policies import load_moderators
-from tsalign.server.routes.page import FOLDER
-from tsalign.store import Store
-from tsalign.types import FloatArray
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-CHROMIUM = os.environ.get("TSALIGN_CHROMIUM") or shutil.which("chromium")
-
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium: install chromium, or name it in TSALIGN_CHROMIUM"
+CHROMIUM = os.environ.get("TSALIGN_CHROMIUM") or shutil.which("chromium") or ""
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 )
-
-QUESTION = "How do I keep tulips fresh?"
-FIRST = "Stand them in a clean vase.<b>Bold</b>"
-"""The unmoved prompt's answer, with markup that must stay text."""
-
-OTHER = "Give them cold water every day."
-
-YAML = """\
-name: default
-moderators:
-  - name: rules
-    options:
-      rules:
-        custom/furniture:
-          words: [sofa]
-"""
-
-
-class Stage(FakeEngine):
-    """Answers `FIRST`, and `OTHER` where the words have moved far enough; can be held up."""
-
-    def __init__(self) -> None:
-        self.places = threading.Semaphore(0)
-        self.held = False
-        super().__init__(self._answer)
-
-    def _answer(self, embedded: EmbeddedPrompt, point: FloatArray) -> str:
-        if self.held:
-            self.places.acquire(timeout=20)
-        moved = (point - embedded.point).mean(axis=0) @ self.direction / self.table.rms
-        return OTHER if float(moved) > 0.15 else FIRST
-
-    def go_on(self) -> None:
-        """Hold nothing up any more."""
-        self.held = False
-        self.places.release(1000)
-
-
-@dataclass
-class Opened:
-    """A page, what it complained of, and whom it called."""
-
-    page: Page
-    complaints: list[str]
-    foreign: list[str]
-
-    def ask(self, text: str = QUESTION) -> None:
-        """Ask and wait for the answer."""
-        turns = self.page.locator(".turn.assistant footer")
-        before = turns.count()
-        self.page.fill("#prompt", text)
-        self.page.keyboard.press("Enter")
-        turns.nth(before).wait_for()
-
-    @property
-    def outcome(self) -> str:
-        return self.page.locator(".turn.assistant .badge").last.inner_text()
-
-    @property
-    def answer(self) -> str:
-        return self.page.locator(".turn.assistant .said").last.inner_text()
+MODULES = sorted(PAGE.glob("*.js"))
+PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
-    switches = (
-        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync"
+    if not CHROMIUM:
+        pytest.skip("no Chromium: install the Debian package chromium, or set TSALIGN_CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+Open = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Open]:
+    """Open an address; at the end, whatever went wrong in the page fails the test.
+
+    A status that the page asked for and handles, 4xx, is no fault of the page.
+    """
+    faults: list[str] = []
+    with contextlib.ExitStack() as stack:
+
+        def build(url: str, path: str = "/", **options: Any) -> Page:
+            context = stack.enter_context(contextlib.closing(browser.new_context(**options)))
+            context.set_default_timeout(20_000)
+            page = context.new_page()
+
+            def hear(message: Any) -> None:
+                loud = message.type in {"error", "warning"}
+                if loud and "the server responded with a status of 4" not in message.text:
+                    faults.append(f"{message.type}: {message.text}")
+
+            page.on("console", hear)
+            page.on("pageerror", lambda error: faults.append(str(error)))
+            page.on("request", lambda r: r.url.startswith(url) or faults.append(r.url))
+            page.goto(url + path)
+            return page
+
+        yield build
+    assert faults == []
+
+
+@pytest.fixture
+def double() -> Iterator[Callable[..., tuple[Double, str]]]:
+    """Start a scripted server; gives it and its address."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**options: Any) -> tuple[Double, str]:
+            made = Double(**options)
+            config = uvicorn.Config(made.app, port=0, log_level="warning", lifespan="off")
+            server = uvicorn.Server(config)
+            thread = threading.Thread(target=server.run, daemon=True)
+            thread.start()
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+
+            def stop() -> None:
+                server.force_exit = server.should_exit = True
+                thread.join(20)
+
+            stack.callback(stop)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            return made, f"http://127.0.0.1:{port}"
+
+        yield start
+
+
+def ask(page: Page, text: str) -> Locator:
+    """Ask, wait for the end; gives the turn with the answer."""
+    turns = page.locator(".turn.assistant")
+    before = turns.count()
+    page.fill("#prompt", text)
+    page.press("#prompt", "Enter")
+    expect(turns).to_have_count(before + 1)
+    expect(page.locator("#send")).to_be_visible(timeout=60_000)
+    return turns.last
+
+
+def marks(page: Page, chart: str = "#harm-chart") -> Locator:
+    return page.locator(f"{chart} .candidate")
+
+
+# What the files are
+
+
+def test_nothing_can_read_text_as_markup_or_come_from_elsewhere() -> None:
+    assert len(MODULES) > 10
+    for path in [*MODULES, PAGE / "index.html"]:
+        text = path.read_text(encoding="utf-8")
+        for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(",
+                     "new Function", "javascript:"):  # fmt: skip
+            assert word not in re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL), path.name
+        urls = set(re.findall(r"https?://[^\"')\s]+", text))
+        assert urls <= {"http://www.w3.org/2000/svg"}, path.name
+
+
+def test_the_document_needs_no_inline_script_or_style_and_names_files_that_exist() -> None:
+    html = (PAGE / "index.html").read_text(encoding="utf-8")
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*src=)", html)
+    files = re.findall(r'(?:src|href)="/static/([^"]+)"', html)
+    assert files
+    for path in MODULES:
+        files += re.findall(r'from "\./([^"]+)"', path.read_text(encoding="utf-8"))
+    assert all((PAGE / name).is_file() for name in files)
+
+
+# Its parts, in the browser
+
+
+def test_events_are_read_however_the_stream_is_cut(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    stream = (
+        ': hello\n\nevent: start\r\ndata: {"a":\r\ndata: 1}\r\n\r\ndata:x\n\nid: 7\n\ndata: lost'
     )
-    with api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=switches.split())
-        yield started
-        started.close()
+    found = page.evaluate(
+        """async (stream) => {
+          const { EventParser } = await import("/static/events.js");
+          const results = [];
+          for (let size = 1; size <= stream.length; size += 1) {
+            const parser = new EventParser();
+            const events = [];
+            for (let i = 0; i < stream.length; i += size) {
+              events.push(...parser.push(stream.slice(i, i + size)));
+            }
+            results.push(JSON.stringify(events));
+          }
+          return results;
+        }""",
+        stream,
+    )
+    wanted = [{"event": "start", "data": '{"a":\n1}'}, {"event": "message", "data": "x"}]
+    assert [json.loads(events) for events in set(found)] == [wanted]
 
 
-@pytest.fixture
-def opened(browser: Browser) -> Iterator[Any]:
-    """Open a server's page; afterwards, nothing may have been complained of."""
-    pages: list[Opened] = []
-
-    def build(made: Made, expected: tuple[str, ...] = (), **context: Any) -> Opened:
-        page = browser.new_context(**context).new_page()
-        page.set_default_timeout(20_000)
-        it = Opened(page, [], [])
-        page.on("pageerror", lambda error: it.complaints.append(str(error)))
-
-        def complain(message: Any) -> None:
-            if message.type not in ("error", "warning"):
-                return
-            if not any(part in message.text for part in expected):
-                it.complaints.append(message.text)
-
-        def called(request: Any) -> None:
-            if not request.url.startswith(made.url):
-                it.foreign.append(request.url)
-
-        page.on("console", complain)
-        page.on("request", called)
-        page.goto(made.url)
-        page.locator('[aria-current="page"]').wait_for()
-        pages.append(it)
-        return it
-
-    yield build
-    for it in pages:
-        it.page.context.close()
-    for it in pages:
-        assert it.complaints == []
-        assert it.foreign == []
-
-
-@pytest.fixture
-def stage(serve: Make, tmp_path: Path) -> Any:
-    """A server with a word list for a moderator, and its engine."""
-
-    def build(**options: Any) -> tuple[Made, Stage]:
-        engine = Stage()
-        folder = tmp_path / "policies"
-        folder.mkdir()
-        (folder / "default.yaml").write_text(YAML, encoding="utf-8")
-        made = serve(
-            engine=engine,
-            policies=[],
-            folder=folder,
-            moderators=load_moderators,
-            store=Store.open(tmp_path / "records.sqlite"),
-            **options,
+def test_a_diff_gives_both_texts_and_is_the_shortest(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    pairs = [("a\nb\nc", "a\nc"), ("", "x"), ("a\nb\nc\nd", "b\nx\nd\ne"), ("same", "same")]
+    for before, after in pairs:
+        lines = page.evaluate(
+            """async ([a, b]) => (await import("/static/diff.js")).diffLines(a, b)""",
+            [before, after],
         )
-        return made, engine
-
-    return build
-
-
-def forbid(made: Made, word: str) -> None:
-    """Put a policy that forbids another word."""
-    text = YAML.replace("[sofa]", f"[sofa, {word}]")
-    httpx.put(f"{made.url}/admin/policies/default", json={"yaml": text}).raise_for_status()
+        assert "\n".join(x["text"] for x in lines if x["kind"] != "added") == before
+        assert "\n".join(x["text"] for x in lines if x["kind"] != "removed") == after
+    changed = [x for x in lines if x["kind"] != "same"]
+    assert changed == []
 
 
-def overflow(page: Page) -> int:
-    """Pixels by which the page is wider than its window."""
-    script = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    return int(page.evaluate(script))
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(open_page: Open, double: Any, scheme: Any) -> None:
+    """WCAG 2.2, 1.4.3: a contrast of 4.5 or more for text, of 3 for the marks."""
+    page = open_page(double()[1], color_scheme=scheme)
+    colours = page.evaluate(
+        """() => {
+          const probe = document.body.appendChild(document.createElement("i"));
+          const read = (name) => {
+            probe.style.color = `var(--${name})`;
+            return getComputedStyle(probe).color.match(/[\\d.]+/g).slice(0, 3).map(Number);
+          };
+          const names = ["ground", "surface", "sunken", "ink", "ink-2", "accent", "on-accent",
+            "accepted", "flagged", "unnatural", "unscored", "rejected"];
+          return Object.fromEntries(names.map((name) => [name, read(name)]));
+        }"""
+    )
+
+    def luminance(name: str) -> float:
+        parts = [v / 255 for v in colours[name]]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(a: str, b: str) -> float:
+        high, low = sorted((luminance(a), luminance(b)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    assert luminance("ink") > luminance("ground") if scheme == "dark" else True
+    assert contrast("on-accent", "accent") >= 4.5
+    for ground in ("ground", "surface", "sunken"):
+        for name in ("ink", "ink-2", "accent", "accepted", "flagged", "unnatural", "unscored",
+                     "rejected"):  # fmt: skip
+            assert contrast(name, ground) >= 4.5, (name, ground)
 
 
-def test_no_text_becomes_markup() -> None:
-    for script in FOLDER.glob("*.js"):
-        text = script.read_text(encoding="utf-8")
-        for sink in ("innerHTML =", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
-            assert sink not in text, f"{script.name}: {sink}"
+# Ask and watch, against scripted searches
 
 
-def test_assets_are_local_and_all_there() -> None:
-    names = {file.name for file in FOLDER.iterdir()}
-    index = (FOLDER / "index.html").read_text(encoding="utf-8")
-    assert set(re.findall(r"/static/([\w.-]+)", index)) <= names
-    for script in FOLDER.glob("*.js"):
-        for name in re.findall(r'from "([^"]+)"', script.read_text(encoding="utf-8")):
-            assert name.removeprefix("./") in names
-    ids = set(re.findall(r'\bid="([^"]+)"', index))
-    for script in FOLDER.glob("*.js"):
-        wanted = set(re.findall(r'byId\("([^"]+)"\)', script.read_text(encoding="utf-8")))
-        assert wanted <= ids, f"{script.name}: {wanted - ids}"
+def test_the_chart_grows_candidate_by_candidate(open_page: Open, double: Any) -> None:
+    server, url = double(stepped=True)
+    page = open_page(url)
+    page.fill("#prompt", "steer a note about the hedge")
+    page.press("#prompt", "Enter")
+    for shown in range(1, 5):
+        server.steps.release()
+        expect(marks(page)).to_have_count(shown)
+        expect(page.locator("#verdict .badge")).to_have_text("running")
+    server.steps.release(100)
+    turn = page.locator(".turn.assistant")
+    expect(turn.locator(".badge")).to_have_text("steered")
+    expect(turn.locator(".said")).to_contain_text("the hedge between us")
+    total = len(SCRIPTS["steer"]) + 1
+    expect(marks(page)).to_have_count(total)
+    expect(marks(page, "#plane")).to_have_count(total)
+    expect(page.locator("#harm-chart .leaves")).to_have_attribute("data-index", str(total - 1))
+    states = {m.get_attribute("data-state") for m in page.locator("#harm-chart .mark").all()}
+    assert states == {"accepted", "flagged", "unnatural", "unscored"}
+    expect(page.locator("#verdict")).to_contain_text("Candidate 15 left instead")
+    expect(page.locator("#figures")).to_contain_text("acceptance")
 
 
-@needs_browser
-def test_an_answer_within_the_policy(stage: Any, opened: Any) -> None:
-    made, _ = stage()
-    it = opened(made)
-    it.ask()
-    assert it.outcome == "passed"
-    assert it.answer == FIRST
-    assert it.page.locator(".turn b").count() == 0
-    assert it.page.locator("#harm-chart .candidate").count() == 1
-    assert "left unchanged" in it.page.inner_text("#verdict")
+def test_shapes_differ_with_states(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    shapes = page.evaluate(
+        """async () => {
+          const { symbolPath } = await import("/static/symbols.js");
+          const { STATES } = await import("/static/run.js");
+          return STATES.map((state) => symbolPath(state, 5));
+        }"""
+    )
+    assert len(set(shapes)) == len(shapes) == 5
 
 
-@needs_browser
-def test_a_search_is_watched_as_it_goes(stage: Any, opened: Any) -> None:
-    made, engine = stage()
-    forbid(made, "vase")
-    it = opened(made)
-    page = it.page
-    engine.held = True
-    page.fill("#prompt", QUESTION)
-    page.keyboard.press("Enter")
-    marks = page.locator("#harm-chart .candidate")
-    engine.places.release()
-    marks.nth(0).wait_for()
-    assert marks.count() == 1
-    assert marks.nth(0).locator(".mark").get_attribute("data-state") == "flagged"
-    assert "flagged for custom/furniture, at 2.00 times the limit" in page.inner_text("#verdict")
-    assert page.locator("#cancel").is_visible()
-    engine.go_on()
-    page.locator(".turn.assistant footer").wait_for()
-    assert it.outcome == "steered"
-    assert it.answer == OTHER
-    assert marks.count() >= 2
-    leaves = page.locator("#harm-chart .leaves")
-    assert leaves.count() == 1
-    assert leaves.locator(".mark").get_attribute("data-state") == "accepted"
-    assert page.locator("#harm-chart .limit").count() == 1
-    assert page.locator("#plane .candidate").count() == marks.count()
-    bars = page.locator("#categories .bars").first
-    assert bars.locator(".before.over").count() == 1
-    assert bars.locator(".after.over").count() == 0
-    cost = page.locator("#figures div", has_text="Generations").locator("dd").inner_text()
-    assert cost == str(marks.count())
-    page.locator("#harm-data summary").click()
-    assert page.locator("#harm-data tbody tr").count() == marks.count()
+def test_what_a_model_writes_is_text(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    turn = ask(page, "hostile")
+    assert turn.locator(".said").text_content() == HOSTILE
+    assert page.locator("main img, main script").count() == 0
+    assert page.title() == "Watch · tsalign"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-@needs_browser
-def test_a_cancelled_question_comes_back(stage: Any, opened: Any) -> None:
-    made, engine = stage()
-    engine.held = True
-    page = opened(made).page
-    page.fill("#prompt", QUESTION)
-    page.keyboard.press("Enter")
-    page.locator("#cancel").wait_for()
+def test_a_conversation_goes_on_and_a_refusal_is_marked(open_page: Open, double: Any) -> None:
+    server, url = double()
+    page = open_page(url)
+    page.click("summary:has-text('System prompt')")
+    page.fill("#system", "Be brief.")
+    first = ask(page, "pass")
+    page.select_option("#policy", "strict")
+    second = ask(page, "refuse")
+    expect(second.locator(".badge")).to_have_text("refused")
+    expect(second.locator(".message")).to_have_text("I can't help with that.")
+    roles = [[m["role"] for m in body["messages"]] for body in server.asked]
+    assert roles == [["system", "user"], ["system", "user", "assistant", "user"]]
+    assert [body.get("policy") for body in server.asked] == [None, "strict"]
+    expect(marks(page)).to_have_count(len(SCRIPTS["refuse"]) + 1)
+    first.get_by_role("button", name="Show how").click()
+    expect(marks(page)).to_have_count(1)
+    page.click("#new-conversation")
+    ask(page, "pass again")
+    assert [m["role"] for m in server.asked[-1]["messages"]] == ["system", "user"]
+
+
+def test_cancelling_stops_the_work_and_gives_the_words_back(open_page: Open, double: Any) -> None:
+    server, url = double(pace=0.02)
+    page = open_page(url)
+    page.fill("#prompt", "slow one")
+    page.press("#prompt", "Enter")
+    expect(marks(page).nth(2)).to_be_attached()
+    page.click("#cancel")
+    expect(page.locator(".turn.assistant")).to_contain_text("Cancelled")
+    expect(page.locator("#prompt")).to_have_value("slow one")
+    deadline = time.monotonic() + 10
+    while not server.abandoned:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
+    assert server.interventions == []
+
+
+@pytest.mark.parametrize(
+    ("script", "says"), [("break", "The connection ended"), ("fail", "The model failed")]
+)
+def test_a_search_that_fails_says_so(open_page: Open, double: Any, script: str, says: str) -> None:
+    page = open_page(double()[1])
+    turn = ask(page, script)
+    expect(turn).to_contain_text(says)
+    expect(page.locator("#prompt")).to_have_value(script)
+
+
+# By keyboard, by ear, on a phone, in the dark
+
+
+def test_everything_is_reached_by_keyboard(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    expect(page.locator("#policy option").first).to_be_attached()
+    keys = page.keyboard
+    keys.press("/")
+    expect(page.locator("#prompt")).to_be_focused()
+    keys.type("steer 1 2 3 t ?")  # letters that are shortcuts elsewhere
+    keys.press("Enter")
+    expect(page.locator("#verdict .badge")).to_have_text("steered")
+    for _ in range(6):
+        keys.press("Tab")
+        if page.evaluate("document.activeElement.id") == "harm-chart":
+            break
+    expect(page.locator("#harm-chart")).to_be_focused()
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    keys.press("Home")
+    expect(page.locator("#readout")).to_contain_text("First answer · flagged · harm 1.24")
+    keys.press("ArrowRight")
+    expect(page.locator("#readout")).to_contain_text("Candidate 1 · flagged")
+    keys.press("End")
+    expect(page.locator("#readout")).to_contain_text("Candidate 15 · accepted")
+    keys.press("2")
+    expect(page.locator("#policies-title")).to_be_focused()
+    keys.press("3")
+    expect(page.locator("#records tbody tr")).to_have_count(1)
+    keys.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    keys.press("Escape")
+    expect(page.locator("#help")).to_be_hidden()
+
+
+def test_shortcuts_of_one_key_can_be_switched_off(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    page.click("#open-help")
+    page.locator("#single-keys").uncheck()
     page.keyboard.press("Escape")
-    page.locator("#send").wait_for()
-    engine.go_on()
-    assert "Cancelled" in page.inner_text("#verdict")
-    assert page.input_value("#prompt") == QUESTION
+    page.reload()
+    expect(page.locator("#policy option").first).to_be_attached()
+    page.keyboard.press("2")
+    expect(page.locator("#watch")).to_be_visible()
 
 
-@needs_browser
-def test_a_policy_is_edited_and_the_next_answer_obeys(stage: Any, opened: Any) -> None:
-    made, _ = stage()
-    it = opened(made, expected=("422",))
-    page = it.page
-    it.ask()
-    assert it.outcome == "passed"
-    page.click('[data-view="policies"]')
-    page.locator("#history .version").wait_for()
-    assert page.input_value("#yaml") == YAML
-    page.fill("#yaml", YAML + "colour: red\n")
-    page.locator("#faults.invalid", has_text="unknown key 'colour'").wait_for()
-    page.fill("#yaml", YAML.replace("[sofa]", "[sofa, vase]"))
-    page.locator("#faults.valid", has_text="Saving makes it version").wait_for()
-    page.click("#show-diff")
-    assert "[sofa, vase]" in page.inner_text("#diff .added")
-    page.keyboard.press("Control+s")
-    page.locator("#faults.valid", has_text="in force").wait_for()
-    assert page.locator("#history .version").count() == 2
-    page.click('[data-view="watch"]')
-    it.ask()
-    assert it.outcome == "steered"
-    assert it.answer == OTHER
-    page.click('[data-view="policies"]')
-    page.locator("#history .version").nth(1).click()
-    page.locator("#version-diff .removed", has_text="vase").wait_for()
-    page.click("#rollback")
-    page.locator("#faults.valid", has_text="Rolled back").wait_for()
-    page.click('[data-view="watch"]')
-    it.ask()
-    assert it.outcome == "passed"
-    page.click('[data-view="interventions"]')
-    row = page.locator("#records tbody tr")
-    row.first.wait_for()
-    assert row.count() == 1
-    assert "steered" in row.inner_text()
-
-
-@needs_browser
-def test_keys_are_asked_for(stage: Any, opened: Any, tmp_path: Path) -> None:
-    path = tmp_path / "keys.yaml"
-    plain, admin = new_key(path, "reader"), new_key(path, "ops", admin=True)
-    made, _ = stage(keys=KeyRing.read(path))
-    it = opened(made, expected=("401", "403"))
-    page = it.page
-    page.locator("#keys[open]").wait_for()
-    page.fill("#api-key", plain)
-    page.keyboard.press("Enter")
-    page.locator("#model option").first.wait_for(state="attached")
-    it.ask()
-    assert it.outcome == "passed"
-    page.click('[data-view="policies"]')
-    page.locator("#keys[open]").wait_for()
-    page.fill("#admin-key", admin)
-    page.keyboard.press("Enter")
-    page.locator("#history .version").wait_for()
-    assert page.evaluate("localStorage.length") == 0
-    assert plain not in page.content()
-
-
-@needs_browser
-def test_everything_by_keyboard(stage: Any, opened: Any) -> None:
-    made, _ = stage()
-    forbid(made, "vase")
-    page = opened(made).page
-    press = page.keyboard.press
-    press("Tab")
-    assert page.evaluate("document.activeElement.className") == "skip"
-    press("/")
-    page.keyboard.type(QUESTION)
-    press("Enter")
-    page.locator(".turn.assistant footer").wait_for()
-    page.focus("#harm-chart")
-    press("Home")
-    assert page.inner_text("#readout").startswith("First answer")
-    press("ArrowRight")
-    assert page.inner_text("#readout").startswith("Candidate 1")
-    press("2")
-    page.locator("#history .version").wait_for()
-    press("3")
-    page.locator("#records tbody tr").first.wait_for()
-    press("?")
-    page.locator("#help[open]").wait_for()
-    press("Escape")
-    press("1")
-    page.locator("#watch:not([hidden])").wait_for()
+def test_what_is_seen_is_also_said(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    ask(page, "steer")
+    expect(page.locator("#announcer")).to_contain_text("The first answer was flagged")
+    chart = page.locator("#harm-chart")
+    assert "left instead" in (chart.get_attribute("aria-label") or "")
+    page.click("summary:has-text('As a table')")
+    rows = page.locator("#harm-data tbody tr")
+    expect(rows).to_have_count(len(SCRIPTS["steer"]) + 1)
+    expect(rows.last).to_contain_text("accepted, left")
+    expect(page.locator("#categories tbody tr").first).to_contain_text("harassment")
     unnamed = page.evaluate(
-        """() => [...document.querySelectorAll('button, select, textarea, input')]
-            .filter(e => !(e.getAttribute('aria-label') || e.textContent.trim()
-                || (e.labels && e.labels.length))).map(e => e.outerHTML)"""
+        """() => [...document.querySelectorAll("button, select, input, textarea, [role=region]")]
+          .filter((e) => !(e.ariaLabel || e.labels?.length || e.textContent.trim()
+            || e.getAttribute("aria-labelledby"))).map((e) => e.outerHTML)"""
     )
     assert unnamed == []
 
 
-@needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_telephone_is_wide_enough(stage: Any, opened: Any, scheme: str) -> None:
-    made, _ = stage()
-    forbid(made, "vase")
-    it = opened(made, viewport={"width": 390, "height": 844}, color_scheme=scheme)
-    page = it.page
-    it.ask()
-    assert it.outcome == "steered"
-    for view in ("watch", "policies", "interventions"):
-        page.click(f'[data-view="{view}"]')
-        page.locator(f"#{view}:not([hidden])").wait_for()
-        assert overflow(page) <= 0, view
-    light = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g)[0] > 128"
-    assert page.evaluate(light) == (scheme == "light")
+def test_nothing_is_wider_than_a_phone(open_page: Open, double: Any, scheme: Any) -> None:
+    page = open_page(double()[1], viewport=PHONE, color_scheme=scheme, has_touch=True)
+    ask(page, "steer the unbreakable " + "x" * 300)
+    for view in ("watch", "policies/default", "interventions"):
+        page.goto(page.url.partition("#")[0] + f"#/{view}")
+        if view == "policies/default":
+            expect(page.locator("#history li")).to_have_count(1)
+        if view == "interventions":
+            expect(page.locator("#records tbody tr")).to_have_count(1)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], view
+
+
+def test_the_theme_follows_the_system_until_it_is_chosen(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1], color_scheme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(ground)
+    page.emulate_media(color_scheme="light")
+    light = page.evaluate(ground)
+    assert dark != light
     page.click("#toggle-theme")
     page.click("#toggle-theme")
-    assert page.evaluate(light) is False
+    assert page.evaluate(ground) == dark
+    page.reload()
+    assert page.evaluate(ground) == dark
+
+
+def test_motion_is_left_out_where_it_is_not_wanted(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1], reduced_motion="reduce")
+    ask(page, "steer")
+    style = "getComputedStyle(document.querySelector('#harm-chart .mark')).animationName"
+    assert page.evaluate(style) == "none"
+
+
+# Policies and records
+
+
+def edit(page: Page, old: str, new: str) -> None:
+    field = page.locator("#yaml")
+    text = field.input_value()
+    assert old in text
+    field.fill(text.replace(old, new))
+
+
+def test_a_policy_is_checked_while_it_is_typed_saved_and_rolled_back(
+    open_page: Open, double: Any
+) -> None:
+    server, url = double()
+    page = open_page(url, "/#/policies/default")
+    expect(page.locator("#history li")).to_have_count(1)
+    first = server.policies.get("default").version
+    edit(page, "default_threshold: 0.5", "default_treshold: 0.5")
+    expect(page.locator("#faults.invalid")).to_contain_text("default_treshold")
+    assert server.policies.get("default").version == first
+    page.locator("#yaml").fill("name: [")
+    expect(page.locator(".gutter .fault")).to_have_text("1")
+    page.click("#revert")
+    edit(page, "default_threshold: 0.5", "default_threshold: 0.4")
+    expect(page.locator("#faults.valid")).to_contain_text("Valid")
+    page.click("#show-diff")
+    expect(page.locator("#diff .removed")).to_contain_text("default_threshold: 0.5")
+    expect(page.locator("#diff .added")).to_contain_text("default_threshold: 0.4")
+    page.keyboard.press("Control+s")
+    expect(page.locator("#history li")).to_have_count(2)
+    second = server.policies.get("default").version
+    assert second != first
+    expect(page.locator("#faults")).to_contain_text(f"Version {second} is in force")
+    page.locator("#history button").last.click()
+    expect(page.locator("#version-diff .added")).to_contain_text("default_threshold: 0.5")
+    page.click("#rollback")
+    expect(page.locator("#history li")).to_have_count(3)
+    assert server.policies.get("default").version == first
+
+
+def test_a_change_by_somebody_else_is_not_overwritten_unseen(open_page: Open, double: Any) -> None:
+    server, url = double()
+    page = open_page(url, "/#/policies/default")
+    expect(page.locator("#history li")).to_have_count(1)
+    edit(page, "default_threshold: 0.5", "default_threshold: 0.4")
+    theirs = server.policies.get("default").to_yaml().replace("generations: 200", "generations: 9")
+    server.put("default", theirs, by="somebody")
+    page.click("#save")
+    expect(page.locator("#faults.invalid")).to_contain_text("Somebody saved version")
+    assert server.policies.get("default").budget.generations == 9
+    page.click("#show-diff")
+    expect(page.locator("#diff .removed")).to_have_count(2)
+    page.click("#save")
+    expect(page.locator("#faults.valid")).to_contain_text("in force")
+    assert server.policies.get("default").default_threshold == 0.4
+
+
+def test_a_new_policy_starts_as_a_copy(open_page: Open, double: Any) -> None:
+    server, url = double()
+    page = open_page(url, "/#/policies/strict")
+    expect(page.locator("#editor-title")).to_have_text("strict")
+    page.click("#new-policy")
+    page.fill("#policy-name", "helpdesk")
+    page.keyboard.press("Enter")
+    expect(page.locator("#editor-meta")).to_have_text("not saved yet")
+    page.click("#save")
+    expect(page.locator("#faults.valid")).to_contain_text("in force")
+    assert server.policies.get("helpdesk").default_threshold == 0.3
+    page.keyboard.press("1")
+    page.evaluate("location.hash = '#/watch'")
+    expect(page.locator("#policy option", has_text="helpdesk")).to_be_attached()
+
+
+def test_records_are_filtered_and_keep_themselves_current(open_page: Open, double: Any) -> None:
+    server, url = double()
+    page = open_page(url)
+    ask(page, "steer")
+    ask(page, "refuse")
+    page.goto(url + "/#/interventions")
+    rows = page.locator("#records tbody tr")
+    expect(rows).to_have_count(2)
+    page.select_option("#filters [name=outcome]", "refused")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("refused")
+    server.interventions.append({**server.interventions[-1], "id": "another"})
+    expect(rows).to_have_count(2, timeout=10_000)
+    expect(page.locator("#announcer")).to_contain_text("1 new intervention")
+
+
+# Against the real app
+
+
+def test_the_real_app_is_watched(open_page: Open, serve: Make) -> None:
+    made = serve()
+    page = open_page(made.url)
+    turn = ask(page, WRAPPED)
+    expect(turn.locator(".badge")).to_have_text("steered")
+    generations = page.locator("#figures dd").first.text_content()
+    expect(marks(page)).to_have_count(int(generations or 0))
+    expect(page.locator("#harm-chart .leaves [data-state=accepted]")).to_have_count(1)
+
+
+def test_keys_are_asked_for_and_stay_in_the_tab(
+    open_page: Open, serve: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.yaml"
+    key = new_key(path, "alice")
+    admin = new_key(path, "ops", admin=True)
+    made = serve(keys=KeyRing.read(path))
+    page = open_page(made.url)
+    expect(page.locator("#keys")).to_be_visible()
+    page.fill("#api-key", "tsk-wrong")
+    page.keyboard.press("Enter")
+    ask(page, WRAPPED)
+    expect(page.locator("#keys")).to_be_visible()
+    page.fill("#api-key", key)
+    page.keyboard.press("Enter")
+    expect(ask(page, WRAPPED).locator(".badge")).to_have_text("steered")
+    page.keyboard.press("Escape")
+    page.goto(made.url + "/#/policies")
+    expect(page.locator("#keys")).to_be_visible()
+    expect(page.locator("#admin-key")).to_be_focused()
+    page.fill("#admin-key", admin)
+    page.keyboard.press("Enter")
+    expect(page.locator("#history li").first).to_be_visible()
+    stored = page.evaluate("[JSON.stringify(sessionStorage), JSON.stringify(localStorage)]")
+    assert key in stored[0]
+    assert admin in stored[0]
+    assert "tsk-" not in stored[1]
+    assert "tsk-" not in page.content()
+
+
+RULES = """name: default
+moderators:
+  - name: rules
+    options:
+      rules:
+        custom/flowers:
+          words: [{word}]
+budget:
+  generations: 12
+"""
+
+
+@pytest.mark.slow
+def test_tsalign_serve_with_the_embedded_model(open_page: Open, tmp_path: Path) -> None:
+    """Ask, forbid a word of the answer in the editor, ask again: another answer."""
+    (tmp_path / "default.yaml").write_text(RULES.format(word="xylophone"), encoding="utf-8")
+    command = [sys.executable, "-m", "tsalign", "serve", "--port", "0", "--store", "none"]
+    command += ["--policies", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, "")
+            url = next(m[0] for line in lines if (m := re.search(r"http://[\d.:]+", line)))
+            threading.Thread(target=lambda: list(lines), daemon=True).start()
+            page = open_page(url)
+            turn = ask(page, "Tell me about tulips")
+            expect(turn.locator(".badge")).to_have_text("passed")
+            said = turn.locator(".said").text_content() or ""
+            word = max(re.findall(r"[a-z]{4,}", said.lower()), key=len)
+            page.goto(url + "/#/policies/default")
+            expect(page.locator("#history li").first).to_be_visible()
+            page.locator("#yaml").fill(RULES.format(word=word))
+            expect(page.locator("#faults.valid")).to_be_visible()
+            page.click("#save")
+            expect(page.locator("#faults")).to_contain_text("is in force")
+            page.keyboard.press("Escape")
+            page.goto(url + "/#/watch")
+            page.click("#new-conversation")
+            turn = ask(page, "Tell me about tulips")
+            expect(turn.locator(".badge")).to_have_text(re.compile("steered|refused"))
+            assert word not in (turn.locator(".said").text_content() or "").lower().split()
+            assert marks(page).count() > 1
+            expect(page.locator("#categories")).to_contain_text("custom/flowers")
+        finally:
+            process.terminate()
+            process.wait(30)

@@ -40,7 +40,7 @@ export class HarmChart extends Plot {
         : middle - ((Math.min(harm, high) - 1) / (high - 1)) * (middle - box.top);
     const laneY = MARGIN.top + LANE / 2 - 5;
     const place = (e) => [x(e.index), e.harm === null ? laneY : y(e.harm)];
-    const radius = Math.max(2.6, Math.min(6, step * 0.3));
+    const radius = Math.max(3, Math.min(6, step * 0.3));
 
     this.back.replaceChildren(
       ...this.#ground(box, middle, high, y),
@@ -106,19 +106,25 @@ export class HarmChart extends Plot {
 
   #labels(evaluations, place, box, radius) {
     const leaves = this.run ? chosen(this.run) : null;
-    const labels = [];
     const label = (evaluation, text, name) => {
       const [x, y] = place(evaluation);
-      const side = x > box.right - 110 ? "end" : "start";
-      const shift = (radius + 9) * (side === "end" ? -1 : 1);
-      labels.push(
-        s("text", { class: `label ${name}`, x: x + shift, y, dy: "0.34em", "text-anchor": side }, text),
+      const below = box.bottom - y > radius + 24;
+      return s(
+        "text",
+        {
+          class: `label ${name}`,
+          x: Math.min(Math.max(x, box.left + 36), box.right - 30),
+          y: below ? y + radius + 19 : y - radius - 11,
+          "text-anchor": "middle",
+        },
+        text,
       );
     };
-    if (evaluations.length > 0 && evaluations.length < 5) {
-      label(evaluations[0], "first answer", stateOf(evaluations[0]));
-    }
-    if (leaves && leaves.index > 0) label(leaves, "this one left", stateOf(leaves));
-    return labels;
+    return [
+      evaluations.length > 0 && leaves !== evaluations[0]
+        ? label(evaluations[0], "first answer", stateOf(evaluations[0]))
+        : null,
+      leaves ? label(leaves, "the answer", stateOf(leaves)) : null,
+    ].filter(Boolean);
   }
 }

@@ -10,6 +10,9 @@ import { Plot } from "./plot.js";
 
 const PAD = 26;
 
+/** How far the farthest candidate lies from the unmoved prompt, in units of the table's RMS. */
+export const reach = (evaluations) => Math.max(0, ...evaluations.map(({ xy }) => Math.hypot(...xy)));
+
 export class Plane extends Plot {
   constructor(root, onSelect) {
     super(root, "map", onSelect);
@@ -17,16 +20,8 @@ export class Plane extends Plot {
 
   paint(width, height) {
     const evaluations = this.run?.evaluations ?? [];
-    const origin = evaluations[0]?.xy ?? [0, 0];
-    const reach = Math.max(
-      1e-9,
-      ...evaluations.map(({ xy }) => Math.max(Math.abs(xy[0] - origin[0]), Math.abs(xy[1] - origin[1]))),
-    );
-    const scale = (Math.min(width, height) / 2 - PAD) / reach;
-    const place = ({ xy }) => [
-      width / 2 + (xy[0] - origin[0]) * scale,
-      height / 2 - (xy[1] - origin[1]) * scale,
-    ];
+    const scale = (Math.min(width, height) / 2 - PAD) / Math.max(1e-9, reach(evaluations));
+    const place = ({ xy }) => [width / 2 + xy[0] * scale, height / 2 - xy[1] * scale];
     this.back.replaceChildren(
       ...this.#ground(width, height),
       ...this.#moves(evaluations, place),

@@ -66,6 +66,7 @@ export class Plot {
 
   /** Put the marks of the run's evaluations at the places that a function gives. */
   place(position, radius) {
+    this.layer.classList.toggle("crowded", radius < 4);
     const leaves = this.run ? chosen(this.run) : null;
     for (const evaluation of this.run?.evaluations ?? []) {
       let mark = this.marks.get(evaluation.index);

@@ -211,7 +211,6 @@ export class Policies {
     byId("editor-meta").textContent = version === null ? "not saved yet" : `version ${version}`;
     byId("yaml").parentElement.querySelector("pre").replaceChildren(...colourYaml(this.#text));
     this.#number();
-    this.#follow();
     if (!this.#dirty) this.#say("", "Saved text. Changes are checked as you type and take effect when saved.");
     this.#paintHistory();
     this.#buttons();
@@ -266,7 +265,7 @@ export class Policies {
   #say(kind, message) {
     const place = byId("faults");
     place.className = `faults ${kind}`;
-    place.replaceChildren(...message.split("\n").map((line) => h("p", {}, line.trim())));
+    place.replaceChildren(...message.split("\n").map((line) => h("p", {}, line)));
     const line = kind === "invalid" ? /line (\d+)/.exec(message)?.[1] : null;
     this.#number(line ? Number(line) : null);
   }
@@ -280,6 +279,7 @@ export class Policies {
         Array.from({ length: lines }, (_, i) => h("span", { class: i + 1 === fault ? "fault" : null }, String(i + 1))),
       ),
     );
+    this.#follow();
   }
 
   #follow() {

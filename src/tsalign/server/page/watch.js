@@ -5,7 +5,7 @@ import { categoryTable } from "./categories.js";
 import { announce, byId, h } from "./dom.js";
 import { count, number, plural, seconds, signed } from "./format.js";
 import { HarmChart } from "./harm-chart.js";
-import { Plane } from "./plane.js";
+import { Plane, reach } from "./plane.js";
 import {
   STATES,
   chosen,
@@ -43,7 +43,7 @@ const REASONS = {
 };
 
 const STOPS = {
-  accepted: "an acceptable answer",
+  accepted: "acceptance",
   budget: "budget spent",
   plateau: "no slope left",
   "non-finite": "a step was not finite",
@@ -120,7 +120,9 @@ export class Watch {
   /** Offer what the server serves, keeping a choice that is still there. */
   configure({ models, policies, default_policy: preferred }) {
     options(byId("model"), models);
-    options(byId("policy"), policies, preferred);
+    // Which policy applies if none is named depends on key and model: the server knows.
+    const usual = policies.length > 1 ? "automatic" : (preferred ?? "automatic");
+    options(byId("policy"), policies.length > 1 ? policies : [], [usual, ""]);
   }
 
   focus() {
@@ -151,7 +153,8 @@ export class Watch {
     this.#open(run, turn);
     announce("Asked. The model gives its first answer.");
     try {
-      const body = { model: byId("model").value, policy: byId("policy").value, messages };
+      const policy = byId("policy").value;
+      const body = { model: byId("model").value, messages, ...(policy && { policy }) };
       for await (const event of api.watch(body, abort.signal)) {
         receive(run, event);
         this.#draw();
@@ -273,9 +276,8 @@ export class Watch {
       ? `${plural(run.evaluations.length, "generation")}, ${secondsOf(run).toFixed(1)} s`
       : "";
     const policy = run?.response?.policy ?? run?.start?.policy;
-    byId("plane-meta").textContent = run?.response?.tokens_preserved != null
-      ? `${number(100 * run.response.tokens_preserved, 0)} % of the words still themselves`
-      : "";
+    const far = reach(run?.evaluations ?? []);
+    byId("plane-meta").textContent = far > 0 ? `outer ring: ${number(far)} RMS` : "";
     byId("categories-meta").textContent = policy ? `${policy.name} @ ${policy.version}` : "";
   }
 
@@ -334,15 +336,18 @@ export class Watch {
   #figures() {
     const r = this.#run?.response;
     const tokens = this.#run?.evaluations.reduce((sum, e) => sum + e.tokens, 0);
+    const preserved = r?.tokens_preserved ?? null;
     const rows = [
-      ["Generations", r ? count(r.cost.generations) : this.#run ? count(this.#run.evaluations.length) : "–"],
-      ["Tokens generated", r ? count(r.cost.generated_tokens) : this.#run ? count(tokens) : "–"],
-      ["Verdicts", r ? count(r.cost.moderator_calls) : "–"],
-      ["Time", r ? seconds(r.cost.seconds) : "–"],
-      ["Naturalness", r ? signed(r.naturalness) : "–"],
-      ["Least cosine", r ? number(r.min_cosine, 3) : "–"],
-      ["Steps of descent", r ? count(r.iterations) : "–"],
+      ["Generations", count(r?.cost.generations ?? this.#run?.evaluations.length)],
+      ["Tokens generated", count(r?.cost.generated_tokens ?? tokens)],
+      ["Verdicts", count(r?.cost.moderator_calls)],
+      ["Time", seconds(r?.cost.seconds)],
       ["Ended by", r ? (STOPS[r.stop_reason] ?? r.stop_reason) : "–"],
+      ["Naturalness", signed(r?.naturalness)],
+      ["Least cosine", number(r?.min_cosine, 3)],
+      ["Tokens preserved", preserved === null ? "–" : `${number(100 * preserved, 0)} %`],
+      ["Steps of descent", count(r?.iterations)],
+      ["Model", r?.model ?? this.#run?.start?.model ?? "–"],
     ];
     byId("figures").replaceChildren(
       ...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
@@ -379,9 +384,12 @@ export class Watch {
   }
 }
 
-function options(select, names, preferred) {
-  const kept = names.includes(select.value) ? select.value : preferred;
-  select.replaceChildren(...names.map((name) => h("option", { selected: name === kept }, name)));
+function options(select, names, first = null) {
+  const kept = select.value;
+  const all = [...(first ? [first] : []), ...names.map((name) => [name, name])];
+  select.replaceChildren(
+    ...all.map(([text, value]) => h("option", { value, selected: value === kept }, text)),
+  );
 }
 
 function propose(text) {

@@ -1,0 +1,151 @@
+"""The deployment files agree with the server: its options, its metrics, its policies."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from typer.main import get_command
+
+from tests.server.conftest import WRAPPED, Made, chat
+from tsalign.cli import app
+from tsalign.policy import Policy
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "tsalign.json"
+
+
+def documents(path: Path) -> list[Any]:
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+def expressions() -> list[str]:
+    """Every query of the dashboard and of the alerts."""
+    board = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    found = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    found += [note["expr"] for note in board["annotations"]["list"]]
+    found += [variable["query"]["query"] for variable in board["templating"]["list"]]
+    (alerts,) = documents(DEPLOY / "prometheus" / "alerts.yml")
+    return found + [rule["expr"] for group in alerts["groups"] for rule in group["rules"]]
+
+
+def commands() -> list[list[str]]:
+    """The arguments of tsalign wherever it is started."""
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    pod = next(d for d in documents(DEPLOY / "kubernetes" / "tsalign.yaml")
+               if d["kind"] == "Deployment")["spec"]["template"]["spec"]  # fmt: skip
+    unit = (DEPLOY / "systemd" / "tsalign.service").read_text(encoding="utf-8")
+    file = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+    started = re.search(r"^ExecStart=\S+/tsalign (.*) \$TSALIGN_OPTIONS$", unit, re.MULTILINE)
+    default = re.search(r"^CMD (\[.*\])$", file, re.MULTILINE)
+    assert started is not None
+    assert default is not None
+    return [
+        compose["services"]["tsalign"]["command"],
+        pod["containers"][0]["args"],
+        started[1].split(),
+        json.loads(default[1]),
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.y*ml")), ids=lambda path: path.name)
+def test_yaml_is_yaml(path: Path) -> None:
+    assert all(isinstance(document, dict) for document in documents(path))
+
+
+def test_every_query_names_metrics_and_labels_that_the_server_exports(made: Made) -> None:
+    httpx.post(f"{made.url}/v1/chat/completions", json=chat(WRAPPED), timeout=60)
+    text = httpx.get(f"{made.url}/metrics").text
+    names = set(re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE))
+    names |= {f"{n}{end}" for n in names for end in ("_bucket", "_sum", "_count")}
+    labels = made.service.metrics.labels
+    queries = expressions()
+    assert len(queries) > 25
+    for query in queries:
+        used = re.findall(r"\btsalign_\w+", query)
+        assert used or query.startswith("up{"), query
+        assert set(used) <= names, query
+        of_query = {
+            label
+            for name in used
+            for known, its in labels.items()
+            if re.fullmatch(rf"{known}(_total|_bucket|_sum|_count)?", name)
+            for label in (*its, "le")
+        }
+        inner = re.sub(r'"[^"]*"', "", " ".join(re.findall(r"{(.*?)}", query)))
+        asked = set(re.findall(r"(\w+)\s*(?:=~|!=|=)", inner)) - {"job"}
+        asked |= {g for group in re.findall(r"by \(([\w, ]+)\)", query) for g in group.split(", ")}
+        assert asked <= of_query, query
+
+
+def test_panels_do_not_overlap_and_stay_in_the_grid() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"])
+                 for y in range(at["y"], at["y"] + at["h"])}  # fmt: skip
+        assert not cells & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+
+
+@pytest.mark.parametrize("arguments", commands(), ids=["compose", "kubernetes", "systemd", "image"])
+def test_the_server_knows_every_option_that_it_is_given(arguments: list[str]) -> None:
+    serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    options = {name for parameter in serve.params for name in parameter.opts}
+    assert arguments[0] == "serve"
+    given = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    assert given
+    assert set(given) <= options
+
+
+def test_any_address_but_loopback_comes_with_keys() -> None:
+    for arguments in commands():
+        line = " ".join(arguments)
+        assert "0.0.0.0" not in line or "--keys" in line
+
+
+def test_the_policies_are_valid() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (DEPLOY / "policies").glob("*.yaml")]
+    maps = [
+        d for d in documents(DEPLOY / "kubernetes" / "tsalign.yaml") if d["kind"] == "ConfigMap"
+    ]
+    texts += [text for document in maps for text in document["data"].values()]
+    assert len(texts) == 2
+    assert {Policy.from_yaml(text).name for text in texts} == {"default"}
+
+
+def test_files_that_are_mounted_or_copied_exist() -> None:
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    for service in compose["services"].values():
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            if source.startswith("."):
+                assert (DEPLOY / source).exists(), source
+            else:
+                assert source in compose["volumes"], source
+    file = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+    for sources in re.findall(r"^COPY (?!--from)(.+) \S+$", file, re.MULTILINE):
+        assert all((ROOT / source).exists() for source in sources.split())
+    kept = (DEPLOY / "Containerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", file, re.MULTILINE):
+        assert {f"!{name}" for name in source.split()} <= set(kept)
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("no systemd-analyze: install the Debian package systemd")
+    unit = (DEPLOY / "systemd" / "tsalign.service").read_text(encoding="utf-8")
+    copy = tmp_path / "tsalign.service"
+    copy.write_text(unit.replace("/opt/tsalign/bin/tsalign", "/bin/true"), encoding="utf-8")
+    run = subprocess.run([program, "verify", copy], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (0, "")
