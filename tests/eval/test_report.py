@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -372,41 +373,45 @@ def test_runs_that_share_nothing_are_named(tmp_path: Path) -> None:
 # In a browser
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_in_a_browser(run: Path, width: int, scheme: Any) -> None:
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as running:
+        yield running
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_page_in_a_browser(chromium: Any, run: Path, width: int, scheme: Any) -> None:
     """Nothing complains, nothing scrolls sideways, hostile text does nothing, masks come off."""
-    with browser() as chromium:
-        page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        said: list[str] = []
-        asked: list[str] = []
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((run / "report.html").as_uri())
+    page = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((run / "report.html").as_uri())
 
-        for details in page.query_selector_all("details"):
-            details.evaluate("element => { element.open = true }")
-        root = "document.documentElement"
-        assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
+    for details in page.query_selector_all("details"):
+        details.evaluate("element => { element.open = true }")
+    root = "document.documentElement"
+    assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
 
-        assert made_up.SECRET not in page.inner_text("body")
-        for masked in page.query_selector_all(".masked"):
-            button, text = masked.query_selector("button"), masked.query_selector(".text")
-            assert not text.is_visible()
-            label = button.inner_text()
+    assert made_up.SECRET not in page.inner_text("body")
+    for masked in page.query_selector_all(".masked"):
+        button, text = masked.query_selector("button"), masked.query_selector(".text")
+        assert not text.is_visible()
+        label = button.inner_text()
+        button.click()
+        assert text.is_visible()
+        assert text.inner_text()
+        assert button.get_attribute("aria-expanded") == "true"
+        if made_up.SECRET not in text.inner_text():
             button.click()
-            assert text.is_visible()
-            assert text.inner_text()
-            assert button.get_attribute("aria-expanded") == "true"
-            if made_up.SECRET not in text.inner_text():
-                button.click()
-                assert not text.is_visible()
-                assert text.text_content() == ""
-                assert button.inner_text() == label
-        assert made_up.SECRET in page.inner_text("body")
+            assert not text.is_visible()
+            assert text.text_content() == ""
+            assert button.inner_text() == label
+    assert made_up.SECRET in page.inner_text("body")
 
-        assert page.title() == "tsalign · evaluation of tiny"
-        assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
-        assert said == []
-        assert len(asked) == 1
+    assert page.title() == "tsalign · evaluation of tiny"
+    assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
+    assert said == []
+    assert len(asked) == 1
