@@ -396,19 +396,19 @@ def test_the_page_in_a_browser(chromium: Any, run: Path, width: int, scheme: Any
     assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
 
     assert made_up.SECRET not in page.inner_text("body")
-    for masked in page.query_selector_all(".masked"):
-        button, text = masked.query_selector("button"), masked.query_selector(".text")
-        assert not text.is_visible()
-        label = button.inner_text()
-        button.click()
-        assert text.is_visible()
-        assert text.inner_text()
-        assert button.get_attribute("aria-expanded") == "true"
-        if made_up.SECRET not in text.inner_text():
-            button.click()
-            assert not text.is_visible()
-            assert text.text_content() == ""
-            assert button.inner_text() == label
+    masked = page.query_selector(".masked")
+    button, text = masked.query_selector("button"), masked.query_selector(".text")
+    label = button.inner_text()
+    assert not text.is_visible()
+    button.click()
+    assert text.is_visible()
+    assert text.inner_text()
+    assert button.get_attribute("aria-expanded") == "true"
+    button.click()
+    assert not text.is_visible()
+    assert text.text_content() == ""
+    assert button.inner_text() == label
+    page.evaluate("document.querySelectorAll('.masked button').forEach(b => b.click())")
     assert made_up.SECRET in page.inner_text("body")
 
     assert page.title() == "tsalign · evaluation of tiny"
