@@ -92,7 +92,7 @@ def test_names_that_command_a_terminal_do_not(cli: Cli, tmp_path: Path, bad: Pat
         (["good", "nothing"], 4, "holds no run"),
         (["good", "--tolerance", "0.1"], 2, "name a second folder"),
         (["good", "bad", "--tolerance", "-1"], 2, "--tolerance"),
-        ([], 2, "FOLDER"),
+        ([], 2, "folder"),
     ],
 )
 def test_bad_input_is_named(
