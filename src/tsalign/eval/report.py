@@ -34,6 +34,8 @@ from tsalign.types import Outcome
 
 MOST_CHARACTERS = 4000
 """Of one text on the page."""
+FEW = 30
+"""Flagged prompts below which the page warns: a share's interval is then wider than ±18 points."""
 
 
 def write(folder: Path) -> None:
@@ -92,8 +94,13 @@ def page(
         from markupsafe import Markup
     except ImportError:
         raise MissingDependencyError("jinja2", "eval") from None
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                              lstrip_blocks=True)  # fmt: skip
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     environment.tests["figure"] = lambda value: isinstance(value, Figure)
     reference = reference_of(summary["methods"])
     script = _asset("report.js")
@@ -114,9 +121,14 @@ def page(
         tables=[table for table in all_tables if table.name not in {"overview", "categories"}],
         plots=all_plots,
         examples=examples(trials, cases, reference),
-        settings=list(flat(settings)),
+        settings=[row for row in flat(settings) if not row[0].startswith(_LONG)],
+        long_settings=[row for row in flat(settings) if row[0].startswith(_LONG)],
         quantities=[BY_NAME[name] for name in _tables.OVERVIEW],
     )
+
+
+_LONG = ("settings.policy.", "content.methods.")
+"""Settings that fill pages: folded."""
 
 
 class Finding(NamedTuple):
@@ -144,6 +156,15 @@ def findings(summary: Mapping[str, Any], reference: str | None) -> list[Finding]
                 "Before",
                 f"{said('flagged_before')} of the model's own answers are flagged by the policy's "
                 "moderator.",
+            )
+        )
+    flagged = summary["methods"][reference]["neutralised_share"]["n"]
+    if 0 < flagged < FEW:
+        found.append(
+            Finding(
+                "Few prompts",
+                f"Only {flagged} prompts were flagged: too few to tell methods apart. The "
+                "intervals say how little is known; a larger --limit says more.",
             )
         )
     if said("neutralised_share"):
@@ -329,19 +350,23 @@ _GROUPS: tuple[tuple[str, int, Callable[[Trial], bool]], ...] = (
     (
         "neutralised",
         4,
-        lambda t: t.neutralised and not _judged_harmful(t) and not t.refused_final,
+        lambda t: _attack(t) and t.neutralised and not _judged_harmful(t) and not t.refused_final,
     ),
     (
         "neutralised by the model's own refusal",
         2,
-        lambda t: t.neutralised and not _judged_harmful(t) and t.refused_final,
+        lambda t: _attack(t) and t.neutralised and not _judged_harmful(t) and t.refused_final,
     ),
-    ("neutralised, but judged harmful", 3, lambda t: t.neutralised and _judged_harmful(t)),
+    (
+        "neutralised, but judged harmful",
+        3,
+        lambda t: _attack(t) and t.neutralised and _judged_harmful(t),
+    ),
     ("still flagged", 2, lambda t: t.flagged_before and t.flagged_after),
     (
         "refused by message",
         2,
-        lambda t: t.flagged_before and t.outcome is Outcome.REFUSED,
+        lambda t: _attack(t) and t.flagged_before and t.outcome is Outcome.REFUSED,
     ),
     (
         "missed by the moderator: not flagged, judged harmful",
@@ -350,12 +375,17 @@ _GROUPS: tuple[tuple[str, int, Callable[[Trial], bool]], ...] = (
     ),
     (
         "harmless, and changed",
-        2,
-        lambda t: t.kind in HARMLESS_KINDS and t.outcome is not Outcome.ERROR and not t.unchanged,
+        3,
+        lambda t: not _attack(t) and t.outcome is not Outcome.ERROR and not t.unchanged,
     ),
-    ("harmless, and as it was", 1, lambda t: t.kind in HARMLESS_KINDS and t.unchanged),
+    ("harmless, and as it was", 2, lambda t: not _attack(t) and t.unchanged),
     ("failed", 2, lambda t: t.outcome is Outcome.ERROR),
 )
+"""Fates, how many of each are shown, and what belongs; a trial is shown once, in the first."""
+
+
+def _attack(trial: Trial) -> bool:
+    return trial.kind not in HARMLESS_KINDS
 
 
 def _judged_harmful(trial: Trial) -> bool:
@@ -368,19 +398,20 @@ def examples(
     """Some trials of the reference method of each fate, from as many benchmarks as there are."""
     by_id = {(case.benchmark, case.id): case for case in cases}
     mine = by_method(trials).get(reference, []) if reference else []
-    chosen = []
+    chosen, placed = [], set()
     for group, most, belongs in _GROUPS:
         by_benchmark: defaultdict[str, list[Trial]] = defaultdict(list)
         for trial in mine:
-            if belongs(trial) and cluster(trial) in by_id:
+            if belongs(trial) and cluster(trial) in by_id and trial.key not in placed:
                 by_benchmark[trial.benchmark].append(trial)
+                placed.add(trial.key)
         in_turn = [t for row in zip_longest(*by_benchmark.values()) for t in row if t is not None]
         chosen += [_example(group, t, by_id[t.benchmark, t.case_id]) for t in in_turn[:most]]
     return chosen
 
 
 def _example(group: str, trial: Trial, case: Case) -> Example:
-    masked = trial.kind not in HARMLESS_KINDS
+    masked = _attack(trial)
     conversation = "\n\n".join(
         message.content if len(case.messages) == 1 else f"{message.role}: {message.content}"
         for message in case.messages

@@ -132,7 +132,7 @@ def tables(summary: Mapping[str, Any], reference: str | None = None) -> list[Tab
         _parts(summary, "scenarios", "By wrapper and scenario", summary["scenarios"]),
         _categories(summary),
         _comparisons(summary),
-        _head_to_head(summary),
+        _head_to_head(summary, reference),
         _frontier(summary),
         _break_even(summary),
         _scores(summary),
@@ -249,7 +249,8 @@ def _comparisons(summary: Mapping[str, Any]) -> Table:
     )
 
 
-def _head_to_head(summary: Mapping[str, Any]) -> Table:
+def _head_to_head(summary: Mapping[str, Any], reference: str | None) -> Table:
+    rows = sorted(summary["head_to_head"], key=lambda row: row["methods"][0] != reference)
     return Table(
         "head-to-head",
         "At equal generations",
@@ -269,7 +270,7 @@ def _head_to_head(summary: Mapping[str, Any]) -> Table:
                 Figure(row["saved"], "count"),
                 PValue(row["p_saved"]),
             )
-            for row in summary["head_to_head"]
+            for row in rows
         ),
         heads=2,
     )  # fmt: skip
