@@ -275,7 +275,7 @@ def test_a_conversation_goes_on_and_a_refusal_is_marked(open_page: Open, double:
     page = open_page(url)
     page.click("summary:has-text('System prompt')")
     page.fill("#system", "Be brief.")
-    first = ask(page, "pass")
+    ask(page, "pass")
     page.select_option("#policy", "strict")
     second = ask(page, "refuse")
     expect(second.locator(".badge")).to_have_text("refused")
@@ -284,7 +284,7 @@ def test_a_conversation_goes_on_and_a_refusal_is_marked(open_page: Open, double:
     assert roles == [["system", "user"], ["system", "user", "assistant", "user"]]
     assert [body.get("policy") for body in server.asked] == [None, "strict"]
     expect(marks(page)).to_have_count(len(SCRIPTS["refuse"]) + 1)
-    first.get_by_role("button", name="Show how").click()
+    page.locator(".turn.assistant").first.get_by_role("button", name="Show how").click()
     expect(marks(page)).to_have_count(1)
     page.click("#new-conversation")
     ask(page, "pass again")
@@ -292,11 +292,12 @@ def test_a_conversation_goes_on_and_a_refusal_is_marked(open_page: Open, double:
 
 
 def test_cancelling_stops_the_work_and_gives_the_words_back(open_page: Open, double: Any) -> None:
-    server, url = double(pace=0.02)
+    server, url = double(stepped=True)
     page = open_page(url)
     page.fill("#prompt", "slow one")
     page.press("#prompt", "Enter")
-    expect(marks(page).nth(2)).to_be_attached()
+    server.steps.release(3)
+    expect(marks(page)).to_have_count(3)
     page.click("#cancel")
     expect(page.locator(".turn.assistant")).to_contain_text("Cancelled")
     expect(page.locator("#prompt")).to_have_value("slow one")
@@ -528,10 +529,12 @@ def test_keys_are_asked_for_and_stay_in_the_tab(
     expect(page.locator("#keys")).to_be_visible()
     page.fill("#api-key", "tsk-wrong")
     page.keyboard.press("Enter")
+    page.wait_for_function("Object.values(sessionStorage).includes('tsk-wrong')")
     ask(page, WRAPPED)
     expect(page.locator("#keys")).to_be_visible()
     page.fill("#api-key", key)
     page.keyboard.press("Enter")
+    page.wait_for_function("key => Object.values(sessionStorage).includes(key)", arg=key)
     expect(ask(page, WRAPPED).locator(".badge")).to_have_text("steered")
     page.keyboard.press("Escape")
     page.goto(made.url + "/#/policies")
@@ -563,8 +566,8 @@ budget:
 def test_tsalign_serve_with_the_embedded_model(open_page: Open, tmp_path: Path) -> None:
     """Ask, forbid a word of the answer in the editor, ask again: another answer."""
     (tmp_path / "default.yaml").write_text(RULES.format(word="xylophone"), encoding="utf-8")
-    command = [sys.executable, "-m", "tsalign", "serve", "--port", "0", "--store", "none"]
-    command += ["--policies", str(tmp_path)]
+    command = [sys.executable, "-c", "from tsalign.cli import main; main()"]
+    command += ["serve", "--port", "0", "--store", "none", "--policies", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None

@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { categoryTable } from "./categories.js";
-import { announce, byId, h } from "./dom.js";
+import { announce, byId, h, oncePerFrame } from "./dom.js";
 import { count, number, plural, seconds, signed } from "./format.js";
 import { HarmChart } from "./harm-chart.js";
 import { Plane, reach } from "./plane.js";
@@ -246,7 +246,9 @@ export class Watch {
     this.#draw();
   }
 
-  #draw() {
+  #draw = oncePerFrame(() => this.#paint());
+
+  #paint() {
     const run = this.#run;
     const description = run ? sentence(run) : "Nothing asked yet.";
     this.harmChart.show(run, this.#selected, `Harm of each answer. ${description} Arrow keys move between candidates; a table follows.`);
