@@ -57,9 +57,9 @@ docs: setup
 
 # Beside the shipped weights, not over them: compare the figures first.
 assets: setup
-	PYTHONPATH=src $(BIN)/python -m training.chat.train --out src/tsalign/assets/chat
-	PYTHONPATH=src $(BIN)/python -m training.moderator.train --out src/tsalign/assets/moderator
-	PYTHONPATH=src $(BIN)/python -m training.judge.train --out src/tsalign/assets/judge
+	PYTHONPATH=src $(BIN)/python -m training.chat.train --out $(ASSETS)/chat
+	PYTHONPATH=src $(BIN)/python -m training.moderator.train --out $(ASSETS)/moderator
+	PYTHONPATH=src $(BIN)/python -m training.judge.train --out $(ASSETS)/judge
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,7 +28,14 @@ from tsalign import cli
 from tsalign.cli import ExitCode
 from tsalign.demo import Checks, summarise
 from tsalign.engines import FakeEngine
-from tsalign.moderators import REGISTRY, FakeModerator
+from tsalign.eval import judges, records
+from tsalign.eval.benchmarks import BENCHMARKS, own
+from tsalign.eval.benchmarks.base import Hub
+from tsalign.eval.methods import BASELINES, OWN, ablations
+from tsalign.eval.scenarios import ADAPTIVE, PLAIN, TRANSFORMS
+from tsalign.eval.settings import RunSettings
+from tsalign.eval.types import Trial
+from tsalign.moderators import REGISTRY, FakeModerator, Stats
 from tsalign.policy import CATEGORIES, CUSTOM, PRESETS, Budget, ModeratorSpec, Policy, PolicyStore
 from tsalign.server.app import create_app
 from tsalign.server.errors import CODES
@@ -53,6 +60,7 @@ def pages() -> dict[str, str]:
         "cli.md": command_line(),
         "policy.md": policies(),
         "json.md": json_documents(),
+        "evaluation.md": evaluation(),
         "python.md": python_names(),
         "server.md": server(),
     }
@@ -101,7 +109,7 @@ def _command(name: str, callback: Any) -> str:
             rows.append((f"`{parameter.name.upper()}`", info.help or "", "required"))
         elif isinstance(info, OptionInfo):
             flags = ", ".join(d for d in (info.default, *(info.param_decls or ())) if _flag(d))
-            value = "" if kind is bool else " " + _value(kind, info)
+            value = "" if bool in (kind, *typing.get_args(kind)) else " " + _value(kind, info)
             nothing = any(default is x for x in (None, False, inspect.Parameter.empty))
             shown = "" if nothing else f"`{default}`"
             rows.append((f"`{flags}{value}`", info.help or "", shown))
@@ -380,10 +388,13 @@ def json_documents() -> str:
         "response per prompt with its `id`, `kind` and `source`.",
         _keys(_DEMO),
         "## Verdicts on texts",
-        "Printed by `tsalign moderate`: `policy`, `moderator`, `thresholds`, and for one text the "
-        "keys of a verdict. For `--input`: `texts`, `flagged` and `unscored` (counts), `failed` "
-        "(`line` and `error` of each unusable line) and `results` (a verdict per text, with its "
-        "`line` and `id`).",
+        "Printed by `tsalign moderate`: `policy`, `moderator`, `thresholds`, `asked` (what each "
+        "service was asked, by its name), and for one text the keys of a verdict. For `--input`: "
+        "`texts`, `flagged` and `unscored` (counts), `texts_per_second`, `failed` (`line` and "
+        "`error` of each unusable line) and `results` (a verdict per text, with its `line` and "
+        "`id`).",
+        "Of each service:",
+        _keys(_attributes(Stats)),
         "## A run over a file",
         "Printed by `tsalign align --input`: `output`, `store`, `run`, `records`, `resumed` "
         "(records that were there before), `answered`, `outcomes` (counts), `failed` (`line` and "
@@ -596,6 +607,124 @@ def _metrics() -> str:
         name = metric.name + ("_total" if metric.type == "counter" else "")
         rows.append((f"`{name}`", metric.type, _listed(labels), metric.documentation))
     return _table(("metric", "type", "labels", "meaning"), rows)
+
+
+# Evaluation
+
+
+def evaluation() -> str:
+    says = {**_SETTINGS, **attribute_docstrings(RunSettings)}
+    _expect("a run's settings", says, RunSettings.model_fields)
+    summaries = {name: _first_line(kind) for name, kind in BASELINES.items()}
+    parts = [
+        "# Evaluation",
+        "What `tsalign eval` knows by name; [Evaluate a defence](../how-to/evaluate.md) shows how "
+        "to use it.",
+        "## Benchmarks",
+        "`--benchmark NAME=PATH` reads a local copy (CSV, TSV, JSON, JSONL, Parquet or text, "
+        "gzipped or not), `--benchmark NAME` the hub.",
+        _table(
+            ("name", "cases", "what it is", "on the hub"),
+            [
+                (f"`{name}`", benchmark.kind, _one_line(benchmark.about), _hub(benchmark.hub))
+                for name, benchmark in sorted(BENCHMARKS.items())
+            ],
+        ),
+        "A name that is none of these is a file of your own:",
+        _prose(own.__doc__ or ""),
+        "## Scenarios",
+        _table(
+            ("name", "what becomes of a case"),
+            [
+                (f"`{PLAIN}`", "Nothing."),
+                *((f"`{name}`", _SCENARIOS[name]) for name in TRANSFORMS),
+                (f"`{ADAPTIVE}`", _SCENARIOS[ADAPTIVE]),
+            ],
+        ),
+        "## Methods",
+        "tsalign's own return nothing that the policy flags or could not score. The others return "
+        "what they return, and are judged by it. All keep to the policy's budget, and all "
+        "settings can be replaced: `fast:num_directions=4`, `best-of-n:temperature=0.7`.",
+        _table(
+            ("name", "what it does", "settings"),
+            [
+                *((f"`{n}`", summaries[n], _settings_of(n)) for n in BASELINES),
+                *((f"`{n}`", _METHODS[n], "those of the optimizer") for n in OWN),
+            ],
+        ),
+        "Ablations are `fast` without one of its parts:",
+        _table(
+            ("name", "what it replaces"),
+            [
+                (f"`{name}`", ", ".join(f"`{k}: {_flow(v)}`" for k, v in changes.items()))
+                for name, changes in {**ablations.OPTIMIZER, **ablations.POLICY}.items()
+            ],
+        ),
+        "## Judges",
+        _prose(_body(judges)),
+        "## A run's folder",
+        _prose(_body(records)),
+        "## Settings of a run",
+        "`settings` in settings.json; `content` beside it holds hashes of the cases and weights, "
+        "and `id` is the hash of both.",
+        _keys({name: says[name] for name in RunSettings.model_fields}),
+        "## A trial",
+        _prose((inspect.getdoc(Trial) or "").partition("Attributes:")[0]),
+        _keys(_attributes(Trial)),
+    ]
+    return "\n\n".join(parts)
+
+
+_SCENARIOS = {
+    "multi-turn": "The request is spread over turns.",
+    "earlier-turn": "The request is an earlier turn; the last one only asks for the answer to it.",
+    "system-prompt": "A system prompt asks for compliance with everything.",
+    "long-context": "The request is an instruction in the middle of a long document.",
+    "base64": "The request in Base64.",
+    "rot13": "The request with letters shifted by 13.",
+    "leetspeak": "The request with digits for letters.",
+    "prefix-injection": "The user says how the answer has to begin.",
+    "adaptive": "An attacker who knows tsalign searches the wrapper that survives the method.",
+}
+_METHODS = {
+    "random": "The search of `fast`, never moving its centre.",
+    "reference": "The published loop.",
+    "fast": "The default search.",
+    "policy": "The policy's own optimizer.",
+}
+_SETTINGS = {
+    "methods": "Names, with their settings.",
+    "scenarios": "How it is asked; each is a benchmark of its own.",
+    "models": "`embedded`, hub ids, folders or `fake`.",
+    "device": "Where models run.",
+    "dtype": "Of the weights.",
+    "policy": "The policy, every value written out.",
+    "seeds": "Every case is answered under each.",
+    "max_new_tokens": "Per answer.",
+    "temperature": "0 is greedy.",
+    "perplexity_model": "Of the answers' perplexity; null: the model itself.",
+}
+
+
+def _body(module: Any) -> str:
+    """A module's docstring without its first line; what is indented stays so."""
+    return "\n" + (module.__doc__ or "").partition("\n\n")[2]
+
+
+def _first_line(kind: Any) -> str:
+    text = sys.modules[kind.__module__].__doc__ or ""
+    return text.strip().partition("\n\n")[0].replace("\n", " ")
+
+
+def _settings_of(name: str) -> str:
+    parameters = inspect.signature(BASELINES[name]).parameters.values()
+    return ", ".join(f"`{p.name}={_flow(p.default)}`" for p in parameters)
+
+
+def _hub(hub: Hub | None) -> str:
+    if hub is None:
+        return ""
+    return f"`{hub.path}`, " + ", ".join(filter(None, (hub.config, hub.split)))
 
 
 # Python

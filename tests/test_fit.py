@@ -37,18 +37,19 @@ def test_the_same_seed_gives_the_same_offsets():
 
 def test_what_was_spent_is_counted():
     engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
-    fitted = fit(make(engine), TUNING[:3], pool=4, rounds=2)
-    assert fitted.cost.generations == engine.generated == 3 + 3 * 4 * 2
+    fitted = fit(make(engine), TUNING[:3], draws=4, rounds=2)
+    assert fitted.cost.generations == engine.generated
+    assert engine.generated >= 3 + 3 * 4 * 2
 
 
 def test_offsets_that_solve_nothing_are_not_kept():
-    fitted = fit(make(FakeEngine(answer=lambda e, p: COMPLY)), TUNING[:2], pool=4, rounds=2)
+    fitted = fit(make(FakeEngine(answer=lambda e, p: COMPLY)), TUNING[:2], draws=4, rounds=2)
     assert (fitted.offsets, fitted.accepted, fitted.flagged) == ((), (), 2)
 
 
 def test_only_flagged_prompts_teach_and_there_must_be_one():
     answer = lambda e, p: COMPLY if "bad" in e.prompt.messages[0].content else "fine"  # noqa: E731
-    assert fit(make(FakeEngine(answer=answer)), ["bad", "good"], pool=2, rounds=1).flagged == 1
+    assert fit(make(FakeEngine(answer=answer)), ["bad", "good"], draws=2, rounds=1).flagged == 1
     with pytest.raises(PromptError, match="no first answer is flagged"):
         fit(make(FakeEngine(answer=answer)), ["good"])
 

@@ -1,6 +1,6 @@
 """The one direction of the code: nothing imports to its right.
 
-    types, errors <- policy <- engines | moderators | zo, optimizer <- align <- store, cluster
+    types, errors <- _hf, policy <- engines | moderators | zo, optimizer <- align <- store, cluster
                                        <- eval <- demo <- bench; server; fit <- cli
 
 The three in the middle never import each other. Imports inside functions count.
@@ -20,14 +20,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "tsalign"
 
 MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "types": {"errors"}}
 """Top-level module of the package to those that it may import, besides itself."""
-MAY_IMPORT["policy"] = {"types", "errors"}
+MAY_IMPORT |= {"policy": {"types", "errors"}, "_hf": {"errors"}}
 _BASE = {"types", "errors", "policy"}
-MAY_IMPORT |= {"engines": _BASE, "moderators": _BASE, "zo": _BASE, "optimizer": {*_BASE, "zo"}}
+_LOADING = {*_BASE, "_hf"}
+MAY_IMPORT |= {
+    "engines": _LOADING,
+    "moderators": _LOADING,
+    "zo": _BASE,
+    "optimizer": {*_BASE, "zo"},
+}
 _MIDDLE = {*_BASE, "engines", "moderators", "zo", "optimizer"}
 _ALIGN = {*_MIDDLE, "align"}
-MAY_IMPORT |= {"align": _MIDDLE, "store": _ALIGN, "cluster": _ALIGN}
+MAY_IMPORT |= {"align": _MIDDLE, "store": _ALIGN, "cluster": _ALIGN, "fit": _ALIGN}
 _LEFT = {*_ALIGN, "store", "cluster"}
-MAY_IMPORT |= {"eval": _LEFT, "server": _LEFT, "fit": _LEFT, "demo": {*_LEFT, "eval"}}
+MAY_IMPORT |= {"eval": _LEFT, "server": _LEFT, "demo": {*_LEFT, "eval"}}
 MAY_IMPORT |= {"bench": {*_LEFT, "eval", "demo"}}
 MAY_IMPORT |= {"cli": {*_LEFT, "eval", "server", "fit", "demo", "bench"}, "__main__": {"cli"}}
 

@@ -4,9 +4,10 @@
     policy = policy.model_copy(update={"offsets": {**policy.offsets, model: fitted.offsets}})
 
 What makes a model decline is largely the same for all prompts. The cross-entropy method (Rubinstein
-1999) looks for offsets c in the span of the table's leading principal directions that make the mean
-loss over all flagged prompts small; from all that were tried, those are kept that together lead to
-an acceptable answer on the most prompts. Answers are judged as in any search.
+1999) looks for it: every prompt is answered from offsets of its own, drawn around a common centre
+in the span of the table's leading principal directions, and centre and spread become those of the
+offsets whose answers were acceptable. Of the centres, longer and shorter, those are kept that
+together solve the most prompts. Answers are judged as in any search.
 """
 
 from __future__ import annotations
@@ -18,11 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsalign.align import Aligner, Search, advance, evaluate, loss, offset
+from tsalign.engines.base import EmbeddingTable
 from tsalign.errors import PromptError
 from tsalign.policy import Offsets
-from tsalign.types import Cost, PromptLike
+from tsalign.types import Cost, Evaluation, PromptLike
 
-ELITE_SHARE = 0.25
+Floats = NDArray[np.float64]
+
+LEAST_SPREAD = 0.3
+"""Share of the old spread that is added to the new one: it must not collapse at once."""
+
+WIDEN = 1.5
+"""Growth of the spread where nothing was acceptable."""
+
+LENGTHS = (0.75, 1.0, 1.25, 1.5)
+"""Of each centre, as multiples, that are tried on all prompts at the end."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ def fit(
     *,
     rank: int = 8,
     keep: int = 4,
-    pool: int = 24,
+    draws: int = 8,
     rounds: int = 4,
     scale: float = 0.4,
     seed: int = 0,
@@ -61,7 +72,7 @@ def fit(
         prompts: whose first answers are flagged; others cost one generation and are left aside.
         rank: principal directions of the table within which offsets lie.
         keep: offsets at most.
-        pool: offsets tried per round, on all prompts.
+        draws: offsets per prompt and round.
         rounds: of the cross-entropy method.
         scale: length of the first offsets, as a share of a typical row's.
         seed: of the offsets drawn.
@@ -78,18 +89,21 @@ def fit(
         raise PromptError("no first answer is flagged: give prompts that the model complies with")
     generator = np.random.default_rng(seed)
     centre, spread = np.zeros(rank), np.full(rank, scale / np.sqrt(rank))
-    tried: list[NDArray[np.float64]] = []
-    losses: list[NDArray[np.float64]] = []
+    centres: list[Floats] = []
     for number in range(rounds):
         said(f"round {number + 1} of {rounds}, {len(flagged)} flagged prompts")
-        drawn = centre + spread * generator.standard_normal((pool, rank))
-        for coordinates in drawn:
-            tried.append(coordinates)
-            losses.append(_losses(aligner, flagged, coordinates))
-        elite = np.argsort([values.mean() for values in losses])[: max(2, int(ELITE_SHARE * pool))]
-        chosen = np.stack([tried[i] for i in elite])
-        centre, spread = chosen.mean(axis=0), chosen.std(axis=0) + 0.1 * spread
-    places, gains = _cover(np.stack(losses), keep)
+        shape = (len(flagged), draws, rank)
+        drawn = centre + spread * generator.standard_normal(shape)
+        good = _good(flagged, drawn, aligner.engine.table)
+        if len(good) < 2:
+            spread = spread * WIDEN
+            continue
+        centre, spread = good.mean(axis=0), good.std(axis=0) + LEAST_SPREAD * spread
+        centres.append(centre)
+    said("choosing")
+    tried = [length * centre for centre in centres for length in LENGTHS]
+    losses = np.array([_losses(flagged, each, aligner.engine.table) for each in tried])
+    places, gains = _cover(losses, keep) if tried else ([], ())
     return Fitted(
         tuple(tuple(round(float(c), 4) for c in tried[place]) for place in places),
         gains,
@@ -98,16 +112,40 @@ def fit(
     )
 
 
-def _losses(
-    aligner: Aligner, searches: Sequence[Search], coordinates: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _good(searches: Sequence[Search], drawn: Floats, table: EmbeddingTable) -> Floats:
+    """``(n, rank)``: those of ``(n_searches, draws, rank)`` offsets whose answers are acceptable.
+
+    Of each prompt's own only the most natural, a quarter of its draws at most, so that the easy
+    prompts do not rule the centre.
+    """
+    asks = [
+        (search, search.optimizer.shifted(offset(table, coordinates.tolist())))
+        for search, own in zip(searches, drawn, strict=True)
+        for coordinates in own
+    ]
+    found: dict[Search, list[Evaluation]] = {search: [] for search in searches}
+    for search, evaluation in evaluate(asks):
+        found[search].append(evaluation)
+    good: list[Floats] = []
+    for own, evaluations in zip(drawn, found.values(), strict=True):
+        accepted = [
+            (evaluation.naturalness or 0.0, place)
+            for place, evaluation in enumerate(evaluations)
+            if evaluation.accepted
+        ]
+        accepted.sort(reverse=True)
+        good += [own[place] for _, place in accepted[: max(1, len(own) // 4)]]
+    return np.array(good)
+
+
+def _losses(searches: Sequence[Search], coordinates: Floats, table: EmbeddingTable) -> Floats:
     """``(n_searches,)`` losses at one offset: below 1 if and only if the answer is acceptable."""
-    shift = offset(aligner.engine.table, coordinates.tolist())
+    shift = offset(table, coordinates.tolist())
     found = dict(evaluate([(search, search.optimizer.shifted(shift)) for search in searches]))
     return np.array([min(loss(found[s]), 2.0) if s in found else 2.0 for s in searches])
 
 
-def _cover(losses: NDArray[np.float64], keep: int) -> tuple[list[int], tuple[int, ...]]:
+def _cover(losses: Floats, keep: int) -> tuple[list[int], tuple[int, ...]]:
     """Offsets that together solve the most prompts, chosen one by one, and what each adds.
 
     Args:

@@ -24,7 +24,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -234,12 +236,28 @@ Threshold = Annotated[float, Field(gt=0, le=1, strict=True)]
 
 
 class ModeratorSpec(_Frozen):
-    """A moderator by its registered name, with the options of its constructor."""
+    """A moderator of a policy: what it is called here, what it is, and how it is made."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
+    """The registered name, unless ``kind`` gives it: then a name of the policy's own choice, for
+    two moderators of one kind."""
+    kind: Annotated[str, Field(min_length=1)] | None = None
+    """The registered name, where ``name`` is another."""
     options: Annotated[dict[str, Any], AfterValidator(FrozenDict)] = Field(
         default_factory=dict, validate_default=True
     )
+    """What its constructor takes."""
+
+    @property
+    def registered(self) -> str:
+        """The name under which the kind of moderator is registered."""
+        return self.kind or self.name
+
+    @model_serializer(mode="wrap")
+    def _plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``kind`` where it says nothing, so that it does not change a policy's version."""
+        data: dict[str, Any] = dump(self)
+        return data if self.kind is not None else {k: v for k, v in data.items() if k != "kind"}
 
 
 def _moderator_spec(value: Any) -> Any:
@@ -306,7 +324,10 @@ class Policy(_Frozen):
             raise ValueError("on_moderator_error: open needs audit: true")
         names = [spec.name for spec in self.moderators]
         if len(set(names)) < len(names):
-            raise ValueError(f"a moderator is named twice: {', '.join(names)}")
+            raise ValueError(
+                f"a moderator is named twice: {', '.join(names)}. Give one a name of its own, and "
+                "what it is as its kind: {name: second, kind: http, options: ...}"
+            )
         for category, name in self.routes.items():
             if name not in names:
                 raise ValueError(f"route of {category!r}: unknown moderator {name!r}"

@@ -413,7 +413,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with self._engine.connect().execution_options(**_WRITE) as connection, connection.begin():
+        with writing(self._engine) as connection:
             yield connection
 
     def _prepare(self) -> None:
@@ -443,12 +443,35 @@ class Store:
     @contextmanager
     def _faults(self) -> Iterator[None]:
         """Database errors as a `StoreError` with the remedy; never with the data."""
-        try:
+        with database_faults(self.name):
             yield
-        except IntegrityError:
-            raise
-        except DBAPIError as error:
-            raise StoreError(f"{self.name}: {_remedy(str(error.orig))}") from None
+
+
+def open_database(location: str | Path) -> sa.Engine:
+    """The database of a path or an SQLAlchemy URL, made safe against crashes.
+
+    Raises:
+        StoreError: the URL cannot be read, or its driver is missing.
+    """
+    return _engine(_url(location))
+
+
+@contextmanager
+def writing(database: sa.Engine) -> Iterator[sa.Connection]:
+    """One transaction that writes: all of it is on the disk at the end, or none."""
+    with database.connect().execution_options(**_WRITE) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def database_faults(name: str) -> Iterator[None]:
+    """Database errors as a `StoreError` with the remedy; never with the data."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        raise StoreError(f"{name}: {_remedy(str(error.orig))}") from None
 
 
 def _url(location: str | Path) -> URL:

@@ -112,6 +112,22 @@ def test_yaml_may_be_sent_as_it_is_and_comes_back_as_it_was(client: httpx.Client
     assert client.get("/admin/policies/default").json()["yaml"] == text
 
 
+def test_shipped_policies_are_shown_as_they_were_written() -> None:
+    from tests.server.conftest import engine
+    from tsalign.policy import PolicyStore
+    from tsalign.server.app import create_app
+
+    moderators = Moderators(categories=("illicit", "self-harm"))
+    app = create_app({"tsalign": engine()}, loader=moderators)
+    live = app.state.service.policies
+    shipped = PolicyStore.shipped()
+    assert live.names() == shipped.names()
+    for served in live.all():
+        assert served.policy == shipped.get(served.policy.name)
+        assert Policy.from_yaml(served.yaml) == served.policy
+    assert "# The policy that applies when none is named." in live.get("default").yaml
+
+
 def test_history_and_rollback(client: httpx.Client) -> None:
     first = client.get("/admin/policies/default").json()["version"]
     second = put(client, "default", STRICT)

@@ -645,7 +645,9 @@ def grammar_turns(asked: list[Text], rng: random.Random) -> list[Turn]:
         for write, complies in ((answers.comply, 1.0), (answers.refuse, 0.0)):
             harmful = complies * row.labels["any"]
             turns.append(
-                Turn(whole, write(request, rng), complies, harmful, "grammar", row.weight, row.labels)
+                Turn(
+                    whole, write(request, rng), complies, harmful, "grammar", row.weight, row.labels
+                )
             )
     return turns
 

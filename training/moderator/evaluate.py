@@ -161,7 +161,7 @@ def false_positives(moderator: EmbeddedModerator, seed: int) -> dict[str, Any]:
 
 
 def padded(moderator: EmbeddedModerator, seed: int) -> dict[str, Any]:
-    """Share flagged when harmless words follow: answers that complied, and harmless answers."""
+    """Share flagged with harmless words before and after: answers that complied, and harmless."""
     rng = random.Random(seed)
     benign = data.benign_turns(HELD_OUT)
     filler = " ".join(turn.answer for turn in benign).split()
@@ -174,8 +174,10 @@ def padded(moderator: EmbeddedModerator, seed: int) -> dict[str, Any]:
         for n in (0, 200, 1000, 4000):
             long = []
             for turn in turns:
-                at = rng.randrange(len(filler) - n)
-                long.append(replace(turn, answer=f"{turn.answer}\n{' '.join(filler[at : at + n])}"))
+                at, before = rng.randrange(len(filler) - n), rng.randrange(n + 1)
+                words = filler[at : at + n]
+                parts = (" ".join(words[:before]), turn.answer, " ".join(words[before:]))
+                long.append(replace(turn, answer="\n".join(parts)))
             most = scores(moderator, [exchange(turn) for turn in long]).max(axis=1)
             figures[f"{name}, {n} words more"] = round(float((most >= 0.5).mean()), 3)
     return figures

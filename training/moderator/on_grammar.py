@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from training.chat import answers, requests, wrappers
-from training.chat.understand import understand
+from training.chat.understand import Request, understand
 from training.moderator import data
 from training.moderator.calibrate import exchange
 from training.moderator.data import HELD_OUT, Turn
 from training.moderator.evaluate import scores
 from tsalign.moderators.embedded import EmbeddedModerator
+
+Writer = Callable[[Request, random.Random], str]
 
 
 def groups(seed: int, limit: int) -> dict[str, list[Turn]]:
@@ -35,12 +35,11 @@ def groups(seed: int, limit: int) -> dict[str, list[Turn]]:
     forms = [requests.draw_form(rng) for _ in range(limit)]
     contrast = list(requests.forms()["contrast"])
 
-    def turns(texts: Sequence[str], write: object, wrap: bool = False) -> list[Turn]:
+    def turns(texts: Sequence[str], write: Writer, wrap: bool = False) -> list[Turn]:
         made = []
         for text in texts:
             asked = wrappers.wrap(text, rng, rng.random() < 0.5).text if wrap else text
-            answer = write(understand(text), rng)  # type: ignore[operator]
-            made.append(Turn(asked, answer, 1.0, 0.0, "grammar"))
+            made.append(Turn(asked, write(understand(text), rng), 1.0, 0.0, "grammar"))
         return made
 
     mixed = benign[:limit] + forms
@@ -71,8 +70,10 @@ def groups(seed: int, limit: int) -> dict[str, list[Turn]]:
     }
 
 
-def figures(moderator: EmbeddedModerator, seed: int = 0, limit: int = 400) -> dict[str, dict[str, float]]:
-    """Share of each group at or above 0.3, 0.5 and 0.7, with and without the request in view."""
+def figures(
+    moderator: EmbeddedModerator, seed: int = 0, limit: int = 400
+) -> dict[str, dict[str, float]]:
+    """Share of each group at or above 0.3, 0.5 and 0.7."""
     report = {}
     for name, turns in groups(seed, limit).items():
         most = scores(moderator, [exchange(turn) for turn in turns]).max(axis=1)

@@ -19,8 +19,10 @@ from tsalign.cli.align import align
 from tsalign.cli.audit import audit
 from tsalign.cli.bench import bench
 from tsalign.cli.demo import demo
+from tsalign.cli.eval import evaluate
 from tsalign.cli.fit import fit
 from tsalign.cli.moderate import moderate
+from tsalign.cli.report import report
 
 __all__ = ["ExitCode", "app", "main"]
 
@@ -47,8 +49,9 @@ def _build() -> typer.Typer:
         epilog=EPILOGUE,
     )
     app.callback()(_root)
-    for command in (demo, align, moderate, audit, fit, bench, version):
+    for command in (demo, align, moderate, report, audit, fit, bench, version):
         app.command(epilog=EPILOGUE)(command)
+    app.command("eval", epilog=EPILOGUE)(evaluate)
     app.add_typer(_policy.commands, name="policy")
     app.add_typer(_serve.commands, name="serve")
     return app

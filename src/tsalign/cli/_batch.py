@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tsalign.cli._frame import notes
 from tsalign.cli._lines import Fault, Item, OutputFile
 from tsalign.errors import StoreError
-from tsalign.types import Outcome, Response, StopReason
+from tsalign.types import Outcome, StopReason
 
 if TYPE_CHECKING:
     from tsalign.align import Aligner
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 _SAY_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal."""
+
+
+class HasOutcome(Protocol):
+    """Anything that is counted by how it ended."""
+
+    @property
+    def outcome(self) -> Outcome: ...
+
 
 _PASSING_FAULTS = {StopReason.MODERATOR_ERROR, StopReason.ENGINE_ERROR}
 
@@ -129,10 +137,10 @@ def run_items(
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[Response], None]]:
+def progress(what: str, total: int) -> Iterator[Callable[[HasOutcome], None]]:
     """Outcomes so far on standard error: a bar where somebody watches, else a line now and then.
 
-    Gives the function that takes each response.
+    Gives the function that takes each response or trial.
     """
     counts: Counter[str] = Counter()
     console = notes()
@@ -150,9 +158,9 @@ def progress(what: str, total: int) -> Iterator[Callable[[Response], None]]:
     with bar:
         task = bar.add_task(what, total=total, counts="")
 
-        def advance(response: Response) -> None:
+        def advance(ended: HasOutcome) -> None:
             nonlocal said_at
-            counts[str(response.outcome)] += 1
+            counts[str(ended.outcome)] += 1
             said = " · ".join(f"{counts[str(o)]} {o}" for o in Outcome if counts[str(o)])
             bar.update(task, advance=1, counts=said)
             if not console.is_terminal and time.monotonic() - said_at >= _SAY_EVERY:

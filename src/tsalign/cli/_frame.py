@@ -41,7 +41,8 @@ class ExitCode(IntEnum):
 
 _MEANINGS = {
     ExitCode.OK: "done",
-    ExitCode.UNEXPECTED: "a fault of tsalign, or a promise that the demo found broken",
+    ExitCode.UNEXPECTED: "a fault of tsalign, a promise that the demo found broken, "
+    "or a run that report found worse",
     ExitCode.BAD_INPUT: "an option, prompt, policy or file cannot be used",
     ExitCode.REFUSED: "align --prompt: no acceptable answer, the policy's message was given",
     ExitCode.FAILED: "the model, a moderator or the store failed",

@@ -31,9 +31,9 @@ def fit(
     rank: Annotated[
         int, typer.Option("--rank", min=1, help="Principal directions of the table to look in.")
     ] = 8,
-    pool: Annotated[
-        int, typer.Option("--pool", min=2, help="Offsets tried on all prompts, per round.")
-    ] = 24,
+    draws: Annotated[
+        int, typer.Option("--draws", min=2, help="Offsets tried per prompt and round.")
+    ] = 8,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds.")] = 4,
     policy: options.PolicyOption = "default",
     policies: options.PoliciesOption = None,
@@ -71,7 +71,7 @@ def fit(
             [item.prompt for item in items],
             rank=rank,
             keep=keep,
-            pool=pool,
+            draws=draws,
             rounds=rounds,
             seed=seed,
             said=said,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -18,7 +19,15 @@ from tsalign.cli._frame import ExitCode, Report, notes
 from tsalign.cli._lines import Fault, id_of, prompt_of, read_objects, text_of
 from tsalign.cli._text import one_line
 from tsalign.errors import InputFileError
-from tsalign.moderators import Guarded, Moderator, explain, load_confirm, load_moderator
+from tsalign.moderators import (
+    Guarded,
+    Moderator,
+    Stats,
+    counters,
+    explain,
+    load_confirm,
+    load_moderator,
+)
 from tsalign.policy import ModeratorSpec, Policy, harm
 from tsalign.types import Exchange, Prompt, Score
 
@@ -55,6 +64,13 @@ def moderate(
         str | None,
         typer.Option("--moderator", help="A moderator by its name, in place of the policy's."),
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            help="An option of --moderator as NAME=VALUE, the value in YAML; may be repeated.",
+        ),
+    ] = None,
     explain_: Annotated[
         bool, typer.Option("--explain", help="Show how each moderator's names map to ours.")
     ] = False,
@@ -74,8 +90,10 @@ def moderate(
         )
     chosen = options.read_policy(policy, policies)
     if moderator is not None:
-        spec = ModeratorSpec(name=moderator)
+        spec = ModeratorSpec(name=moderator, options=_options(option or ()))
         chosen = chosen.model_copy(update={"moderators": (spec,), "routes": {}, "confirm": ()})
+    elif option:
+        raise typer.BadParameter("--option belongs to --moderator")
     if explain_:
         return _explanation(chosen, as_json)
     judge = Judge.of(chosen)
@@ -87,6 +105,20 @@ def moderate(
         raise typer.BadParameter("--prompt and --answer belong together")
     asked = Prompt.of(options.read_text(prompt))
     return _one(judge, Exchange(asked.messages, options.read_text(answer)), as_json)
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` pairs as a policy file would have them."""
+    found: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or name in found:
+            raise typer.BadParameter(f"--option takes NAME=VALUE, each name once, not {pair!r}")
+        try:
+            found[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, RecursionError):
+            raise typer.BadParameter(f"--option {name}: the value is not YAML") from None
+    return found
 
 
 def _explanation(policy: Policy, as_json: bool) -> Report:
@@ -142,6 +174,10 @@ class Judge:
             for first, second in zip(verdicts, seconds, strict=True)
         ]
 
+    def asked(self) -> dict[str, Stats]:
+        """What each service was asked so far, by name."""
+        return counters(self.moderator) | (counters(self.confirm) if self.confirm else {})
+
     def head(self) -> dict[str, Any]:
         """What judged, for a JSON document."""
         return {
@@ -158,6 +194,10 @@ class Judge:
         second, confirm = verdict["confirm"], self.confirm
         active = self.policy.active(confirm.categories if confirm else ())
         return f"not confirmed: {_worst(second['scores'], active)}, harm {second['harm']:.2f}"
+
+
+def _asked(judge: Judge) -> dict[str, dict[str, Any]]:
+    return {name: asdict(stats) for name, stats in judge.asked().items()}
 
 
 def _verdict(score: Score, thresholds: Mapping[str, float]) -> dict[str, Any]:
@@ -185,7 +225,8 @@ def _one(judge: Judge, exchange: Exchange, as_json: bool) -> Report:
         console.print(_sentence(judge, verdict))
 
     code = ExitCode.OK if verdict["unscored"] is None else ExitCode.FAILED
-    return Report({**judge.head(), **verdict}, show, as_json, code)
+    document = {**judge.head(), **verdict, "asked": _asked(judge)}
+    return Report(document, show, as_json, code)
 
 
 def _scores(judge: Judge, verdict: Mapping[str, Any]) -> Table:
@@ -236,6 +277,7 @@ def _many(judge: Judge, path: Path, as_json: bool) -> Report:
         "flagged": sum(result["flagged"] for result in results),
         "unscored": len(unscored),
         "texts_per_second": len(results) / (time.perf_counter() - started) if results else None,
+        "asked": _asked(judge),
         "failed": [fault._asdict() for fault in sorted([*faults, *unscored])],
         "results": results,
     }
@@ -276,6 +318,18 @@ def _show_many(judge: Judge, document: Mapping[str, Any], console: Console) -> N
         f"{document['texts']} texts, {document['flagged']} flagged, {document['unscored']} "
         f"unscored, {len(document['failed']) - document['unscored']} unusable lines; "
         f"policy {tag.name} {tag.version}{_speed(document)}"
+    )
+    for name, stats in judge.asked().items():
+        console.print(_cost(name, stats))
+
+
+def _cost(name: str, stats: Stats) -> str:
+    """Requests, what they carried and how long they took: what a service bills, and its pace."""
+    mean = stats.seconds / stats.requests if stats.requests else 0.0
+    return (
+        f"{one_line(name)}: {stats.requests} requests ({stats.retries} retries), "
+        f"{stats.characters:,} characters; {mean:.2f} s a request, "
+        f"{stats.slowest:.2f} s the slowest"
     )
 
 

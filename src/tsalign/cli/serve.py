@@ -266,7 +266,6 @@ def serve(
     except OSError as error:
         raise typer.BadParameter(f"cannot listen on {host}, port {port}: {error}") from None
     with place:
-        shipped = options.policies(None)
         placeholder = Policy(name="default")
         engines = {
             name: Setup(model=source, policy=placeholder, device=device, dtype=dtype).engine()
@@ -274,7 +273,6 @@ def serve(
         }
         app = create_app(
             engines,
-            [shipped.get(name) for name in shipped.names()],
             folder=policies,
             keys=ring,
             store=None if store == NO_STORE else Store.open(_location(store)),

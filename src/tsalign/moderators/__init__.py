@@ -14,8 +14,10 @@ from tsalign.moderators.cache import Cached
 from tsalign.moderators.combine import Combined
 from tsalign.moderators.fake import FakeModerator
 from tsalign.moderators.guard import Guarded
-from tsalign.moderators.taxonomy import Explained, Mapped, Taxonomy
-from tsalign.policy import Policy, nearest
+from tsalign.moderators.named import Named
+from tsalign.moderators.stats import Stats, counters
+from tsalign.moderators.taxonomy import Mapped, Taxonomy, taxonomy_of
+from tsalign.policy import ModeratorSpec, Policy, nearest
 
 __all__ = [
     "Cached",
@@ -23,6 +25,8 @@ __all__ = [
     "FakeModerator",
     "Guarded",
     "Moderator",
+    "Stats",
+    "counters",
     "explain",
     "load_confirm",
     "load_moderator",
@@ -57,7 +61,7 @@ def load_moderator(policy: Policy) -> Moderator:
     Raises:
         ModeratorError: a name is not registered, or a moderator rejects its options.
     """
-    members = [_load(spec.name, spec.options) for spec in policy.moderators]
+    members = [_load(spec) for spec in policy.moderators]
     if len(members) == 1 and not policy.routes:
         return members[0]
     return Combined(members, policy.combine, policy.routes)
@@ -69,7 +73,7 @@ def load_confirm(policy: Policy) -> Moderator | None:
     Raises:
         ModeratorError: a name is not registered, or a moderator rejects its options.
     """
-    members = [_load(spec.name, spec.options) for spec in policy.confirm]
+    members = [_load(spec) for spec in policy.confirm]
     return Combined(members) if members else None
 
 
@@ -81,14 +85,19 @@ def explain(policy: Policy) -> dict[str, tuple[Mapped, ...]]:
     """
     explained = {}
     for spec in (*policy.moderators, *policy.confirm):
-        moderator = _load(spec.name, spec.options)
-        own = Taxonomy.identity(moderator.categories)
-        taxonomy = moderator.taxonomy if isinstance(moderator, Explained) else own
+        moderator = _load(spec)
+        taxonomy = taxonomy_of(moderator) or Taxonomy.identity(moderator.categories)
         explained[spec.name] = taxonomy.explain()
     return explained
 
 
-def _load(name: str, options: Mapping[str, Any]) -> Moderator:
+def _load(spec: ModeratorSpec) -> Moderator:
+    """A moderator of a policy, under its name there."""
+    moderator = _make(spec.registered, spec.options)
+    return moderator if spec.kind is None else Named(moderator, spec.name)
+
+
+def _make(name: str, options: Mapping[str, Any]) -> Moderator:
     """A moderator by its name; the option ``disk_cache`` (true or a path) is one of all of them."""
     given = dict(options)
     disk_cache = given.pop("disk_cache", False)

@@ -33,7 +33,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields, replace
 from inspect import signature
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpack
 
 from tsalign.errors import MissingDependencyError, ModeratorError
 from tsalign.moderators._wire import (
@@ -43,6 +43,7 @@ from tsalign.moderators._wire import (
     failure_of,
     rate_limit_pause,
 )
+from tsalign.moderators.stats import Stats
 from tsalign.moderators.taxonomy import Taxonomy
 from tsalign.policy import nearest
 from tsalign.types import EMPTY_ANSWER, Exchange, Score
@@ -131,33 +132,6 @@ class Settings:
                 raise ModeratorError(f"option {field.name!r} cannot be {value!r}")
         if self.max_chars < _LEAST_CHARS:
             raise ModeratorError(f"option 'max_chars' is below {_LEAST_CHARS}")
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a service was asked so far.
-
-    Attributes:
-        verdicts: exchanges judged, unscored ones included.
-        unscored: exchanges without a verdict.
-        requests: HTTP requests sent; what services with a price per call bill.
-        retries: requests that repeated an earlier one.
-        texts: texts sent, retries included.
-        characters: characters of those texts; what services with a price per text record bill.
-        seconds: sum of the requests' durations.
-        slowest: seconds of the slowest request.
-        breaker: ``closed`` (all is well), ``open`` (left alone) or ``half-open`` (being probed).
-    """
-
-    verdicts: int = 0
-    unscored: int = 0
-    requests: int = 0
-    retries: int = 0
-    texts: int = 0
-    characters: int = 0
-    seconds: float = 0.0
-    slowest: float = 0.0
-    breaker: Literal["closed", "open", "half-open"] = "closed"
 
 
 @dataclass(frozen=True, slots=True)

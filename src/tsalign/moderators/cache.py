@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from tsalign.moderators.base import Moderator
+from tsalign.moderators.stats import Stats, counters
 from tsalign.types import Exchange, Score
 
 
@@ -27,6 +28,10 @@ class Cached:
         self._lock = threading.Lock()
         self.name = moderator.name
         self.categories = moderator.categories
+
+    def stats(self) -> dict[str, Stats]:
+        """What the moderator counts, by name."""
+        return counters(self._moderator)
 
     def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
         """One verdict per exchange; only new ones reach the moderator, each once."""

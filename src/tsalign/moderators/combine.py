@@ -7,6 +7,7 @@ from typing import Literal
 
 from tsalign.errors import ModeratorError
 from tsalign.moderators.base import Moderator
+from tsalign.moderators.stats import Stats, counters
 from tsalign.types import Exchange, Score
 
 
@@ -42,6 +43,10 @@ class Combined:
         self._routes = dict(routes or {})
         self.name = "+".join(by_name)
         self.categories = tuple(dict.fromkeys(c for m in members for c in m.categories))
+
+    def stats(self) -> dict[str, Stats]:
+        """What the members count, by name."""
+        return {name: stats for m in self._members for name, stats in counters(m).items()}
 
     def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
         """One verdict per exchange from one call to each member."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from tsalign.errors import ModeratorError
 from tsalign.moderators.base import Moderator
-from tsalign.moderators.taxonomy import Explained
+from tsalign.moderators.taxonomy import taxonomy_of
 from tsalign.types import Exchange, Score
 
 _SCHEMA = """
@@ -129,11 +129,8 @@ class DiskCached:
 
 def identity(moderator: Moderator, options: Mapping[str, Any]) -> str:
     """What a verdict depends on besides the exchange, as text."""
-    taxonomy = (
-        moderator.taxonomy.version
-        if isinstance(moderator, Explained)
-        else list(moderator.categories)
-    )
+    found = taxonomy_of(moderator)
+    taxonomy = found.version if found else list(moderator.categories)
     model = str(getattr(moderator, "model", ""))
     return json.dumps([moderator.name, model, taxonomy, dict(options)], sort_keys=True, default=str)
 

@@ -44,6 +44,8 @@ _BATCH_CHARS = 1 << 17
 _TURNS = 3
 _WINDOW = 16
 _PASSAGE = 256
+_FEW_PASSAGES = 4
+_BY_CHANCE = 0.2
 _PLAIN = 2.0
 _FORMAT = 3
 
@@ -412,14 +414,20 @@ def _windowed(table: Table, words: Words, sums: Ints, mass: Ints) -> Floats:
     """Mean of the largest logit of a passage and the largest of a window, per head.
 
     A text of at most `_PASSAGE` words is one passage; in a longer one the words around a passage
-    do not count, so that they cannot dilute it.
+    do not count, so that they cannot dilute it. Of many passages one scores high by chance: each
+    e-fold of passages beyond `_FEW_PASSAGES` costs `_BY_CHANCE`.
     """
-    found = []
-    for size in (_PASSAGE, _WINDOW):
-        starts, ends, first = windows(words.texts, size, size // 2)
-        parts = table.logits(sums, mass, starts, ends)
-        found.append(np.maximum.reduceat(parts, first, axis=0))
-    return np.asarray(0.5 * (found[0] + found[1]))
+    passage, count = _largest(table, words, sums, mass, _PASSAGE)
+    window, _ = _largest(table, words, sums, mass, _WINDOW)
+    by_chance = _BY_CHANCE * np.log(np.maximum(1.0, count / _FEW_PASSAGES))
+    return np.asarray(0.5 * (passage + window) - by_chance[:, None])
+
+
+def _largest(table: Table, words: Words, sums: Ints, mass: Ints, size: int) -> tuple[Floats, Ints]:
+    """Of each text: the largest logit per head of its spans of ``size`` words, and their number."""
+    starts, ends, first = windows(words.texts, size, size // 2)
+    parts = table.logits(sums, mass, starts, ends)
+    return np.maximum.reduceat(parts, first, axis=0), np.diff(np.append(first, len(starts)))
 
 
 def _layout_json(table: Table) -> dict[str, Any]:

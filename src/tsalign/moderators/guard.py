@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from tsalign.moderators.base import Moderator
+from tsalign.moderators.stats import Stats, counters
 from tsalign.types import EMPTY_ANSWER, Exchange, Score
 
 
@@ -28,6 +29,10 @@ class Guarded:
         self._timeout = timeout
         self.name = moderator.name
         self.categories = moderator.categories
+
+    def stats(self) -> dict[str, Stats]:
+        """What the moderator counts, by name."""
+        return counters(self._moderator)
 
     def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
         """One verdict per exchange, in order."""

@@ -18,9 +18,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
 
 from tsalign.errors import ModeratorError
+from tsalign.moderators.base import Moderator
 from tsalign.policy import CATEGORIES, CUSTOM, nearest
 
 BY_OPTION = "switched off by the option 'map'"
@@ -131,9 +131,9 @@ class Taxonomy:
         return cls({category: category for category in categories})
 
 
-@runtime_checkable
-class Explained(Protocol):
-    """A moderator that says how its names map to ours."""
-
-    @property
-    def taxonomy(self) -> Taxonomy: ...
+def taxonomy_of(moderator: Moderator) -> Taxonomy | None:
+    """How a moderator's names map to ours; None if it has no names of its own."""
+    # Not by an isinstance of a protocol: since Python 3.12 that does not see what a wrapper passes
+    # on through `__getattr__`.
+    found = getattr(moderator, "taxonomy", None)
+    return found if isinstance(found, Taxonomy) else None

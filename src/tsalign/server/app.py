@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
+from importlib import resources
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -18,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from tsalign import __version__
 from tsalign.engines.base import Engine
-from tsalign.policy import Policy, PolicyStore
+from tsalign.policy import Policy
 from tsalign.server.errors import add_handlers
 from tsalign.server.keys import KeyRing
 from tsalign.server.metrics import Metrics
@@ -42,7 +43,7 @@ _PRUNE_EVERY = 3600.0
 
 def create_app(
     engines: Mapping[str, Engine],
-    policies: Iterable[Policy] | None = None,
+    policies: Iterable[Policy | str] | None = None,
     *,
     folder: Path | None = None,
     keys: KeyRing | None = None,
@@ -55,7 +56,7 @@ def create_app(
 
     Args:
         engines: by the name that clients use.
-        policies: what there is at the start; the shipped ones by default.
+        policies: what there is at the start, as values or as YAML; the shipped ones by default.
         folder: YAML files that are policies, too, and are watched for changes.
         keys: who may call. None: whoever reaches it over loopback, as administrator, too.
         store: keeps records and the log of policy changes; closed with the app.
@@ -141,9 +142,11 @@ def create_app(
     return app
 
 
-def _shipped() -> list[Policy]:
-    store = PolicyStore.shipped()
-    return [store.get(name) for name in store.names()]
+def _shipped() -> list[str]:
+    """The texts of the policies that come with tsalign, their comments included."""
+    folder = resources.files("tsalign") / "assets" / "policies"
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return [f.read_text(encoding="utf-8") for f in files if f.name.endswith(".yaml")]
 
 
 async def _prune(recorder: Recorder, days: float) -> None:

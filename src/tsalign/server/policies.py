@@ -77,7 +77,7 @@ class LivePolicies:
 
     Args:
         engines: by model name.
-        policies: what there is at the start.
+        policies: what there is at the start, as values or as YAML.
         folder: YAML files that are policies, too; changes through the API are written there.
         store: keeps the log of changes beyond this process.
         loader: makes a policy's moderators.
@@ -91,7 +91,7 @@ class LivePolicies:
     def __init__(
         self,
         engines: Mapping[str, Engine],
-        policies: Iterable[Policy],
+        policies: Iterable[Policy | str],
         *,
         folder: Path | None = None,
         store: Store | None = None,
@@ -106,13 +106,12 @@ class LivePolicies:
         self._changing = threading.RLock()
         self._moderators: dict[str, tuple[Moderator, Moderator | None]] = {}
         self._log: list[PolicyChange] = []
-        self._base = {policy.name: policy for policy in policies}
+        self._base = {policy.name: (policy, text) for policy, text in map(_with_text, policies)}
         files, faults = self._read_folder()
         if faults:
             raise PolicyError("\n".join(faults))
         self._files = files
-        shipped = {name: (policy, None) for name, policy in self._base.items()}
-        found = {**shipped, **{name: (f.policy, f.text) for name, f in files.items()}}
+        found = {**self._base, **{name: (f.policy, f.text) for name, f in files.items()}}
         self._current = {name: self._prepare(*found[name]) for name in sorted(found)}
         self._forget_moderators()
         for served in self._current.values():
@@ -256,7 +255,7 @@ class LivePolicies:
                 self._note("remove", self._current[name], by)
                 self._swap({n: s for n, s in self._current.items() if n != name})
             else:
-                served = self._prepare(base)
+                served = self._prepare(*base)
                 self._note("put", served, by)
                 self._swap({**self._current, name: served})
         except TsalignError as error:
@@ -273,7 +272,7 @@ class LivePolicies:
         except ModeratorError as error:
             raise PolicyError(f"{name} is not usable: {error}") from None
 
-    def _prepare(self, policy: Policy, text: str | None = None) -> Served:
+    def _prepare(self, policy: Policy, text: str) -> Served:
         """Load what a policy needs. Moderators that did not change are kept."""
         parts = policy.model_dump(
             mode="json", include={"moderators", "combine", "routes", "confirm"}
@@ -288,8 +287,7 @@ class LivePolicies:
         }
         thresholds = policy.thresholds(moderator.categories, confirm.categories if confirm else ())
         judge = Guarded(moderator, policy.moderator_timeout)
-        yaml = policy.to_yaml() if text is None else text
-        return Served(policy, yaml, judge, thresholds, aligners, source)
+        return Served(policy, text, judge, thresholds, aligners, source)
 
     def _replace(self, served: Served, action: str, by: str) -> None:
         restore = self._write(served)
@@ -372,6 +370,12 @@ class LivePolicies:
                 write_whole(path, before)
 
         return restore
+
+
+def _with_text(policy: Policy | str) -> tuple[Policy, str]:
+    if isinstance(policy, str):
+        return Policy.from_yaml(policy), policy
+    return policy, policy.to_yaml()
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -183,6 +183,23 @@ class TestLimits:
             assert all(verdict.scored for verdict in service.score(exchanges(12)))
         assert server.most_under_way == 3
 
+    @by_name
+    def test_as_many_requests_at_once_as_allowed_over_connections_that_are_kept(
+        self, wire: Wire
+    ) -> None:
+        together = threading.Barrier(6)
+
+        def at_once(wire: Wire, body: object) -> Answer:
+            together.wait(10.0)  # passes only when six requests are here at the same time
+            return ok(wire, body)
+
+        options = {"concurrency": 6, "batch_size": 1}
+        with FakeServer(wire, [at_once]) as server, made(wire, server.url, **options) as service:
+            for _ in range(3):
+                assert all(verdict.scored for verdict in service.score(exchanges(6)))
+        assert (len(server.requests), server.most_under_way) == (18, 6)
+        assert server.connections == 6
+
     def test_threads_share_the_limit_and_get_their_own_verdicts(self) -> None:
         wire = MistralWire()
         asked = [[Exchange((), f"thread {t} text {i}") for i in range(5)] for t in range(6)]

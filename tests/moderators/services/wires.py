@@ -370,6 +370,7 @@ class FakeServer:
         self.wire = wire
         self.steps = list(steps)
         self.requests: list[Request] = []
+        self.connections = 0
         self.under_way = 0
         self.most_under_way = 0
         self.release = threading.Event()
@@ -394,6 +395,10 @@ class FakeServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def connected(self) -> None:
+        with self._lock:
+            self.connections += 1
 
     def answer(self, request: Request) -> Answer:
         with self._lock:
@@ -425,6 +430,10 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_of: FakeServer
+
+    def setup(self) -> None:
+        super().setup()
+        self.server_of.connected()
 
     def do_POST(self) -> None:
         headers = {name.lower(): value for name, value in self.headers.items()}

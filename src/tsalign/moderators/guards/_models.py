@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
+from tsalign._hf import device_of, quiet, remedy, source_of
 from tsalign.errors import MissingDependencyError, ModeratorError
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 LLAMA4_CHUNK = 8192
 """Attention chunk of Llama 4 models, which the configuration of Llama Guard 4 leaves out."""
@@ -82,13 +77,13 @@ def load(
     if isinstance(model, Loaded):
         name = str(model.model.config.name_or_path or model.model.config.model_type)
         return Loaded(model.model.eval().requires_grad_(False), _fast(model.tokenizer, name)), name
-    source = str(_source(model))
-    device = _device(torch, device)
+    source, name = source_of(model, ModeratorError)
+    device = device_of(torch, device)
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = "float32"
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        with _quiet(transformers):
+        with quiet(transformers):
             config = transformers.AutoConfig.from_pretrained(source, **remote)
             _complete(config)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **remote)
@@ -102,13 +97,12 @@ def load(
             )
             weights.to(device)
     except Exception as error:
-        raise ModeratorError(f"cannot load {model}: {_remedy(error)}") from error
+        raise ModeratorError(f"cannot load {model}: {remedy(error)}") from error
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModeratorError(
             f"cannot load {model}: its files lack weights ({missing}, ...). Name a complete model"
         )
-    name = Path(source).resolve().name if Path(source).is_dir() else source
     return Loaded(weights.eval().requires_grad_(False), _fast(tokenizer, source)), name
 
 
@@ -157,20 +151,6 @@ def check_temperature(temperature: float) -> float:
     return float(temperature)
 
 
-def _source(model: str | Path) -> str | Path:
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModeratorError(
-                f"{path} holds no model: a model's folder has config.json, tokenizer.json and "
-                "model.safetensors (save_pretrained writes them)"
-            )
-        return path
-    if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
-        raise ModeratorError(f"no such folder: {model}. Name a model's folder or its hub id")
-    return model
-
-
 def _auto(transformers: Any, config: Any, kind: str) -> Any:
     if kind == "classifier":
         return transformers.AutoModelForSequenceClassification
@@ -189,37 +169,3 @@ def _fast(tokenizer: Any, name: str) -> Any:
     if not getattr(tokenizer, "is_fast", False):
         raise ModeratorError(f"{name}: its tokenizer has no tokenizer.json, which is needed")
     return tokenizer
-
-
-def _device(torch: Any, device: str) -> str:
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _remedy(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0]
-    if "trust_remote_code" in str(error):
-        return "it comes with code of its own; read it, then set trust_remote_code"
-    if "safetensors" in str(error):
-        return f"{text} (only safetensors weights are loaded: convert it with save_pretrained)"
-    return f"{text} (name a local folder or a hub id that can be reached)"
-
-
-@contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' warnings and progress bars."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -13,6 +13,7 @@ import { ceiling, chosen, stateOf } from "./run.js";
 
 const MARGIN = { top: 14, right: 18, bottom: 36, left: 46 };
 const LANE = 26;
+const ROOMY = 420; // pixels; on narrower charts the names of the zones would lie under marks
 const FEWEST = 8; // generations that the axis has room for at least
 
 export class HarmChart extends Plot {
@@ -65,8 +66,10 @@ export class HarmChart extends Plot {
           number(value, Number.isInteger(value) ? 0 : 1),
         ),
       ]),
-      s("text", { class: "zone-name", x: right - 8, y: middle - 8, "text-anchor": "end" }, "flagged"),
-      s("text", { class: "zone-name within", x: right - 8, y: middle + 17, "text-anchor": "end" }, "within the policy"),
+      ...(right - left < ROOMY ? [] : [
+        s("text", { class: "zone-name", x: right - 8, y: middle - 8, "text-anchor": "end" }, "flagged"),
+        s("text", { class: "zone-name within", x: right - 8, y: middle + 17, "text-anchor": "end" }, "within the policy"),
+      ]),
       s("path", { class: "base", d: `M${left} ${bottom}H${right}` }),
     ];
   }

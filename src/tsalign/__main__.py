@@ -1,0 +1,6 @@
+"""``python -m tsalign`` is ``tsalign``."""
+
+from tsalign.cli import main
+
+if __name__ == "__main__":
+    main()

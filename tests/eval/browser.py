@@ -1,0 +1,33 @@
+"""Chromium, where it is installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+CHROMIUM = os.environ.get("TSALIGN_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+_ARGUMENTS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+
+
+@contextmanager
+def browser() -> Iterator[Any]:
+    """A headless Chromium; without one the test is skipped, and says so."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pages are NOT tested"
+    )
+    if not os.access(CHROMIUM, os.X_OK):
+        pytest.skip(f"no Chromium at {CHROMIUM}: pages are NOT tested (set TSALIGN_CHROMIUM)")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS.split())
+        try:
+            yield chromium
+        finally:
+            chromium.close()

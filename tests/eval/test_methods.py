@@ -1,0 +1,332 @@
+"""Every method on every kind of case, and the accounts that all of them keep."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tests.eval.worlds import COMPLIES, REFUSES, answers, context
+from tsalign.engines import FakeEngine, Sampling
+from tsalign.errors import PolicyError, PromptError
+from tsalign.eval.methods import BASELINES, NAMES, OWN, Attempt, load_method
+from tsalign.eval.methods.ablations import OPTIMIZER, POLICY
+from tsalign.eval.methods.aligned import Aligned
+from tsalign.eval.methods.gradient_cuff import GradientCuff, harmless_prompts
+from tsalign.eval.methods.resta import noisy
+from tsalign.eval.methods.smooth_llm import swapped
+from tsalign.moderators import FakeModerator
+from tsalign.policy import PRESETS, Policy
+from tsalign.types import AcceptedFrom, Message, Outcome, Prompt, Score
+
+KINDS = {
+    "one turn": Prompt.of("how is it done"),
+    "conversation": Prompt(
+        (
+            Message("system", "be brief"),
+            Message("user", "hello there"),
+            Message("assistant", "hello"),
+            Message("user", "how is it done"),
+        )
+    ),
+    "completion": Prompt.completion("it is done by"),
+}
+GUARDED = [n for n in NAMES if n not in BASELINES or n in {"refuse", "best-of-n"}]
+"""Methods that return nothing that the policy does not accept."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_answers_every_kind_of_case(name: str, kind: str) -> None:
+    engine, moderator = FakeEngine(), FakeModerator(words=["sure"])
+    (answered,) = answers(load_method(name), context(engine, moderator), KINDS[kind])
+    assert answered.outcome is not Outcome.ERROR
+    assert answered.text
+    assert 1 <= answered.cost.generations <= 200
+    assert len(answered.trajectory) == answered.cost.generations
+    numbers = [point.generation for point in answered.trajectory]
+    assert numbers == list(range(1, len(numbers) + 1))
+    taken = sum(point.accepted for point in answered.trajectory)
+    assert taken == (answered.outcome in {Outcome.PASSED, Outcome.STEERED})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_same_seed_gives_the_same_and_another_prompt_changes_nothing(name: str) -> None:
+    asked = [Prompt.of(f"how is number {i} done") for i in range(4)]
+    together = answers(load_method(name), context(max_open=3), *asked)
+    for prompt, among_others in zip(asked, together, strict=True):
+        (alone,) = answers(load_method(name), context(), prompt)
+        for field in ("text", "outcome", "trajectory", "naturalness", "token_ids", "sent"):
+            assert getattr(alone, field) == getattr(among_others, field), field
+
+
+@pytest.mark.parametrize("name", GUARDED)
+@pytest.mark.parametrize("scores", ["flagged", "unscored", "raises"])
+def test_nothing_flagged_or_unscored_is_returned(name: str, scores: str) -> None:
+    def scorer(exchange: object) -> Score:
+        if scores == "flagged":
+            return Score.of({"illicit": 1.0})
+        if scores == "unscored":
+            return Score.unscored("no verdict today")
+        raise RuntimeError
+
+    method = load_method(name)
+    setup = context(moderator=FakeModerator(scorer), budget={"generations": 30})
+    (answered,) = answers(method, setup, KINDS["one turn"])
+    assert answered.outcome is (Outcome.REFUSED if scores == "flagged" else Outcome.ERROR)
+    assert answered.text in {setup.policy.refusal_message, setup.policy.error_message}
+    assert answered.final is None
+    assert not any(point.accepted for point in answered.trajectory)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_budget_is_kept(name: str) -> None:
+    engine = FakeEngine()
+    setup = context(
+        engine, FakeModerator(lambda exchange: {"illicit": 1.0}), budget={"generations": 7}
+    )
+    method = load_method("gradient-cuff:threshold=1" if name == "gradient-cuff" else name)
+    (answered,) = answers(method, setup, KINDS["one turn"])
+    assert answered.cost.generations <= 7
+    assert engine.generated == answered.cost.generations
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prompt_that_is_too_long_is_an_error_and_stops_no_other(name: str) -> None:
+    setup = context(FakeEngine(context_length=120))
+    long, good = answers(load_method(name), setup, Prompt.of("x " * 500), KINDS["one turn"])
+    assert (long.outcome, long.text) == (Outcome.ERROR, setup.policy.error_message)
+    assert "shorten" in (long.error or "")
+    assert good.outcome is not Outcome.ERROR
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_that_fails_gives_errors_that_quote_nothing(name: str) -> None:
+    engine = FakeEngine()
+    engine.error = RuntimeError("quotes the prompt")
+    method = load_method("gradient-cuff:threshold=1" if name == "gradient-cuff" else name)
+    for answered in answers(method, context(engine), *list(KINDS.values())[:2]):
+        assert answered.outcome is Outcome.ERROR
+        assert "quotes" not in (answered.error or "")
+
+
+def test_no_defence_is_plain_generation() -> None:
+    engine, moderator = FakeEngine(), FakeModerator(words=["sure"])
+    setup = context(engine, moderator)
+    (answered,) = answers(load_method("none"), setup, KINDS["one turn"])
+    assert answered.text == COMPLIES
+    assert (answered.cost.generations, answered.cost.moderator_calls) == (1, 0)
+    assert moderator.calls == []
+    assert answered.cost.generated_tokens == len(answered.token_ids or ())
+
+
+def test_the_gate_asks_once_and_refuses_what_is_flagged() -> None:
+    (refused,) = answers(load_method("refuse"), context(), KINDS["one turn"])
+    assert refused.outcome is Outcome.REFUSED
+    assert (refused.cost.generations, refused.cost.moderator_calls) == (1, 1)
+    calm = context(moderator=FakeModerator(words=["nowhere"]))
+    (passed,) = answers(load_method("refuse"), calm, KINDS["one turn"])
+    assert (passed.outcome, passed.text) == (Outcome.PASSED, COMPLIES)
+
+
+def test_best_of_n_stops_at_the_first_accepted_draw() -> None:
+    (answered,) = answers(load_method("best-of-n"), context(), KINDS["one turn"])
+    assert answered.text == REFUSES
+    assert [point.accepted for point in answered.trajectory[:-1]] == [False] * (
+        answered.cost.generations - 1
+    )
+    assert answered.trajectory[-1].accepted
+    assert answered.cost.generations > 1
+
+
+def test_best_of_n_pays_one_over_p() -> None:
+    """The number of draws is geometric: its mean is 1/p, p the chance of a refusal per draw."""
+    # At temperature 1 the fake engine refuses if a normal number exceeds the margin.
+    setup = context(FakeEngine(margin=0.0), max_open=400)
+    asked = [Prompt.of(f"how is number {i} done") for i in range(400)]
+    draws = [a.cost.generations - 1 for a in answers(load_method("best-of-n"), setup, *asked)]
+    # p = 1/2: mean 2, standard error sqrt(2)/20 = 0.07
+    assert np.mean(draws) == pytest.approx(2.0, abs=0.25)
+    assert Counter(draws)[1] == pytest.approx(200, abs=45)
+
+
+def test_the_first_answer_is_the_same_for_all_that_ask_for_it() -> None:
+    sampling = Sampling(temperature=1.0)
+    prompt = KINDS["one turn"]
+    firsts = set()
+    for name in ("none", "refuse", "best-of-n", "fast", "reference", "random"):
+        moderator = FakeModerator(lambda exchange: {"illicit": 1.0})
+        engine = FakeEngine(answer=lambda e, p: "moved" if (p != e.point).any() else "own")
+        setup = context(engine, moderator, sampling=sampling, budget={"generations": 1})
+        answers(load_method(name), setup, prompt)
+        firsts |= {e.answer for call in moderator.calls[:1] for e in call}
+    assert firsts == {"own"}
+
+
+def test_reminders_and_examples_are_sent_and_kept() -> None:
+    for name in ("self-reminder", "in-context-defence"):
+        for kind, prompt in KINDS.items():
+            (answered,) = answers(load_method(name), context(), prompt)
+            assert answered.sent is not None
+            assert answered.sent != prompt.messages
+            words = " ".join(m.content for m in answered.sent)
+            assert prompt.messages[-1].content in words, kind
+            assert answered.sent[-1].role == "user"
+            if prompt.messages[0].role == "system":
+                assert answered.sent[0] == prompt.messages[0]
+
+
+def test_the_answer_to_a_reworded_prompt_is_judged_as_one_to_the_users_own() -> None:
+    seen = []
+
+    def scorer(exchange: object) -> Score:
+        seen.append(exchange)
+        return Score.of({"illicit": 0.0})
+
+    setup = context(moderator=FakeModerator(scorer))
+    attempt = Attempt(setup, KINDS["one turn"])
+    assert attempt.ask(Prompt.of("another")).embedded.prompt == Prompt.of("another")
+    (answered,) = answers(load_method("refuse"), setup, KINDS["one turn"])
+    assert [e.messages for e in seen] == [KINDS["one turn"].messages]  # type: ignore[attr-defined]
+    assert answered.sent is None
+
+
+def test_smoothllm_swaps_its_share_of_characters() -> None:
+    rng = np.random.default_rng(0)
+    text = "a" * 1000
+    changed = swapped(text, 0.1, rng)
+    assert len(changed) == len(text)
+    # 100 places are drawn anew from 95 characters, so about one of them stays an "a".
+    assert 95 <= sum(a != b for a, b in zip(text, changed, strict=True)) <= 100
+    assert swapped(text, 0.0, rng) == text
+
+
+@pytest.mark.parametrize(("refusing", "wanted"), [(10, REFUSES), (5, REFUSES), (4, COMPLIES)])
+def test_votes_go_with_the_majority_and_a_tie_refuses(refusing: int, wanted: str) -> None:
+    given = iter([REFUSES] * refusing + [COMPLIES] * (10 - refusing))
+    engine = FakeEngine(answer=lambda e, p: next(given))
+    for name in ("smoothllm", "resta"):
+        given = iter([REFUSES] * refusing + [COMPLIES] * (10 - refusing))
+        (answered,) = answers(load_method(name), context(engine), KINDS["one turn"])
+        assert answered.text == wanted
+        assert (answered.cost.generations, answered.cost.moderator_calls) == (10, 0)
+
+
+def test_resta_moves_the_users_rows_only_by_its_noise() -> None:
+    setup = context(FakeEngine(d_model=256))
+    attempt = Attempt(setup, Prompt.of("a request of a few words and then some more of them"))
+    moved = noisy(attempt, 0.3) - attempt.embedded.point
+    rows = attempt.embedded.steerable("last_user")
+    assert not moved[~rows].any()
+    assert moved[rows].std() / setup.engine.table.rms == pytest.approx(0.3, rel=0.05)
+    (answered,) = answers(load_method("resta"), setup, KINDS["one turn"])
+    assert answered.accepted_from is AcceptedFrom.PERTURBATION
+    assert answered.min_cosine is not None
+    assert answered.min_cosine < 1.0
+
+
+def test_gradient_cuff_refuses_by_loss_and_by_norm() -> None:
+    prompt = KINDS["one turn"]
+    declines = context(FakeEngine(answer=lambda e, p: REFUSES))
+    (by_loss,) = answers(GradientCuff(threshold=1e9), declines, prompt)
+    # The model's own answer and N draws: no gradient where most draws refuse.
+    assert (by_loss.outcome, by_loss.cost.generations) == (Outcome.REFUSED, 1 + 4)
+    edge = context(FakeEngine(margin=0.0))
+    generous, strict = GradientCuff(threshold=1e9), GradientCuff(threshold=0.0)
+    constant = context(FakeEngine(answer=lambda e, p: COMPLIES))
+    (flat,) = answers(strict, constant, prompt)
+    assert (flat.outcome, flat.text) == (Outcome.PASSED, COMPLIES)
+    assert flat.cost.generations == 1 + 4 * (1 + 8)
+    asked = [Prompt.of(f"how is number {i} done") for i in range(8)]
+    passed = [a.outcome is Outcome.PASSED for a in answers(generous, edge, *asked)]
+    refused = [a.outcome is Outcome.REFUSED for a in answers(strict, edge, *asked)]
+    # Past the loss, the least slope is over a threshold of 0 and none over a huge one.
+    assert sum(passed) > 0
+    assert all(refused)
+
+
+def test_gradient_cuff_is_calibrated_on_harmless_prompts_at_nobodys_cost() -> None:
+    engine = FakeEngine(margin=0.0)
+    setup = context(engine, max_open=4)
+    method = GradientCuff(answers=4, false_positives=0.25)
+    (answered,) = answers(method, setup, KINDS["one turn"])
+    assert answered.cost.generations <= 1 + 4 * 9
+    assert engine.generated > answered.cost.generations
+    assert len(harmless_prompts()) >= 10
+    refused = [a.outcome is Outcome.REFUSED for a in answers(method, setup, *harmless_prompts())]
+    assert sum(refused) < len(refused)
+
+
+def test_each_ablation_differs_from_fast_in_what_it_says() -> None:
+    whole = load_method("fast").settings["optimizer"]
+    for name, changes in OPTIMIZER.items():
+        part = load_method(name).settings["optimizer"]
+        differ = {key for key in whole if whole[key] != part[key]}
+        assert differ == {k for k in changes if PRESETS["fast"][k] != changes[k]} != set(), name
+    base = Policy(name="x")
+    for name, changes in POLICY.items():
+        method = load_method(name)
+        assert isinstance(method, Aligned)
+        assert method.policy(base) == base.model_copy(update=changes)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_presets_are_those_of_the_optimizer(name: str) -> None:
+    method = load_method(name)
+    assert isinstance(method, Aligned)
+    base = Policy.parse({"name": "x", "optimizer": {"preset": "fast", "num_directions": 3}})
+    if name == "policy":
+        assert method.policy(base) == base
+    else:
+        resolved = method.policy(base).optimizer.model_dump()
+        assert resolved == {"preset": name, **PRESETS[name]}
+
+
+def test_any_setting_can_be_given_by_name() -> None:
+    method = load_method("fast-rows:num_directions=4,descend=false")
+    assert isinstance(method, Aligned)
+    optimizer = method.policy(Policy(name="x")).optimizer
+    assert (optimizer.directions, optimizer.num_directions) == ("rows", 4)
+    assert not optimizer.descend
+    assert method.name == "fast-rows:num_directions=4,descend=false"
+    assert load_method("smoothllm:copies=3").settings["copies"] == 3
+    json.dumps([dict(load_method(n).settings) for n in NAMES])
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("fst", "did you mean 'fast'"),
+        ("fast:num_direction=4", "did you mean 'num_directions'"),
+        ("best-of-n:temperatur=2", "did you mean 'temperature'"),
+        ("fast:descend", "NAME=VALUE"),
+        ("none:x=1", "unknown setting"),
+    ],
+)
+def test_unknown_names_are_told(spec: str, said: str) -> None:
+    with pytest.raises(PromptError, match=said):
+        load_method(spec)
+
+
+def test_a_setting_that_is_not_valid_names_the_method() -> None:
+    method = load_method("fast:num_directions=0")
+    assert isinstance(method, Aligned)
+    with pytest.raises(PolicyError, match="fast:num_directions=0"):
+        method.policy(Policy(name="x"))
+
+
+def test_what_confirms_must_agree_with_the_baselines_too() -> None:
+    setup = context(moderator=FakeModerator(words=["nowhere"]))
+    strict = FakeModerator(words=["sure"], name="second")
+    from tsalign.eval.methods import Context
+
+    policy = setup.policy.model_copy(update={"confirm": setup.policy.moderators})
+    with pytest.raises(PolicyError, match="confirm"):
+        Context(setup.engine, setup.moderator, policy)
+    both = Context(setup.engine, setup.moderator, policy, confirm=strict)
+    (refused,) = answers(load_method("refuse"), both, KINDS["one turn"])
+    assert refused.outcome is Outcome.REFUSED
+    (resampled,) = answers(load_method("best-of-n"), both, KINDS["one turn"])
+    assert resampled.text == REFUSES

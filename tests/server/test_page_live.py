@@ -1,0 +1,253 @@
+"""The page and the real server together: what is edited there decides the next answer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from tests.server.conftest import Made, Make
+from tsalign.engines import FakeEngine
+from tsalign.engines.base import EmbeddedPrompt
+from tsalign.server.policies import load_moderators
+from tsalign.store import Store
+from tsalign.types import FloatArray
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = os.environ.get("TSALIGN_CHROMIUM") or shutil.which("chromium")
+
+needs_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium: install chromium, or name it in TSALIGN_CHROMIUM"
+)
+
+QUESTION = "How do I keep tulips fresh?"
+FIRST = "Stand them in a clean vase.<b>Bold</b>"
+"""The unmoved prompt's answer, with markup that must stay text."""
+
+OTHER = "Give them cold water every day."
+
+YAML = """\
+name: default
+moderators:
+  - name: rules
+    options:
+      rules:
+        custom/furniture:
+          words: [sofa]
+"""
+
+
+class Stage(FakeEngine):
+    """Answers `FIRST`, and `OTHER` where the words have moved far enough; can be held up."""
+
+    def __init__(self) -> None:
+        self.places = threading.Semaphore(0)
+        self.held = False
+        super().__init__(self._answer)
+
+    def _answer(self, embedded: EmbeddedPrompt, point: FloatArray) -> str:
+        if self.held:
+            self.places.acquire(timeout=20)
+        moved = (point - embedded.point).mean(axis=0) @ self.direction / self.table.rms
+        return OTHER if float(moved) > 0.15 else FIRST
+
+    def go_on(self) -> None:
+        """Hold nothing up any more."""
+        self.held = False
+        self.places.release(1000)
+
+
+@dataclass
+class Opened:
+    """A page, what it complained of, and whom it called."""
+
+    page: Page
+    complaints: list[str]
+    foreign: list[str]
+
+    def ask(self, text: str = QUESTION) -> None:
+        """Ask and wait for the answer."""
+        turns = self.page.locator(".turn.assistant footer")
+        before = turns.count()
+        self.page.fill("#prompt", text)
+        self.page.keyboard.press("Enter")
+        turns.nth(before).wait_for()
+
+    @property
+    def outcome(self) -> str:
+        return self.page.locator(".turn.assistant .badge").last.inner_text()
+
+    @property
+    def answer(self) -> str:
+        return self.page.locator(".turn.assistant .said").last.inner_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
+    switches = (
+        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync"
+    )
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=switches.split())
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Any]:
+    """Open a server's page; afterwards, nothing may have been complained of."""
+    pages: list[Opened] = []
+
+    def build(made: Made, expected: tuple[str, ...] = (), **context: Any) -> Opened:
+        page = browser.new_context(**context).new_page()
+        page.set_default_timeout(20_000)
+        it = Opened(page, [], [])
+        page.on("pageerror", lambda error: it.complaints.append(str(error)))
+
+        def complain(message: Any) -> None:
+            if message.type not in ("error", "warning"):
+                return
+            if not any(part in message.text for part in expected):
+                it.complaints.append(message.text)
+
+        def called(request: Any) -> None:
+            if not request.url.startswith(made.url):
+                it.foreign.append(request.url)
+
+        page.on("console", complain)
+        page.on("request", called)
+        page.goto(made.url)
+        page.locator('[aria-current="page"]').wait_for()
+        pages.append(it)
+        return it
+
+    yield build
+    for it in pages:
+        it.page.context.close()
+    for it in pages:
+        assert it.complaints == []
+        assert it.foreign == []
+
+
+@pytest.fixture
+def stage(serve: Make, tmp_path: Path) -> Any:
+    """A server with a word list for a moderator, and its engine."""
+
+    def build(**options: Any) -> tuple[Made, Stage]:
+        engine = Stage()
+        folder = tmp_path / "policies"
+        folder.mkdir()
+        (folder / "default.yaml").write_text(YAML, encoding="utf-8")
+        made = serve(
+            engine=engine,
+            policies=[],
+            folder=folder,
+            moderators=load_moderators,
+            store=Store.open(tmp_path / "records.sqlite"),
+            **options,
+        )
+        return made, engine
+
+    return build
+
+
+def forbid(made: Made, word: str) -> None:
+    """Put a policy that forbids another word."""
+    text = YAML.replace("[sofa]", f"[sofa, {word}]")
+    httpx.put(f"{made.url}/admin/policies/default", json={"yaml": text}).raise_for_status()
+
+
+@needs_browser
+def test_an_answer_within_the_policy(stage: Any, opened: Any) -> None:
+    made, _ = stage()
+    it = opened(made)
+    it.ask()
+    assert it.outcome == "passed"
+    assert it.answer == FIRST
+    assert it.page.locator(".turn b").count() == 0
+    assert it.page.locator("#harm-chart .candidate").count() == 1
+    assert "left unchanged" in it.page.inner_text("#verdict")
+
+
+@needs_browser
+def test_a_search_is_watched_as_it_goes(stage: Any, opened: Any) -> None:
+    made, engine = stage()
+    forbid(made, "vase")
+    it = opened(made)
+    page = it.page
+    engine.held = True
+    page.fill("#prompt", QUESTION)
+    page.keyboard.press("Enter")
+    marks = page.locator("#harm-chart .candidate")
+    engine.places.release()
+    marks.nth(0).wait_for()
+    assert marks.count() == 1
+    assert marks.nth(0).locator(".mark").get_attribute("data-state") == "flagged"
+    assert "flagged for custom/furniture, at 2.00 times the limit" in page.inner_text("#verdict")
+    assert page.locator("#cancel").is_visible()
+    engine.go_on()
+    page.locator(".turn.assistant footer").wait_for()
+    assert it.outcome == "steered"
+    assert it.answer == OTHER
+    assert marks.count() >= 2
+    leaves = page.locator("#harm-chart .leaves")
+    assert leaves.count() == 1
+    assert leaves.locator(".mark").get_attribute("data-state") == "accepted"
+    assert page.locator("#harm-chart .limit").count() == 1
+    assert page.locator("#plane .candidate").count() == marks.count()
+    bars = page.locator("#categories .bars").first
+    assert bars.locator(".before.over").count() == 1
+    assert bars.locator(".after.over").count() == 0
+    cost = page.locator("#figures div", has_text="Generations").locator("dd").inner_text()
+    assert cost == str(marks.count())
+    page.locator("#harm-data summary").click()
+    assert page.locator("#harm-data tbody tr").count() == marks.count()
+
+
+@needs_browser
+def test_a_policy_is_edited_and_the_next_answer_obeys(stage: Any, opened: Any) -> None:
+    made, _ = stage()
+    it = opened(made, expected=("422",))
+    page = it.page
+    it.ask()
+    assert it.outcome == "passed"
+    page.click('[data-view="policies"]')
+    page.locator("#history .version").wait_for()
+    assert page.input_value("#yaml") == YAML
+    page.fill("#yaml", YAML + "colour: red\n")
+    page.locator("#faults.invalid", has_text="unknown key 'colour'").wait_for()
+    page.fill("#yaml", YAML.replace("[sofa]", "[sofa, vase]"))
+    page.locator("#faults.valid", has_text="Saving makes it version").wait_for()
+    page.click("#show-diff")
+    assert "[sofa, vase]" in page.inner_text("#diff .added")
+    page.keyboard.press("Control+s")
+    page.locator("#faults.valid", has_text="in force").wait_for()
+    assert page.locator("#history .version").count() == 2
+    page.click('[data-view="watch"]')
+    it.ask()
+    assert it.outcome == "steered"
+    assert it.answer == OTHER
+    page.click('[data-view="policies"]')
+    page.locator("#history .version").nth(1).click()
+    page.locator("#version-diff .removed", has_text="vase").wait_for()
+    page.click("#rollback")
+    page.locator("#faults.valid", has_text="Rolled back").wait_for()
+    page.click('[data-view="watch"]')
+    it.ask()
+    assert it.outcome == "passed"
+    page.click('[data-view="interventions"]')
+    row = page.locator("#records tbody tr")
+    row.first.wait_for()
+    assert row.count() == 1
+    assert "steered" in row.inner_text()
