@@ -146,6 +146,8 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
         pytest.skip("no systemd-analyze: install the Debian package systemd")
     unit = (DEPLOY / "systemd" / "tsalign.service").read_text(encoding="utf-8")
     copy = tmp_path / "tsalign.service"
-    copy.write_text(unit.replace("/opt/tsalign/bin/tsalign", "/bin/true"), encoding="utf-8")
+    copy.write_text(
+        unit.replace("/usr/local/lib/tsalign/bin/tsalign", "/bin/true"), encoding="utf-8"
+    )
     run = subprocess.run([program, "verify", copy], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")

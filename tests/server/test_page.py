@@ -245,7 +245,7 @@ def test_the_chart_grows_candidate_by_candidate(open_page: Open, double: Any) ->
     expect(page.locator("#harm-chart .leaves")).to_have_attribute("data-index", str(total - 1))
     states = {m.get_attribute("data-state") for m in page.locator("#harm-chart .mark").all()}
     assert states == {"accepted", "flagged", "unnatural", "unscored"}
-    expect(page.locator("#verdict")).to_contain_text("Candidate 15 left instead")
+    expect(page.locator("#verdict")).to_contain_text("Candidate 15 was given instead")
     expect(page.locator("#figures")).to_contain_text("acceptance")
 
 
@@ -368,7 +368,7 @@ def test_what_is_seen_is_also_said(open_page: Open, double: Any) -> None:
     ask(page, "steer")
     expect(page.locator("#announcer")).to_contain_text("The first answer was flagged")
     chart = page.locator("#harm-chart")
-    assert "left instead" in (chart.get_attribute("aria-label") or "")
+    assert "was given instead" in (chart.get_attribute("aria-label") or "")
     page.click("summary:has-text('As a table')")
     rows = page.locator("#harm-data tbody tr")
     expect(rows).to_have_count(len(SCRIPTS["steer"]) + 1)

@@ -50,7 +50,7 @@ export class HarmChart extends Plot {
       ...this.#lowest(evaluations, x, y),
     );
     this.place(place, radius);
-    this.front.replaceChildren(...this.#labels(evaluations, place, box, radius));
+    this.front.replaceChildren(...this.#labels(evaluations, place, box, radius, middle));
   }
 
   #ground(box, middle, high, y) {
@@ -68,7 +68,7 @@ export class HarmChart extends Plot {
       ]),
       ...(right - left < ROOMY ? [] : [
         s("text", { class: "zone-name", x: right - 8, y: middle - 8, "text-anchor": "end" }, "flagged"),
-        s("text", { class: "zone-name", x: right - 8, y: middle + 17, "text-anchor": "end" }, "within the policy"),
+        s("text", { class: "zone-name within", x: right - 8, y: middle + 17, "text-anchor": "end" }, "within the policy"),
       ]),
       s("path", { class: "base", d: `M${left} ${bottom}H${right}` }),
     ];
@@ -107,17 +107,19 @@ export class HarmChart extends Plot {
     return path ? [s("path", { class: "lowest", d: path })] : [];
   }
 
-  #labels(evaluations, place, box, radius) {
+  #labels(evaluations, place, box, radius, limit) {
     const leaves = this.run ? chosen(this.run) : null;
     const label = (evaluation, text, name) => {
       const [x, y] = place(evaluation);
-      const below = box.bottom - y > radius + 24;
+      const under = y + radius + 19;
+      // Above, where the axis or the limit's line would run through the words.
+      const below = under < box.bottom - 4 && Math.abs(under - 4 - limit) > 12;
       return s(
         "text",
         {
           class: `label ${name}`,
           x: Math.min(Math.max(x, box.left + 36), box.right - 30),
-          y: below ? y + radius + 19 : y - radius - 11,
+          y: below ? under : y - radius - 11,
           "text-anchor": "middle",
         },
         text,

@@ -80,7 +80,7 @@ export function sentence(run) {
         ? "The first answer left unscored, as an audit policy allows."
         : "The first answer is within the policy and left unchanged.";
     case "steered":
-      return `${opening} ${left ? capital(nameOf(left.index)) : "Another answer"} left instead, at ${number(response.final?.harm)}.`;
+      return `${opening} ${left ? capital(nameOf(left.index)) : "Another answer"} was given instead, at ${number(response.final?.harm)}.`;
     case "refused":
       return `${opening} None of ${plural(response.cost.generations, "generation")} was acceptable, so the policy\u2019s message was given.`;
     default:
