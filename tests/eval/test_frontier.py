@@ -164,3 +164,25 @@ def test_trials_that_were_not_flagged_are_left_out() -> None:
     found = frontier.summarise({"fast": [steered(0), steered(1, initial=FLAGGED)]})
     assert found["curves"]["fast"]["n"] == 2
     assert path(3, None)[-1].harm == pytest.approx(1.78)
+
+
+def test_where_the_reference_wins_is_told_by_benchmark_and_category() -> None:
+    easy = {"category": "easy", "benchmark": "gardens"}
+    hard = {"category": "hard", "benchmark": "ponds"}
+    methods = {
+        "random": [steered(i, "random", 4, **easy) for i in range(3)]
+        + [steered(i, "random", 20, **hard) for i in range(3)],
+        "fast": [steered(i, "fast", 5, **easy) for i in range(3)]
+        + [steered(i, "fast", 5, **hard) for i in range(3)],
+    }
+    rows = frontier.summarise(methods, "fast")["where"]
+    saved = {(row["part"], row["name"]): row["saved"]["value"] for row in rows}
+    assert saved == {
+        ("benchmark", "gardens"): -1.0,
+        ("benchmark", "ponds"): 15.0,
+        ("category", "easy"): -1.0,
+        ("category", "hard"): 15.0,
+    }
+    assert all(row["pairs"] == 3 and row["budget"] == 20 for row in rows)
+    assert frontier.summarise(methods)["where"] == []
+    assert frontier.summarise({"fast": methods["fast"]}, "fast")["where"] == []

@@ -26,7 +26,7 @@ from tsalign.eval import plots, report
 from tsalign.eval.compare import Tolerance, compare
 from tsalign.eval.metrics import summarise
 from tsalign.eval.records import RunFolder
-from tsalign.eval.tables import Figure, tables
+from tsalign.eval.tables import Figure, bare, difference_unit, tables, written
 from tsalign.eval.types import Case, Trial
 from tsalign.types import Message
 
@@ -171,6 +171,27 @@ def test_every_figure_of_the_overview_stands_in_page_csv_and_markdown(run: Path,
         figure = Figure(estimate, "share")
         assert str(figure) in markdown
         assert f"<b>{figure.value}</b><small>{figure.interval}</small>" in html
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.955, "share", "95.5 %"), (None, "share", "–"), (-0.0001, "share", "0.0 %"),
+        (-0.103, "points", "-10.3 pt"), (0.02, "points", "+2.0 pt"), (-1e-9, "points", "0.0 pt"),
+        (2.25, "change", "+2.2"), (0.0, "change", "0.0"), (-0.049, "nats", "-0.05"),
+        (12345.6, "tokens", "12,346"), (6.04, "count", "6.0"), (0.5, "ratio", "0.50"),
+        (0.126, "seconds", "0.13"),
+    ],
+)  # fmt: skip
+def test_numbers_are_written_with_their_unit(value: float | None, unit: Any, text: str) -> None:
+    assert written(value, unit) == text
+    assert bare(value, unit) == text.removesuffix(" %").removesuffix(" pt")
+
+
+def test_differences_of_shares_are_in_points() -> None:
+    assert [difference_unit(unit) for unit in ("share", "count", "nats")] == [
+        "points", "change", "nats"
+    ]  # fmt: skip
 
 
 def test_the_heat_map_is_of_the_flagged_shares_most_flagged_first() -> None:

@@ -107,7 +107,7 @@ _STYLES = {"regression": "bold red", "worse": "yellow", "better": "green"}
 
 
 def _show(found: Mapping[str, Any], console: Console) -> None:
-    from tsalign.eval.tables import Figure, PValue, written
+    from tsalign.eval.tables import Figure, PValue, difference_unit, written
 
     table = Table(box=None, pad_edge=False)
     for heading in ("method", "figure"):
@@ -124,7 +124,7 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
             str(row["pairs"]),
             written(row["first"], row["unit"]),
             written(row["second"], row["unit"]),
-            str(Figure(row["difference"], row["unit"])),
+            str(Figure(row["difference"], difference_unit(row["unit"]))),
             str(PValue(row["p_adjusted"])),
             Text(verdict, _STYLES[verdict]),
         )

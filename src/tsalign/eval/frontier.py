@@ -90,8 +90,14 @@ def _points(trial: Trial) -> tuple[TrajectoryPoint, ...]:
     return tuple(points)
 
 
-def summarise(methods: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
-    """The keys ``curves``, ``frontier``, ``head_to_head`` and ``resampling`` of a summary."""
+def summarise(
+    methods: Mapping[str, Sequence[Trial]], reference: str | None = None
+) -> dict[str, Any]:
+    """What a summary says of searches.
+
+    The keys ``curves``, ``frontier``, ``head_to_head``, ``where`` (of the reference method alone)
+    and ``resampling``.
+    """
     flagged = {
         name: mine
         for name, trials in methods.items()
@@ -105,6 +111,7 @@ def summarise(methods: Mapping[str, Sequence[Trial]]) -> dict[str, Any]:
             if any(trial.neutralised for trial in trials)
         },
         "head_to_head": _head_to_head(flagged),
+        "where": _where(flagged, reference) if reference in flagged else [],
         "resampling": _resampling(flagged),
     }
 
@@ -223,20 +230,54 @@ def _spent(trial: Trial, budget: int, floor: float | None) -> int:
 
 
 def _head_to_head(methods: Mapping[str, Sequence[Trial]]) -> list[dict[str, Any]]:
-    """Every method that neutralises anything against every undirected search of the run."""
+    """Every search that neutralises anything against every undirected one of the run."""
     rows = []
     for first, second in permutations(methods, 2):
         if base_name(second) not in UNDIRECTED or base_name(first) == "random":
             continue
-        if not any(trial.neutralised for trial in methods[first]):
+        searches = base_name(first) in UNDIRECTED or any(t.min_cosine for t in methods[first])
+        if not searches or not any(trial.neutralised for trial in methods[first]):
             continue
-        longest = max(trial.cost.generations for trial in [*methods[first], *methods[second]])
-        budgets = [budget for budget in BUDGETS if budget <= longest] or [longest]
         rows += [
-            {"methods": [first, second]} | head_to_head(methods[first], methods[second], g)
-            for g in budgets
+            {"methods": [first, second]} | head_to_head(methods[first], methods[second], budget)
+            for budget in _budgets(methods[first], methods[second])
         ]
     return rows
+
+
+def _budgets(first: Sequence[Trial], second: Sequence[Trial]) -> list[int]:
+    """Those of `BUDGETS` that any of the trials spent; the most spent, if that is less."""
+    longest = max(trial.cost.generations for trial in [*first, *second])
+    return [budget for budget in BUDGETS if budget <= longest] or [longest]
+
+
+def _where(methods: Mapping[str, Sequence[Trial]], reference: str) -> list[dict[str, Any]]:
+    """The reference against each undirected search, by benchmark and by category.
+
+    At the largest of the budgets; parts with a single prompt have no interval.
+    """
+    mine, rows = methods[reference], []
+    for other, theirs in methods.items():
+        if base_name(other) not in UNDIRECTED or other == reference:
+            continue
+        budget = _budgets(mine, theirs)[-1]
+        for part, key in (("benchmark", _benchmark), ("category", _category)):
+            names = sorted({name for trial in mine if (name := key(trial)) is not None})
+            rows += [
+                {"methods": [reference, other], "part": part, "name": name}
+                | head_to_head([t for t in mine if key(t) == name], theirs, budget)
+                for name in names
+                if len(names) > 1
+            ]
+    return [row for row in rows if row["pairs"]]
+
+
+def _benchmark(trial: Trial) -> str | None:
+    return trial.benchmark
+
+
+def _category(trial: Trial) -> str | None:
+    return trial.category
 
 
 def resampling_cost(p: float, budget: int | None = None) -> float:

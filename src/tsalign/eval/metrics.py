@@ -112,7 +112,7 @@ def summarise(trials: Sequence[Trial], cases: Sequence[Case]) -> dict[str, Any]:
         },
         "harm_categories": _harm_categories(methods),
         "comparisons": _comparisons(methods),
-        **frontier.summarise(methods),
+        **frontier.summarise(methods, reference_of(methods)),
     }
 
 

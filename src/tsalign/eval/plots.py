@@ -197,8 +197,9 @@ def _neutralised(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
     def draw(axes: Axes) -> None:
         for name, curve in curves.items():
             style, x = styles[name], curve["generations"]
-            low, high = ([100 * (v or 0) for v in curve[end]] for end in ("low", "high"))
-            axes.fill_between(x, low, high, step="post", color=style.colour, alpha=0.1, lw=0)
+            if None not in [*curve["low"], *curve["high"]]:
+                low, high = ([100 * value for value in curve[end]] for end in ("low", "high"))
+                axes.fill_between(x, low, high, step="post", color=style.colour, alpha=0.1, lw=0)
             axes.step(x, [100 * v for v in curve["neutralised"]], where="post",
                       color=style.colour, lw=style.width, label=name)  # fmt: skip
         axes.set_xscale("log")
@@ -262,6 +263,7 @@ def _price(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
                       lw=style.width, marker=style.marker, ms=4.5, label=name)  # fmt: skip
         axes.set_yscale("log")
         _plain_numbers(axes.yaxis)
+        axes.set_xticks([-2, -1, -0.5, 0], ["-2", "-1", "-0.5", "0"])
         axes.set_xlabel("floor of naturalness, nats per token")
         axes.set_ylabel("generations per answer")
 
@@ -274,14 +276,22 @@ def _price(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
     )
 
 
-def _curves(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Curves that do anything: a method that answers once has none."""
+def _curves(summary: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """Curves that do anything, each going on as it ended; a method that answers once has none."""
     found = {
-        name: curve
+        name: {key: list(curve[key]) for key in _SERIES}
         for name, curve in summary["curves"].items()
         if curve["neutralised"][-1] and len(curve["generations"]) > _CURVES_OF_LEAST
     }
-    return dict(list(found.items())[:_MOST_CURVES])
+    chosen = dict(list(found.items())[:_MOST_CURVES])
+    longest = max((curve["generations"][-1] for curve in chosen.values()), default=1)
+    for curve in chosen.values():
+        for key, series in curve.items():
+            series.append(longest if key == "generations" else series[-1])
+    return chosen
+
+
+_SERIES = ("generations", "neutralised", "low", "high", "harm")
 
 
 Ends = tuple[float, float, float]

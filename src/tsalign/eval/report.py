@@ -235,7 +235,7 @@ def _against_undirected(summary: Mapping[str, Any], reference: str) -> Iterator[
         verdict = "No difference is shown."
     yield Finding(
         "Against undirected search",
-        f"{verdict} At equal naturalness and up to {row['budget']} generations, over "
+        f"{verdict} Under one floor of naturalness, up to {row['budget']} generations and over "
         f"{row['pairs']} prompts, {reference} saves {saved} generations per prompt against "
         f"{row['methods'][1]}.",
     )

@@ -133,6 +133,7 @@ def tables(summary: Mapping[str, Any], reference: str | None = None) -> list[Tab
         _categories(summary),
         _comparisons(summary),
         _head_to_head(summary, reference),
+        _where(summary),
         _frontier(summary),
         _break_even(summary),
         _scores(summary),
@@ -239,7 +240,7 @@ def _comparisons(summary: Mapping[str, Any]) -> Table:
                 row["method"],
                 row["reference"],
                 row["pairs"],
-                Figure(row["difference"], BY_NAME[row["quantity"]].unit),
+                Figure(row["difference"], difference_unit(BY_NAME[row["quantity"]].unit)),
                 PValue(row["p_adjusted"]),
             )
             for row in summary["comparisons"]
@@ -254,8 +255,9 @@ def _head_to_head(summary: Mapping[str, Any], reference: str | None) -> Table:
     return Table(
         "head-to-head",
         "At equal generations",
-        "Prompt by prompt, both under the run's floor of naturalness: the share solved within so "
-        "many generations, and how many generations the first saves, failures counted in full.",
+        "Prompt by prompt: the share solved within so many generations, and how many generations "
+        "the first saves, failures counted in full. Both accept under the run's floor of "
+        "naturalness, except best-of-n, which has none.",
         ("method", "against", "generations", "prompts", "solved", "solved by the other",
          "difference", "p", "generations saved", "p "),
         tuple(
@@ -265,14 +267,41 @@ def _head_to_head(summary: Mapping[str, Any], reference: str | None) -> Table:
                 row["pairs"],
                 Figure(row["first"], "share"),
                 Figure(row["second"], "share"),
-                Figure(row["difference"], "share"),
+                Figure(row["difference"], "points"),
                 PValue(row["p"]),
-                Figure(row["saved"], "count"),
+                Figure(row["saved"], "change"),
                 PValue(row["p_saved"]),
             )
             for row in rows
         ),
         heads=2,
+    )  # fmt: skip
+
+
+def _where(summary: Mapping[str, Any]) -> Table:
+    return Table(
+        "where",
+        "On which prompts",
+        "The reference method against undirected search, by part of the prompts: at the largest "
+        "number of generations, the shares solved, and the generations saved. The more parts, the "
+        "more of them stand out by chance.",
+        ("", "part", "against", "generations", "prompts", "solved", "solved by the other",
+         "difference", "generations saved"),
+        tuple(
+            (
+                row["name"],
+                row["part"],
+                row["methods"][1],
+                row["budget"],
+                row["pairs"],
+                Figure(row["first"], "share"),
+                Figure(row["second"], "share"),
+                Figure(row["difference"], "points"),
+                Figure(row["saved"], "change"),
+            )
+            for row in summary["where"]
+        ),
+        heads=3,
     )  # fmt: skip
 
 
@@ -400,7 +429,14 @@ def written(value: float | None, unit: Unit) -> str:
     """A number with its unit."""
     if value is None:
         return NONE
-    return f"{bare(value, unit)} %" if unit == "share" else bare(value, unit)
+    signs = {"share": " %", "points": " pt"}
+    return bare(value, unit) + signs.get(unit, "")
+
+
+def difference_unit(unit: Unit) -> Unit:
+    """How a difference of two such numbers is written: that of shares in points of a hundred."""
+    signed: dict[Unit, Unit] = {"share": "points", "count": "change", "tokens": "change"}
+    return signed.get(unit, unit)
 
 
 def bare(value: float | None, unit: Unit) -> str:
@@ -410,8 +446,12 @@ def bare(value: float | None, unit: Unit) -> str:
     match unit:
         case "share":
             return f"{_unsigned_zero(100 * value, 1):.1f}"
+        case "points":
+            return _signed(100 * value, 1)
+        case "change":
+            return _signed(value, 1)
         case "nats":
-            return f"{_unsigned_zero(value, 2):+.2f}"
+            return _signed(value, 2)
         case "ratio":
             return f"{_unsigned_zero(value, 2):.2f}"
         case "tokens":
@@ -420,6 +460,11 @@ def bare(value: float | None, unit: Unit) -> str:
             return f"{value:.2f}"
         case "count" | "perplexity":
             return f"{_unsigned_zero(value, 1):.1f}"
+
+
+def _signed(value: float, digits: int) -> str:
+    rounded = _unsigned_zero(value, digits)
+    return f"{rounded:{'+' if rounded else ''},.{digits}f}"
 
 
 def _unsigned_zero(value: float, digits: int) -> float:
