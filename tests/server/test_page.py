@@ -54,8 +54,10 @@ Open = Callable[..., Page]
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Open]:
+def open_page(browser: Browser, double: Any, serve: Make) -> Iterator[Open]:
     """Open an address; at the end, whatever went wrong in the page fails the test.
+
+    It asks for the servers so that they outlive the pages.
 
     A status that the page asked for and handles, 4xx, is no fault of the page.
     """
@@ -89,7 +91,9 @@ def double() -> Iterator[Callable[..., tuple[Double, str]]]:
 
         def start(**options: Any) -> tuple[Double, str]:
             made = Double(**options)
-            config = uvicorn.Config(made.app, port=0, log_level="warning", lifespan="off")
+            config = uvicorn.Config(
+                made.app, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=5
+            )
             server = uvicorn.Server(config)
             thread = threading.Thread(target=server.run, daemon=True)
             thread.start()
@@ -98,7 +102,7 @@ def double() -> Iterator[Callable[..., tuple[Double, str]]]:
                 time.sleep(0.01)
 
             def stop() -> None:
-                server.force_exit = server.should_exit = True
+                server.should_exit = True
                 thread.join(20)
 
             stack.callback(stop)

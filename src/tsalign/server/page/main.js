@@ -11,7 +11,7 @@ const VIEWS = ["watch", "policies", "interventions"];
 
 let config = { models: [], policies: [], default_policy: "", auth_required: false, admin: true };
 
-const watch = new Watch({ onNeedsKey: needsKey });
+const watch = new Watch({ onNeedsKey: needsKey, onNeedsModels: configure });
 const policies = new Policies({ onNeedsKey: needsKey, onChange: configure });
 const interventions = new Interventions({ onNeedsKey: needsKey });
 

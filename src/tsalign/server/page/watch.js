@@ -95,9 +95,11 @@ export class Watch {
   #abort = null;
   #ticking = null;
   #needsKey;
+  #learn;
 
-  constructor({ onNeedsKey }) {
+  constructor({ onNeedsKey, onNeedsModels }) {
     this.#needsKey = onNeedsKey;
+    this.#learn = onNeedsModels;
     const select = (index) => this.#select(index);
     this.harmChart = new HarmChart(byId("harm-chart"), select);
     this.plane = new Plane(byId("plane"), select);
@@ -153,6 +155,7 @@ export class Watch {
     this.#open(run, turn);
     announce("Asked. The model gives its first answer.");
     try {
+      if (!byId("model").value) await this.#learn();
       const policy = byId("policy").value;
       const body = { model: byId("model").value, messages, ...(policy && { policy }) };
       for await (const event of api.watch(body, abort.signal)) {
