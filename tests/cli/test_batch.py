@@ -437,7 +437,13 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, output: Path) -> None:
     source = prompts(tmp_path / "in.jsonl", 200)
     policy = slowed(tmp_path / "slow.yaml")
     command = ("align", "--model", "fake", "--policy", policy, "--max-open", 1)
-    with start(*command, "--input", source, "--output", output, "--json") as process:
+    # A test run in the background of a shell ignores Ctrl-C, and so would the process it starts.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = start(*command, "--input", source, "--output", output, "--json")
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    with process:
         wait_for_lines(process, output, 3)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
