@@ -13,7 +13,8 @@ import transformers
 from safetensors import safe_open
 from torch import nn
 
-from tsalign.engines.transformers import _check_config, _quiet, _remedy, _source
+from tsalign._hf import quiet, remedy, source_of
+from tsalign.engines.transformers import _check_config
 from tsalign.errors import EngineError, UnsteerableModelError
 
 _HF: Any = transformers
@@ -62,17 +63,17 @@ class Checkpoint:
             EngineError: they cannot be read.
             UnsteerableModelError: the model's answers do not depend on the embeddings alone.
         """
-        source, name = _source(name_or_path)
+        source, name = source_of(name_or_path, EngineError)
         remote = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
-            with _quiet():
+            with quiet(_HF):
                 config = _HF.AutoConfig.from_pretrained(source, **remote)
                 _check_config(config)
                 tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote)
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"cannot load {name_or_path}: {_remedy(error)}") from error
+            raise EngineError(f"cannot load {name_or_path}: {remedy(error)}") from error
         return cls(source, name, config, tokenizer, remote)
 
     @property
@@ -93,10 +94,10 @@ class Checkpoint:
         """
         code = self._remote["trust_remote_code"]
         try:
-            with _quiet(), torch.device("meta"):
+            with quiet(_HF), torch.device("meta"):
                 model = _HF.AutoModelForCausalLM.from_config(self.config, trust_remote_code=code)
         except Exception as error:
-            raise EngineError(f"cannot load {self.name}: {_remedy(error)}") from error
+            raise EngineError(f"cannot load {self.name}: {remedy(error)}") from error
         module = model.get_input_embeddings()
         scale = getattr(module, "scalar_embed_scale", None)
         tensors = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
@@ -121,7 +122,7 @@ class Checkpoint:
         """Tokens that end an answer: the config's, its generation defaults', the tokenizer's."""
         sources = [self.config, self.text_config, self.tokenizer]
         try:
-            with _quiet():
+            with quiet(_HF):
                 remote = {"revision": self._remote["revision"]}
                 sources.append(_HF.GenerationConfig.from_pretrained(self._source, **remote))
         except OSError:
@@ -190,7 +191,7 @@ class Checkpoint:
                 _raise_exceptions_for_connection_errors=required,
             )
         except OSError as error:
-            raise EngineError(f"cannot load {self.name}: {_remedy(error)}") from error
+            raise EngineError(f"cannot load {self.name}: {remedy(error)}") from error
         return None if found is None else Path(found)
 
     def _hashes_on_hub(self) -> dict[str, str]:

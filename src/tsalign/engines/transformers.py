@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
-import re
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,6 +26,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache
 
+from tsalign._hf import device_of, quiet, remedy, source_of
 from tsalign.engines._points import check_points
 from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch, is_due
 from tsalign.engines.rendering import Renderer
@@ -49,7 +48,6 @@ rows out copies the cache."""
 
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -138,13 +136,13 @@ class TransformersEngine:
             EngineError: the model cannot be loaded.
             UnsteerableModelError: its answers do not depend on the input embeddings alone.
         """
-        source, default_name = _source(name_or_path)
-        device = _device(device)
+        source, default_name = source_of(name_or_path, EngineError)
+        device = device_of(torch, device)
         if dtype == "auto" and torch.device(device).type == "cpu":
             dtype = torch.float32
         remote = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
-            with _quiet():
+            with quiet(_HF):
                 config = _HF.AutoConfig.from_pretrained(source, **remote)
                 _check_config(config)
                 tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote)
@@ -161,7 +159,7 @@ class TransformersEngine:
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(f"cannot load {name_or_path}: {_remedy(error)}") from error
+            raise EngineError(f"cannot load {name_or_path}: {remedy(error)}") from error
         if report["missing_keys"]:
             missing = ", ".join(sorted(report["missing_keys"])[:3])
             raise EngineError(
@@ -801,57 +799,3 @@ def _name_of(config: Any) -> str:
     """The hub id, or the last part of the folder, or else the kind of model."""
     given = str(config.name_or_path or config.model_type)
     return Path(given).name if Path(given).exists() else given
-
-
-def _source(name_or_path: str | Path) -> tuple[str, str]:
-    """What transformers loads, and the model's name.
-
-    Raises:
-        EngineError: it is neither a folder with a model nor a hub id.
-    """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise EngineError(
-                f"{path} holds no model: a model's folder has config.json, tokenizer.json and "
-                "model.safetensors (save_pretrained writes them)"
-            )
-        return str(path), path.resolve().name
-    if isinstance(name_or_path, Path) or not _HUB_ID.fullmatch(str(name_or_path)):
-        raise EngineError(f"no such folder: {name_or_path}. Name a model's folder or its hub id")
-    return str(name_or_path), str(name_or_path)
-
-
-def _device(device: str) -> str:
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _remedy(error: Exception) -> str:
-    text = str(error).strip().split("\n")[0]
-    if "trust_remote_code" in str(error):
-        return "it comes with code of its own; read it, then set trust_remote_code"
-    if "safetensors" in str(error):
-        return f"{text} (only safetensors weights are loaded: convert it with save_pretrained)"
-    return f"{text} (name a local folder or a hub id that can be reached)"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' warnings and progress bars."""
-    logging = _HF.utils.logging
-    verbosity = logging.get_verbosity()
-    bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
