@@ -14,12 +14,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.tsalign-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit lint fmt docs assets clean
+.PHONY: help setup demo test unit harnesses lint fmt docs assets clean
 
 help:
 	@echo "make setup    .venv with everything pinned (once)"
 	@echo "make demo     steer the embedded model's harmful answers, before and after"
 	@echo "make test     lint, then all tests"
+	@echo "make harnesses  inspect_ai, for the test that runs it against a server"
 	@echo "make lint     ruff check, ruff format --check, mypy --strict"
 	@echo "make fmt      format and mend what ruff can mend"
 	@echo "make docs     regenerate docs/reference"
@@ -43,6 +44,14 @@ test: lint unit
 unit: setup
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+# In a virtual environment of their own: their requirements fit none of ours.
+harnesses: .venv-harnesses/bin/inspect
+
+.venv-harnesses/bin/inspect:
+	@$(PYTHON) -m venv .venv-harnesses
+	@echo "installing inspect_ai into .venv-harnesses: a minute, once"
+	@.venv-harnesses/bin/python -m pip install --quiet --disable-pip-version-check inspect-ai==0.3.285 openai==3.57.0
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -62,4 +71,4 @@ assets: setup
 	PYTHONPATH=src $(BIN)/python -m training.judge.train --out $(ASSETS)/judge
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-harnesses build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,8 +12,12 @@ import pytest
 
 from tests.server.conftest import PLAIN, REFUSE, TULIPS, WRAPPED, Made
 
+HARNESSES = Path(__file__).resolve().parents[2] / ".venv-harnesses" / "bin"  # of `make harnesses`
+
 # Read here: tests see no variables of the developer's.
-INSPECT = os.environ.get("TSALIGN_INSPECT") or shutil.which("inspect")
+INSPECT = os.environ.get("TSALIGN_INSPECT") or shutil.which(
+    "inspect", path=f"{HARNESSES}{os.pathsep}{os.environ.get('PATH', '')}"
+)
 
 LM_EVAL = os.environ.get("TSALIGN_LM_EVAL") or shutil.which("lm-eval")
 
@@ -36,7 +40,7 @@ def smoke():
 
 def test_inspect_ai(made: Made, tmp_path: Path) -> None:
     if INSPECT is None:
-        pytest.skip("no inspect_ai: pip install inspect-ai, or set TSALIGN_INSPECT to its program")
+        pytest.skip("no inspect_ai: make harnesses, or set TSALIGN_INSPECT to its program")
     (tmp_path / "smoke.py").write_text(INSPECT_TASK)
     environment = {
         **os.environ, "TSALIGN_API_KEY": "x", "TSALIGN_BASE_URL": f"{made.url}/v1",
