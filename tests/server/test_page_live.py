@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
+
+pytest.importorskip("playwright", reason="pip install 'tsalign[dev]'")
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.server.conftest import Made, Make
 from tsalign.engines import FakeEngine
@@ -19,9 +23,6 @@ from tsalign.engines.base import EmbeddedPrompt
 from tsalign.server.policies import load_moderators
 from tsalign.store import Store
 from tsalign.types import FloatArray
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
 
 CHROMIUM = os.environ.get("TSALIGN_CHROMIUM") or shutil.which("chromium")
 
@@ -93,12 +94,11 @@ class Opened:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    api = pytest.importorskip("playwright.sync_api", reason="no Playwright: pip install playwright")
     switches = (
         "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
         "--disable-component-update --disable-sync"
     )
-    with api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=switches.split())
         yield started
         started.close()
@@ -175,9 +175,9 @@ def test_an_answer_within_the_policy(stage: Any, opened: Any) -> None:
     it.ask()
     assert it.outcome == "passed"
     assert it.answer == FIRST
+    expect(it.page.locator("#harm-chart .candidate")).to_have_count(1)
+    expect(it.page.locator("#verdict")).to_contain_text("left unchanged")
     assert it.page.locator(".turn b").count() == 0
-    assert it.page.locator("#harm-chart .candidate").count() == 1
-    assert "left unchanged" in it.page.inner_text("#verdict")
 
 
 @needs_browser
@@ -192,28 +192,30 @@ def test_a_search_is_watched_as_it_goes(stage: Any, opened: Any) -> None:
     marks = page.locator("#harm-chart .candidate")
     engine.places.release()
     marks.nth(0).wait_for()
-    assert marks.count() == 1
-    assert marks.nth(0).locator(".mark").get_attribute("data-state") == "flagged"
-    assert "flagged for custom/furniture, at 2.00 times the limit" in page.inner_text("#verdict")
-    assert page.locator("#cancel").is_visible()
+    expect(marks).to_have_count(1)
+    expect(marks.locator(".mark")).to_have_attribute("data-state", "flagged")
+    verdict = "flagged for custom/furniture, at 2.00 times the limit"
+    expect(page.locator("#verdict")).to_contain_text(verdict)
+    expect(page.locator("#cancel")).to_be_visible()
     engine.go_on()
     page.locator(".turn.assistant footer").wait_for()
     assert it.outcome == "steered"
     assert it.answer == OTHER
     leaves = page.locator("#harm-chart .leaves")
-    leaves.wait_for()  # the chart is drawn with the next frame
-    assert marks.count() >= 2
-    assert leaves.count() == 1
-    assert leaves.locator(".mark").get_attribute("data-state") == "accepted"
-    assert page.locator("#harm-chart .limit").count() == 1
-    assert page.locator("#plane .candidate").count() == marks.count()
+    expect(leaves).to_have_count(1)  # the chart is drawn with the next frame
+    expect(leaves.locator(".mark")).to_have_attribute("data-state", "accepted")
+    cost = page.locator("#figures div", has_text="Generations").locator("dd")
+    expect(cost).to_have_text(re.compile(r"^\d+$"))
+    generations = int(cost.inner_text())
+    assert generations >= 2
+    expect(marks).to_have_count(generations)
+    expect(page.locator("#plane .candidate")).to_have_count(generations)
+    expect(page.locator("#harm-chart .limit")).to_have_count(1)
     bars = page.locator("#categories .bars").first
-    assert bars.locator(".before.over").count() == 1
-    assert bars.locator(".after.over").count() == 0
-    cost = page.locator("#figures div", has_text="Generations").locator("dd").inner_text()
-    assert cost == str(marks.count())
+    expect(bars.locator(".before.over")).to_have_count(1)
+    expect(bars.locator(".after.over")).to_have_count(0)
     page.locator("#harm-data summary").click()
-    assert page.locator("#harm-data tbody tr").count() == marks.count()
+    expect(page.locator("#harm-data tbody tr")).to_have_count(generations)
 
 
 @needs_browser
@@ -225,16 +227,16 @@ def test_a_policy_is_edited_and_the_next_answer_obeys(stage: Any, opened: Any) -
     assert it.outcome == "passed"
     page.click('[data-view="policies"]')
     page.locator("#history .version").wait_for()
-    assert page.input_value("#yaml") == YAML
+    expect(page.locator("#yaml")).to_have_value(YAML)
     page.fill("#yaml", YAML + "colour: red\n")
     page.locator("#faults.invalid", has_text="unknown key 'colour'").wait_for()
     page.fill("#yaml", YAML.replace("[sofa]", "[sofa, vase]"))
     page.locator("#faults.valid", has_text="Saving makes it version").wait_for()
     page.click("#show-diff")
-    assert "[sofa, vase]" in page.inner_text("#diff .added")
+    expect(page.locator("#diff .added")).to_contain_text("[sofa, vase]")
     page.keyboard.press("Control+s")
     page.locator("#faults.valid", has_text="in force").wait_for()
-    assert page.locator("#history .version").count() == 2
+    expect(page.locator("#history .version")).to_have_count(2)
     page.click('[data-view="watch"]')
     it.ask()
     assert it.outcome == "steered"
@@ -249,6 +251,5 @@ def test_a_policy_is_edited_and_the_next_answer_obeys(stage: Any, opened: Any) -
     assert it.outcome == "passed"
     page.click('[data-view="interventions"]')
     row = page.locator("#records tbody tr")
-    row.first.wait_for()
-    assert row.count() == 1
-    assert "steered" in row.inner_text()
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("steered")
