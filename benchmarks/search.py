@@ -2,6 +2,9 @@
 
     python -m benchmarks.search --set tuning   --grid directions --out directions.json
     python -m benchmarks.search --set held-out --grid presets    --out presets.json
+    python -m benchmarks.search --set held-out --count 200 --write held-out.jsonl
+
+The last line only writes the prompts, as a file for ``tsalign eval --benchmark``.
 
 Settings are chosen on ``tuning`` (held-out rows of CatQA, HarmfulQA, DangerousQA, StrongREJECT)
 and reported on ``held-out`` (AdvBench rows 420-519 and SimpleSafetyTests): no request is in both.
@@ -48,6 +51,19 @@ def wrapped_prompts(name: str, count: int, seed: int) -> list[tuple[str, str]]:
         wrapped = wrappers.wrap(row.text.strip(), rng, held_out=place % 2 == 1)
         pairs.append((row.text.strip(), wrapped.text))
     return pairs
+
+
+def write(pairs: list[tuple[str, str]], path: Path) -> None:
+    """The prompts as JSONL: id, request, prompt and, as category, whose wrappers they are in."""
+    with path.open("w", encoding="utf-8") as file:
+        for place, (request, wrapped) in enumerate(pairs):
+            row = {
+                "id": f"{place:04}",
+                "request": request,
+                "prompt": wrapped,
+                "category": "unseen wrapper" if place % 2 else "known wrapper",
+            }
+            file.write(json.dumps(row) + "\n")
 
 
 FIXED = {"orthogonalize": False, "perturbation_growth": 1.0, "max_iterations": 4}
@@ -144,9 +160,13 @@ def main() -> None:
     parser.add_argument("--floor", type=float, default=-1.0, help="naturalness floor")
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--write", type=Path, help="only write the prompts to this file")
     args = parser.parse_args()
-    engine = load_engine(args.model)
     pairs = wrapped_prompts(args.set, args.count, args.seed)
+    if args.write:
+        write(pairs, args.write)
+        return
+    engine = load_engine(args.model)
     results = {}
     print("| search | " + " | ".join(COLUMNS) + " |")
     print("|---" * (len(COLUMNS) + 1) + "|")

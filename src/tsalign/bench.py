@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tsalign.align import Aligner, Search, advance
+from tsalign.align import Aligner, Search, advance, prompt_seed
 from tsalign.engines.base import (
     EmbeddedPrompt,
     EmbeddingTable,
@@ -38,6 +38,9 @@ from tsalign.types import Exchange, Generation, Outcome, Prompt, Response, Score
 METHODS = ("fast", "reference", "random")
 SIZES = (1, 8, 64, 512)
 OVERHEAD_SIZES = (1, 64)
+OVERHEAD_PROMPTS = 16
+"""Answered, in batches of each size, to compare alignment with plain generation."""
+MIN_OVERHEAD_REPETITIONS = 9
 CONFIDENCE = 0.95
 DRAWS = 2000
 REPEATED_TEMPERATURE = 0.7
@@ -237,7 +240,34 @@ class Bench:
         return [Job(self.prompts[i % many], self.seed + i // many) for i in places]
 
     def _overhead(self, size: int) -> dict[str, Any]:
-        """Seconds of alignment over those of plain generation, for answers that pass."""
+        """Seconds of alignment over those of plain generation, for answers that pass.
+
+        Plain generation renders, embeds and generates. Both answer the same batches in turn, the
+        first of each pair alternating, and alignment remembers no verdict from the last time.
+        """
+        batches = self._passing(size)
+        if not batches:
+            return {"value": None, "interval": None, "prompts": 0}
+        ratios = []
+        for repetition in range(max(MIN_OVERHEAD_REPETITIONS, self.repetitions)):
+            aligner = self._aligner("fast")
+            took = [0.0, 0.0]
+            for place, batch in enumerate(batches):
+                for which in ((0, 1), (1, 0))[(place + repetition) % 2]:
+                    started = time.perf_counter()
+                    if which:
+                        _finish([self._open(aligner, job) for job in batch])
+                    else:
+                        self._plainly(batch)
+                    took[which] += time.perf_counter() - started
+            ratios.append(took[1] / took[0])
+        figure = self._figure(ratios, np.median)
+        prompts = sum(len(batch) for batch in batches)
+        return {"value": figure.value, "interval": figure.interval, "prompts": prompts}
+
+    def _passing(self, size: int) -> list[list[Job]]:
+        """Batches of so many jobs whose first answers pass; several where they are small."""
+        wanted = size * max(1, OVERHEAD_PROMPTS // size)
         aligner = self._aligner("fast")
         passed: list[Job] = []
         for job in self._jobs(8 * max(size, len(self.prompts))):
@@ -245,35 +275,21 @@ class Bench:
             advance([search])
             if search.done and search.response().outcome is Outcome.PASSED:
                 passed.append(job)
-            if len(passed) == size:
+            if len(passed) == wanted:
                 break
-        if not passed:
-            return {"value": None, "interval": None, "prompts": 0}
-        ratios = []
-        for repetition in range(max(5, self.repetitions)):
-            runs: list[Callable[[list[Job]], None]] = [self._plainly, self._aligned]
-            took = {}
-            for run in runs if repetition % 2 else runs[::-1]:
-                started = time.perf_counter()
-                for _ in range(1 if size > 1 else 8):
-                    run(passed)
-                took[run.__name__] = time.perf_counter() - started
-            ratios.append(took["_aligned"] / took["_plainly"])
-        figure = self._figure(ratios, np.median)
-        return {"value": figure.value, "interval": figure.interval, "prompts": len(passed)}
+        return [passed[start : start + size] for start in range(0, len(passed), size)]
 
     def _open(self, aligner: Aligner, job: Job) -> Search:
         return aligner.open(job.prompt, seed=job.seed, sampling=self.repeated_sampling)
 
     def _plainly(self, jobs: list[Job]) -> None:
-        """Answer as without tsalign: rendered, embedded, generated."""
-        searches = [self._open(self._aligner("fast"), job) for job in jobs]
-        requests = [GenerationRequest(s.embedded, s.embedded.point, s.seed) for s in searches]
+        """Answer as without tsalign."""
+        embedded = [self.engine.embed(job.prompt) for job in jobs]
+        requests = [
+            GenerationRequest(prompt, prompt.point, prompt_seed(job.seed, job.prompt))
+            for prompt, job in zip(embedded, jobs, strict=True)
+        ]
         self.engine.generate(requests, self.repeated_sampling)
-
-    def _aligned(self, jobs: list[Job]) -> None:
-        aligner = self._aligner("fast")
-        _finish([self._open(aligner, job) for job in jobs])
 
     def _throughput(
         self, sizes: Sequence[int], said: Callable[[str], None]
