@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tsalign._hf import device_of, quiet, remedy, source_of
 from tsalign.engines._points import check_points
@@ -447,7 +447,7 @@ class TransformersEngine:
         rows: list[list[int]] = [[] for _ in range(len(embeds))]
         places = list(range(len(rows)))  # of the batch's rows, ended ones included
         running = set(places)
-        cache = DynamicCache(config=self._config) if cache is None else cache
+        cache = _roomy_cache(self._config) if cache is None else cache
         logits = self._forward(mask, cache, 1, inputs_embeds=embeds)[:, -1]
         while True:
             chosen = (draw(None, logits) if draw else logits).argmax(-1)
@@ -556,7 +556,7 @@ class TransformersEngine:
 
     def _prefix(self, embeds: torch.Tensor, batch: int) -> DynamicCache:
         """Key-value cache of ``(1, n, d_model)`` embeddings, repeated for a batch."""
-        cache = DynamicCache(config=self._config)
+        cache = _roomy_cache(self._config)
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in self._accepts else {}
         self._model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, **last_only)
         cache.batch_repeat_interleave(batch)
@@ -652,6 +652,51 @@ class TransformersEngine:
         except Exception:
             return False
         return _close(logits[:, -kept:], expected[:, -kept:])
+
+
+ROOM = 64
+"""Tokens for which a key-value cache is given room at a time."""
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """A layer's cache that is written in place; the base class copies all of it for each token."""
+
+    _rooms: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **options: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append ``(batch, heads, n, d_head)`` keys and values; all of them so far."""
+        held = self.keys, self.values
+        if held[0] is None or held[1] is None or not held[0].numel():
+            keys, values = super().update(key_states, value_states, *args, **options)
+            return keys, values
+        self.keys, keys_room = _appended(held[0], self._rooms[0], key_states)
+        self.values, values_room = _appended(held[1], self._rooms[1], value_states)
+        self._rooms = keys_room, values_room
+        return self.keys, self.values
+
+
+def _appended(
+    held: torch.Tensor, room: torch.Tensor | None, new: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``held`` with ``new`` after it, and the tensor that both lie in."""
+    start, stop = held.shape[-2], held.shape[-2] + new.shape[-2]
+    # What takes rows out of the batch puts another tensor in the place of ``held``.
+    holds = room is not None and room.data_ptr() == held.data_ptr() and len(room) == len(held)
+    if room is None or not holds or room.shape[-2] < stop:
+        room = held.new_empty(*held.shape[:-2], stop + ROOM, held.shape[-1])
+        room[..., :start, :] = held
+    room[..., start:stop, :] = new
+    return room[..., :stop, :], room
+
+
+def _roomy_cache(config: Any) -> DynamicCache:
+    """The cache that transformers would make, its plain layers with room."""
+    cache: Any = DynamicCache(config=config)
+    roomy: Callable[[], Any] = _RoomyLayer
+    cache.layers = [roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cast("DynamicCache", cache)
 
 
 class _ModelTable(ChunkedTable):
