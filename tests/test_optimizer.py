@@ -63,11 +63,13 @@ def make(preset="fast", mask=ALL_ROWS, x0=None, seed=3, units=UNITS, **changes):
 
 DESCENTS = {
     "reference": {"preset": "reference"},
-    "fast": {"preset": "fast", "subspace_rank": None, "accept_perturbations": False},
+    "fast": {"preset": "fast", "subspace_rank": None, "accept_perturbations": False,
+             "anchored": True, "step_size": 1.2},
     "rows forward": {"directions": "rows", "subspace_rank": None},
     "rows antithetic": {"directions": "rows", "subspace_rank": None, "estimator": "antithetic"},
     "shared forward": {"directions": "shared", "subspace_rank": None},
     "shared antithetic": {"directions": "shared", "estimator": "antithetic"},
+    "shared centered": {"directions": "shared", "estimator": "centered"},
     "mixed": {"directions": "mixed", "subspace_rank": None, "orthogonalize": True},
     "subspace": {"directions": "shared", "subspace_rank": WIDTH},
     "clip": {"directions": "rows", "subspace_rank": None, "normalization": "clip",
@@ -83,6 +85,7 @@ def test_every_optimiser_descends_on_every_function(name, function):
     changes = {
         "max_iterations": 80, "num_directions": 16, "step_size": 0.05, "min_cosine": -1.0,
         "perturbation_scale": 0.2, "max_perturbation_scale": 1.0, "spread_floor": 0.0,
+        "anchored": False,
     } | DESCENTS[name]  # fmt: skip
     optimizer = make(**changes)
     f = FUNCTIONS[function]
@@ -90,6 +93,15 @@ def test_every_optimiser_descends_on_every_function(name, function):
     first = f(start())
     goal = {"step": 0.5, "linear": first - 1, "quadratic": 0.6 * first, "ill": 0.75 * first}
     assert optimizer.best.loss < goal[function]
+
+
+def test_anchored_steps_stay_at_their_length_and_turn_to_the_slope():
+    told = run(make("fast", max_iterations=60, subspace_rank=None, spread_floor=0.0), linear)
+    moves = [c.point - start() for c, _ in told if c.origin is AcceptedFrom.ITERATE]
+    norms = [np.linalg.norm(move, axis=1) for move in moves]
+    np.testing.assert_allclose(norms, 0.2 * UNITS.step, rtol=1e-3)
+    down = -np.ones_like(moves[0])
+    assert zo.cosine(moves[-1], down) > max(0.9, zo.cosine(moves[0], down))
 
 
 @pytest.mark.parametrize("preset", ["fast", "reference", "random"])

@@ -75,6 +75,26 @@ def test_forward_difference_of_a_linear_function_is_the_moment_times_its_slope(n
     np.testing.assert_allclose(g, expected, atol=0.12 * np.abs(expected).max() + 0.1)
 
 
+def test_centered_difference_of_few_directions_is_unbiased(rng):
+    # f(x) = <a, x> + c: E[g] = a for N = 3, whatever c.
+    slope = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
+    estimates = []
+    for _ in range(20000):
+        u = zo.independent_rows(rng, 3, ROWS, WIDTH)
+        values = 7.0 + 0.3 * np.tensordot(u, slope, axes=2)
+        estimates.append(zo.centered_difference(values, u, 0.3))
+    np.testing.assert_allclose(np.mean(estimates, axis=0), slope, atol=0.15)
+
+
+def test_centered_difference_does_not_see_what_all_values_share(rng):
+    u = zo.independent_rows(rng, 8, ROWS, WIDTH)
+    values = rng.standard_normal(8)
+    g = zo.centered_difference(values, u, 0.3)
+    np.testing.assert_allclose(zo.centered_difference(values + 100.0, u, 0.3), g, atol=1e-4)
+    centred = zo.forward_difference(float(values.mean()), values, u, 0.3)
+    np.testing.assert_allclose(g, centred * 8 / 7, rtol=1e-5)
+
+
 def test_antithetic_difference_of_a_quadratic_is_exact_in_expectation(rng):
     # f(x) = ½ xᵀAx: the even part cancels, E[g] = A x.
     x = rng.standard_normal((ROWS, WIDTH)).astype(np.float32)
@@ -116,6 +136,7 @@ def test_equal_values_give_exactly_no_gradient(rng):
     u = zo.independent_rows(rng, 8, ROWS, WIDTH)
     assert not zo.forward_difference(0.7, np.full(8, 0.7), u, 0.1).any()
     assert not zo.antithetic_difference(np.full(8, 0.7), np.full(8, 0.7), u, 0.1).any()
+    assert not zo.centered_difference(np.full(8, 0.75), u, 0.1).any()
 
 
 def test_shared_family_moves_all_rows_alike(rng):

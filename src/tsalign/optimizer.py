@@ -100,6 +100,7 @@ class Optimizer:
         self._centre = x0
         self._centre_loss = math.inf
         self._directions = np.empty((0, 0, 0), dtype=np.float32)
+        self._gradient_sum: FloatArray = np.zeros(1, dtype=np.float32)
         self._queue: list[Candidate] = [Candidate(x0, AcceptedFrom.INITIAL)]
         self._offsets = units.offsets if settings.use_offsets else ()
         self._asked: list[Candidate] = []
@@ -195,7 +196,9 @@ class Optimizer:
 
     def _update(self) -> bool:
         """Move the centre against the gradient estimate, or widen μ; whether it moved."""
-        told = [*self._losses, self._centre_loss]
+        told = list(self._losses)
+        if self.settings.estimator == "forward":
+            told.append(self._centre_loss)
         finite = [loss for loss in told if math.isfinite(loss)]
         if not finite:
             self._reason = StopReason.NON_FINITE
@@ -206,17 +209,24 @@ class Optimizer:
         if not self.settings.descend:
             return False
         self._flat_iterations = 0
-        losses = np.minimum(told, max(finite))
-        gradient = self._normalize(self._estimate(losses[:-1], float(losses[-1])))
+        gradient = self._estimate(np.minimum(told, max(finite)))
+        start = self._centre
+        if self.settings.anchored:
+            self._gradient_sum = self._gradient_sum + gradient
+            start, gradient = self._x0, self._gradient_sum
         step = self.settings.step_size * self._units.step
-        self._centre = self._move(self._centre, -step * gradient, project=True)
+        self._centre = self._move(start, -step * self._normalize(gradient), project=True)
         return True
 
-    def _estimate(self, losses: NDArray[np.float64], base: float) -> FloatArray:
-        scale = self.perturbation_scale
-        if self.settings.estimator == "antithetic":
-            return zo.antithetic_difference(losses[::2], losses[1::2], self._directions, scale)
-        return zo.forward_difference(base, losses, self._directions, scale)
+    def _estimate(self, losses: NDArray[np.float64]) -> FloatArray:
+        directions, scale = self._directions, self.perturbation_scale
+        match self.settings.estimator:
+            case "forward":
+                return zo.forward_difference(float(losses[-1]), losses[:-1], directions, scale)
+            case "antithetic":
+                return zo.antithetic_difference(losses[::2], losses[1::2], directions, scale)
+            case "centered":
+                return zo.centered_difference(losses, directions, scale)
 
     def _normalize(self, gradient: FloatArray) -> FloatArray:
         match self.settings.normalization:

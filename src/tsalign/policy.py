@@ -98,8 +98,9 @@ class OptimizerSettings(_Frozen):
     """Directions lie within this many leading principal directions of the table; null: anywhere."""
     orthogonalize: bool
     """Directions of one iteration are made orthogonal to each other, lengths kept."""
-    estimator: Literal["forward", "antithetic"]
-    """``forward``: (f(x + μu) − f(x)) / μ. ``antithetic``: (f(x + μu) − f(x − μu)) / 2μ."""
+    estimator: Literal["forward", "antithetic", "centered"]
+    """``forward``: (f(x + μu) − f(x)) / μ. ``antithetic``: (f(x + μu) − f(x − μu)) / 2μ.
+    ``centered``: (f(x + μu) − f̄) / μ, f̄ being the mean over the iteration."""
     normalization: Literal["normalize", "clip", "none"]
     """What is done to each row of the gradient estimate before a step: unit length, length at
     most 1, or nothing."""
@@ -114,6 +115,10 @@ class OptimizerSettings(_Frozen):
     """Range of loss (harm) over an iteration up to which the iteration counts as flat."""
     step_size: Annotated[float, Field(ge=0, strict=True)]
     """η: length by which a row moves per step, in units of the table's mean row norm."""
+    anchored: bool
+    """Whether steps start at the original point x₀ and go against the sum of all estimates so far:
+    x₀ − η Σĝ / ‖Σĝ‖, the least of their linear models within η of x₀. Else each starts at the
+    centre and goes against the latest estimate."""
     num_directions: Annotated[int, Field(ge=1, strict=True)]
     """N: directions per iteration."""
     plateau_patience: Annotated[int, Field(ge=1, strict=True)]
@@ -149,9 +154,11 @@ class OptimizerSettings(_Frozen):
         return {**PRESETS[preset], **data, "preset": preset}
 
     @model_validator(mode="after")
-    def _growth_leads_to_cap(self) -> Self:
+    def _values_fit_each_other(self) -> Self:
         if self.max_perturbation_scale < self.perturbation_scale:
             raise ValueError("max_perturbation_scale is below perturbation_scale")
+        if self.estimator == "centered" and self.num_directions < 2:
+            raise ValueError("estimator: centered needs num_directions of 2 or more")
         return self
 
     @classmethod
@@ -164,14 +171,15 @@ _FAST: dict[str, Any] = {
     "directions": "shared",
     "subspace_rank": 8,
     "orthogonalize": True,
-    "estimator": "forward",
+    "estimator": "centered",
     "normalization": "normalize",
     "perturbation_scale": 0.3,
     "perturbation_growth": 1.5,
     "max_perturbation_scale": 0.6,
     "spread_floor": 0.05,
     "plateau_patience": 3,
-    "step_size": 0.3,
+    "step_size": 0.2,
+    "anchored": True,
     "num_directions": 8,
     "first_ask": 1,
     "horizon": 8,
@@ -197,6 +205,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "spread_floor": 0.0,
         "plateau_patience": 1,
         "step_size": 0.3,
+        "anchored": False,
         "num_directions": 16,
         "first_ask": None,
         "horizon": None,

@@ -137,6 +137,23 @@ def antithetic_difference(
     return _weighted_mean((np.asarray(plus) - np.asarray(minus)) / (2 * scale), directions)
 
 
+def centered_difference(
+    values: NDArray[np.float64], directions: FloatArray, scale: float
+) -> FloatArray:
+    """Estimate ∇f_μ(x) without bias by g = 1/(N − 1) Σᵢ (f(x + μuᵢ) − f̄) / μ · uᵢ.
+
+    f̄ is the mean of the N values. A constant that all of them share drops out, where a forward
+    difference adds it times Σ uᵢ: noise wherever f(x) is not what f(x + μu) is on average.
+
+    Args:
+        values: ``(N,)`` with N ≥ 2, f(x + μuᵢ).
+        directions: ``(N, n_rows, d_model)``, uᵢ.
+        scale: μ > 0.
+    """
+    spread = np.asarray(values) - np.mean(values)
+    return _weighted_mean(spread * (len(spread) / (len(spread) - 1)) / scale, directions)
+
+
 def normalize_rows(gradient: FloatArray) -> FloatArray:
     """Every row at unit length; a row of zeros stays."""
     norms = np.linalg.norm(gradient, axis=-1, keepdims=True)

@@ -17,6 +17,8 @@ OPTIMIZER: dict[str, dict[str, Any]] = {
     "fast-rows": {"directions": "rows"},
     "fast-no-orthogonal": {"orthogonalize": False},
     "fast-no-descent": {"descend": False},
+    "fast-no-centering": {"estimator": "forward"},
+    "fast-no-anchor": {"anchored": False},
     "fast-no-growth": {
         "perturbation_growth": 1.0,
         "max_perturbation_scale": _FAST["perturbation_scale"],
