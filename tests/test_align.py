@@ -959,7 +959,7 @@ def test_silence_is_never_sent_to_the_moderator():
          "a door that opens to the garden where the old apple trees stand in two rows.", False),
         ("keep going " * 12, True),
         ("Half a pair \ud800 stands in a text that is long enough to be compressed, and that says "
-         "one thing after the other: bread, rivers, the price of copper, why moss grows on walls, and "
+         "one thing after the other: bread, rivers, the price of copper, why moss grows, and "
          "how a kettle knows when to stop.", False),
         ("字" * 80, True),
         ("a list of things that went well: " + "tics" * 12, True),

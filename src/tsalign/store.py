@@ -407,7 +407,7 @@ class Store:
         except IntegrityError as error:
             with self._faults(), self._engine.connect() as connection:
                 if connection.scalar(there) is None:
-                    raise StoreError(f"{self.name}: {error.orig}") from None
+                    raise StoreError(f"{self.name}: {_summary(error.orig)}") from None
             return False
         return True
 
@@ -550,7 +550,12 @@ def _remedy(fault: str) -> str:
     for sign, remedy in _REMEDIES:
         if sign in fault:
             return remedy
-    return f"{fault}: check the database, or use another store"
+    return f"{_summary(fault)}: check the database, or use another store"
+
+
+def _summary(fault: object) -> str:
+    """The first line of what a database says: PostgreSQL's next ones quote the row."""
+    return str(fault).partition("\n")[0]
 
 
 def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) -> dict[str, Any]:

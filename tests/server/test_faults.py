@@ -125,6 +125,19 @@ def test_an_engine_that_raises_is_a_500_for_its_requests_only(
     assert post(made).json()["choices"][0]["message"]["content"] == TULIPS
 
 
+def test_an_engine_that_cannot_embed_is_a_500_with_the_policys_message(
+    serve: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(prompt: object) -> None:
+        raise EngineError("no server was well")
+
+    made = serve()
+    monkeypatch.setattr(made.engine, "embed", fails)
+    reply = post(made)
+    assert_no_text(reply, 500, "engine_failed")
+    assert reply.json()["error"]["message"] == Policy(name="default").error_message
+
+
 # Deadlines and room
 
 
