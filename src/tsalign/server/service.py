@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tsalign.engines.base import EmbeddingTable, Engine, Sampling
-from tsalign.errors import PolicyError
+from tsalign.errors import EngineError, PolicyError
 from tsalign.server.errors import ApiError
 from tsalign.server.keys import LOCAL, ApiKey, KeyRing
 from tsalign.server.metrics import Metrics
@@ -311,6 +311,10 @@ class Service:
         except HandedBackError as error:
             reason = "stopping" if "stopping" in str(error) else "deadline"
             raise self._come_back(str(error), reason) from None
+        except EngineError:
+            # The model could not embed the prompt; what failed is in the log.
+            message = call.served.policy.error_message
+            raise self._failed(StopReason.ENGINE_ERROR, message) from None
         finally:
             if not finished:
                 self.metrics.handed_back.labels("disconnected").inc()
