@@ -9,8 +9,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -90,6 +92,27 @@ def test_a_moderator_that_is_too_slow_is_down(serve: Make) -> None:
     policy = Policy(name="default", moderator_timeout=0.1)
     made = serve(moderators=Moderators(delay=1.0), policies=[policy])
     assert_no_text(post(made), 503, "moderator_unavailable")
+
+
+def test_texts_are_judged_in_threads_of_their_own(make: Make) -> None:
+    """So that moderators that hang cannot hold up the server's stop, which needs a thread, too."""
+    service = make().service
+
+    async def judged() -> list[Score]:
+        release = threading.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, release.wait, 60)
+        exchanges = [Exchange((), TULIPS)]
+        try:
+            served = service.policies.get("default")
+            return await asyncio.wait_for(service.moderated(served, exchanges), 20)
+        finally:
+            release.set()
+            await busy
+
+    (score,) = asyncio.run(judged())
+    assert score.scored
 
 
 def test_under_an_audit_policy_an_unscored_answer_leaves_and_says_so(
