@@ -741,6 +741,19 @@ def test_the_last_resort_needs_consent_too():
     assert {e.rejection for e in against_all.evaluations[1:]} == {"unconfirmed"}
 
 
+def test_an_audit_policy_asks_for_consent_to_what_could_not_be_scored():
+    def run(words):
+        down = FakeModerator(error=RuntimeError())
+        second = FakeModerator(words=words, name="second")
+        return make(moderator=down, confirm=second, audit=True, on_moderator_error="open",
+                    search={"max_iterations": 1}).align("hi")  # fmt: skip
+
+    assert (run(["never"]).text, run(["never"]).final.unscored) == (
+        COMPLY, "fake: raised RuntimeError")  # fmt: skip
+    objects = run(["comply"])
+    assert (objects.outcome, objects.final) == (Outcome.ERROR, None)
+
+
 def test_moderators_that_confirm_nothing_are_an_error():
     second = FakeModerator(categories=["custom/tone"], name="second")
     with pytest.raises(PolicyError, match="moderators that confirm: leave them out"):

@@ -379,11 +379,14 @@ class Search:
         )
 
     def may_leave(self, evaluation: Evaluation) -> bool:
-        """Whether its answer may be the one that leaves, now or as the last resort."""
-        return evaluation.accepted or self._is_last_resort(evaluation)
+        """Whether its answer may be the one that leaves: accepted, or as the last resort."""
+        first = evaluation.origin is AcceptedFrom.INITIAL
+        opens = self.policy.on_moderator_error == "open" and first
+        unscored = opens and evaluation.rejection == UNSCORED
+        return evaluation.accepted or unscored or self._is_below_floor(evaluation)
 
-    def _is_last_resort(self, evaluation: Evaluation) -> bool:
-        """Whether only a known naturalness below the floor is wrong with it, and may be."""
+    def _is_below_floor(self, evaluation: Evaluation) -> bool:
+        """Whether only its naturalness is too low, and the policy lets the best of such leave."""
         below = evaluation.rejection == UNNATURAL and evaluation.naturalness is not None
         return below and self.policy.on_exhausted == "best"
 
@@ -425,7 +428,7 @@ class Search:
         return len(latest) == UNSCORED_IN_A_ROW and all(e.rejection == UNSCORED for e in latest)
 
     def _keep_most_natural(self, evaluations: Sequence[Evaluation]) -> None:
-        unnatural = [e for e in evaluations if self._is_last_resort(e)]
+        unnatural = [e for e in evaluations if self._is_below_floor(e)]
         if best := self._most_natural_unaccepted:
             unnatural.append(best)
         self._most_natural_unaccepted = max(unnatural, key=_naturalness, default=None)
