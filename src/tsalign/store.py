@@ -31,6 +31,8 @@ SCHEMA_VERSION = 2
 """1: runs, records, evaluations. 2: changes of policies."""
 
 _BUSY_SECONDS = 60.0
+_MAKING_TABLES = 0x7473616C69676E
+"""Key of PostgreSQL's lock: "tsalign"."""
 _WRITE = {"tsalign_write": True}
 
 
@@ -422,6 +424,9 @@ class Store:
             if self._version(connection) == SCHEMA_VERSION:
                 return
         with self._writing() as connection:
+            if self._engine.dialect.name == "postgresql":
+                # One at a time, as in SQLite, where a writer has the lock.
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING_TABLES)))
             version = self._version(connection)
             if version is None or version < SCHEMA_VERSION:
                 # So far every new schema only had tables more.
