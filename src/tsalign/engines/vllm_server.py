@@ -10,7 +10,6 @@ import base64
 import io
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
+from tsalign._keys import read_key
 from tsalign.engines._checkpoint import Checkpoint
 from tsalign.engines._client_side import FINISHED, Answer, Ask, ClientSide
 from tsalign.engines._replicas import Replicas, UnreadableError
@@ -308,14 +308,6 @@ def _bytes(prompt: torch.Tensor | list[int]) -> int:
 
 
 def _key(variable: str | None) -> str:
-    if variable is None:
-        return os.environ.get(KEY_VARIABLE, "").strip()
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
-        raise EngineError(
-            "option 'api_key_env' takes the name of an environment variable (capital letters, "
-            "digits, underscores), never the key itself"
-        )
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise EngineError(f"no key: set the environment variable {variable}")
-    return key
+    if variable is None and os.environ.get(KEY_VARIABLE, "").strip():
+        variable = KEY_VARIABLE
+    return read_key(variable, EngineError)

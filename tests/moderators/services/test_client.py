@@ -30,6 +30,7 @@ from tests.moderators.services.wires import (
     Wire,
     ok,
 )
+from tsalign._keys import read_key
 from tsalign.errors import ModeratorError
 from tsalign.moderators import Guarded, load_moderator
 from tsalign.moderators._http import Settings
@@ -39,7 +40,6 @@ from tsalign.moderators._wire import (
     duration,
     failure_of,
     rate_limit_pause,
-    read_key,
     retry_after,
 )
 from tsalign.policy import Policy
@@ -364,7 +364,7 @@ class TestKeys:
     def test_a_key_that_no_header_can_carry(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", "line\nbreak")
         with pytest.raises(ModeratorError, match="does not hold a usable key") as info:
-            read_key("OPENAI_API_KEY")
+            read_key("OPENAI_API_KEY", ModeratorError)
         assert "line" not in str(info.value)
 
     def test_no_key_where_none_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
