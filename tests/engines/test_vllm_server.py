@@ -266,9 +266,20 @@ def test_neither_are_points_that_overflow_the_models_dtype(
     embedded = engine.embed(Prompt.of("dog"))
     point = embedded.point.copy()
     point[2, 3] = 1e6
-    with pytest.raises(EngineError, match="float16"):
-        engine.generate([GenerationRequest(embedded, point)], GREEDY)
+    in_half = TransformersEngine.load(folder, device="cpu", dtype="float16")
+    for one in (engine, in_half):
+        with pytest.raises(EngineError, match=r"dtype, which ends at 65504"):
+            one.generate([GenerationRequest(embedded, point)], GREEDY)
     assert fake.bodies == []
+
+
+def test_names_without_an_embedding_are_not_looked_up(
+    start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = start()
+    length = len(TOKENIZER) + 5
+    monkeypatch.setattr(type(TOKENIZER), "__len__", lambda self: length)
+    assert len(connect(fake).table.nearest_tokens(np.eye(2, 32, dtype=np.float32))) == 2
 
 
 def test_answers_fit_the_servers_context(start: Start, connect: Connect) -> None:
@@ -490,11 +501,25 @@ def test_the_key_is_sent_and_never_shown(
         with pytest.raises(EngineError) as caught:
             VllmServerEngine.load(fake.url, model=folder, api_key_env=wrong)
         assert KEY not in str(caught.value)
+    monkeypatch.setenv("VLLM_API_KEY", f"{KEY}\u00e9")
+    with pytest.raises(EngineError, match="does not hold a usable key") as caught:
+        VllmServerEngine.load(fake.url, model=folder)
+    assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "url",
-    ["", "ftp://host", "host:8000", "http://", "http://u:s3cret@host", "http://[", "http://h?x=1"],
+    [
+        "",
+        "ftp://host",
+        "host:8000",
+        "http://",
+        "http://u:s3cret@host",
+        "http://[",
+        "http://h?x=1",
+        "http://h:port",
+        "http://h:70000",
+    ],
 )
 def test_what_is_no_url_is_refused(url: str, folder: Path) -> None:
     with pytest.raises(EngineError, match="URL") as caught:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from tsalign._hf import quiet, remedy, source_of
+from tsalign.engines._common import end_tokens
 from tsalign.engines.transformers import _check_config
 from tsalign.errors import EngineError, UnsteerableModelError
 
@@ -127,12 +128,7 @@ class Checkpoint:
                 sources.append(_HF.GenerationConfig.from_pretrained(self._source, **remote))
         except OSError:
             pass  # a checkpoint without generation defaults
-        found: set[int] = set()
-        for source in sources:
-            value: Any = getattr(source, "eos_token_id", None)
-            if value is not None:
-                found |= {value} if isinstance(value, int) else set(value)
-        return sorted(found)
+        return end_tokens(*sources)
 
     def sha256(self) -> str:
         """SHA-256 over the names and the SHA-256 of the checkpoint's safetensors files.
