@@ -60,6 +60,8 @@ def remedy(error: Exception) -> str:
     text = str(error).strip().split("\n")[0]
     if "trust_remote_code" in str(error):
         return "it comes with code of its own; read it, then set trust_remote_code"
+    if "out of memory" in text.lower():
+        return f"{text} (choose a smaller model or dtype, or another device)"
     if "safetensors" in str(error):
         return f"{text} (only safetensors weights are loaded: convert it with save_pretrained)"
     return f"{text} (name a local folder or a hub id that can be reached)"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -470,6 +472,16 @@ def test_the_served_name_is_found_or_asked_for(
     assert fake.bodies[0]["model"] == "b"
 
 
+def test_a_server_without_log_probabilities_is_not_taken_for_vllm(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = start()
+    complete = fake.complete
+    monkeypatch.setattr(fake, "complete", lambda body: complete({**body, "logprobs": None}))
+    with pytest.raises(EngineError, match="no 'logprobs' where it should be"):
+        VllmServerEngine.load(fake.url, model=folder, attempts=1)
+
+
 def test_something_else_than_vllm_is_not_taken_for_it(folder: Path, start: Start) -> None:
     fake = start()
     fake.max_model_len = None  # type: ignore[assignment]
@@ -587,6 +599,21 @@ def test_the_command_line_takes_it(start: Start, folder: Path, tmp_path: Path) -
 def test_a_missing_vllm_is_named() -> None:
     with pytest.raises(MissingDependencyError, match=r"vllm is not installed: pip install vllm$"):
         load_engine("vllm:somewhere")
+
+
+def test_vllm_gets_the_folder_that_was_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+
+    def start_vllm(model: str, **options: Any) -> None:
+        given.append(model)
+        raise RuntimeError("out of order")
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=start_vllm))
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    with pytest.raises(EngineError, match="vLLM cannot load ~/tiny-chat: out of order"):
+        load_engine("vllm:~/tiny-chat")
+    assert given == [str(folder)]
 
 
 def test_an_unknown_dtype_is_refused(start: Start, folder: Path) -> None:

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -177,7 +178,8 @@ class VllmServerEngine(ClientSide):
             prompts = [asks[i].prompt for i in batch]
             rows = [payload(prompt) for prompt in prompts if isinstance(prompt, torch.Tensor)]
             body |= {"prompt_embeds": rows} if rows else {"prompt": prompts}
-            return self._complete(body, len(batch), self._read_answer)
+            read = partial(self._read_answer, log_probability)
+            return self._complete(body, len(batch), read)
 
         return self._in_order(batches, run, len(asks))
 
@@ -230,15 +232,16 @@ class VllmServerEngine(ClientSide):
             "/v1/completions", choices, {"model": self._served.model, **body}
         )
 
-    def _read_answer(self, _: int, choice: Mapping[str, Any]) -> Answer:
+    def _read_answer(self, log_probability: bool, _: int, choice: Mapping[str, Any]) -> Answer:
         if choice.get("finish_reason") not in FINISHED:
             raise UnreadableError("an answer was broken off")
         tokens = _field(choice, "token_ids", list)
         if not tokens or not all(type(t) is int and 0 <= t < self._vocabulary for t in tokens):
             raise UnreadableError("'token_ids' is no list of tokens")
         first = None
-        if choice.get("logprobs") is not None:
-            first = _number(_field(choice["logprobs"], "token_logprobs", list)[0])
+        if log_probability:
+            given = _field(choice, "logprobs", Mapping)
+            first = _number(_field(given, "token_logprobs", list)[0])
         return Answer(tokens, first)
 
 

@@ -92,6 +92,13 @@ class TestSplitting:
         assert set("".join(item.text for item in items)) == set(answer)
         assert all(len(item.text) <= 400 for item in items)
 
+    def test_an_outage_of_one_piece_does_not_hide_that_another_was_denied_access(self) -> None:
+        wire, options = AzureWire(), {"max_chars": 400, "attempts": 1, "concurrency": 1}
+        steps = [status(500), status(401), ok]
+        with FakeServer(wire, steps) as server, made(wire, server.url, **options) as service:
+            (verdict,) = service.score([Exchange((), "word " * 200)])
+        assert str(verdict.cause).startswith(f"HTTP 500; {ACCESS_DENIED}")
+
     def test_one_unscored_piece_leaves_the_answer_unscored(self) -> None:
         wire = AzureWire()
         steps = [ok, set_to(None), ok]
