@@ -52,7 +52,10 @@ class Guarded:
             except Exception as error:
                 reply.put(error)
 
-        threading.Thread(target=call, daemon=True, name=f"moderator-{self.name}").start()
+        try:
+            threading.Thread(target=call, daemon=True, name=f"moderator-{self.name}").start()
+        except RuntimeError:
+            return self._failed("no thread is left to ask it in", exchanges)
         try:
             verdicts = reply.get(timeout=self._timeout)
         except queue.Empty:
