@@ -1,7 +1,7 @@
 """The one direction of the code: nothing imports to its right.
 
-    types, errors <- _hf, policy <- engines | moderators | zo, optimizer <- align <- store, cluster
-                                       <- eval <- demo <- bench; server; fit <- cli
+    types, errors <- _hf, _keys, policy <- engines | moderators | zo, optimizer <- align
+                  <- store, cluster <- eval <- demo <- bench; server; fit <- cli
 
 The three in the middle never import each other. Imports inside functions count.
 """
@@ -20,9 +20,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "tsalign"
 
 MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "types": {"errors"}}
 """Top-level module of the package to those that it may import, besides itself."""
-MAY_IMPORT |= {"policy": {"types", "errors"}, "_hf": {"errors"}}
+MAY_IMPORT |= {"policy": {"types", "errors"}, "_hf": {"errors"}, "_keys": {"errors"}}
 _BASE = {"types", "errors", "policy"}
-_LOADING = {*_BASE, "_hf"}
+_LOADING = {*_BASE, "_hf", "_keys"}
 MAY_IMPORT |= {
     "engines": _LOADING,
     "moderators": _LOADING,

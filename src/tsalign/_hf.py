@@ -37,13 +37,22 @@ def source_of(model: str | Path, error: type[TsalignError]) -> tuple[str, str]:
     return model, model
 
 
-def device_of(torch: Any, device: str) -> str:
-    """The device; ``auto`` is the first of cuda, mps and cpu that is there."""
-    if device != "auto":
-        return device
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def device_of(torch: Any, device: str, error: type[TsalignError]) -> str:
+    """The device; ``auto`` is the first of cuda, mps and cpu that is there.
+
+    Raises:
+        TsalignError: of the class ``error``, for what is no device or is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next((kind for kind, found in there.items() if found), "cpu")
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise error(f"unknown device {device!r}: use auto, cpu, cuda, cuda:0 or mps") from None
+    if not there.get(kind, True):
+        raise error(f"no {kind} is there: use the device auto or cpu")
+    return device
 
 
 def remedy(error: Exception) -> str:
@@ -51,6 +60,8 @@ def remedy(error: Exception) -> str:
     text = str(error).strip().split("\n")[0]
     if "trust_remote_code" in str(error):
         return "it comes with code of its own; read it, then set trust_remote_code"
+    if "out of memory" in text.lower():
+        return f"{text} (choose a smaller model or dtype, or another device)"
     if "safetensors" in str(error):
         return f"{text} (only safetensors weights are loaded: convert it with save_pretrained)"
     return f"{text} (name a local folder or a hub id that can be reached)"

@@ -15,6 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.engines import tiny
+from tsalign._hf import remedy
 from tsalign.engines._checkpoint import Checkpoint
 from tsalign.errors import EngineError, UnsteerableModelError
 
@@ -72,6 +73,10 @@ def test_a_table_is_found_behind_a_prefix(tmp_path: Path) -> None:
     rename(tmp_path, {name: f"language_model.{name}"})
     rows = Checkpoint.open(tmp_path).embedding(torch.float32)(torch.arange(len(TOKENIZER)))
     assert torch.equal(rows, model.get_input_embeddings().weight)
+
+
+def test_memory_that_does_not_suffice_has_a_remedy_of_its_own() -> None:
+    assert "smaller model" in remedy(RuntimeError("CUDA out of memory. Tried to allocate ..."))
 
 
 def test_a_checkpoint_without_a_usable_table_is_refused(tmp_path: Path) -> None:

@@ -339,6 +339,24 @@ def test_a_complete_answer_is_not_shown() -> None:
     assert len(shown) == 1
 
 
+@pytest.mark.parametrize("architecture", ["llama", "mamba"])
+def test_an_answer_that_reached_its_limit_is_not_shown(architecture: str) -> None:
+    engine = make_engine(architecture)
+    embedded = asked(engine, QUESTIONS[1])
+    request = GenerationRequest(embedded, embedded.point, horizon=2)
+    sampling = Sampling(max_new_tokens=4)
+    whole = engine.generate([request], sampling)
+    assert whole[0].finish_reason == "length"
+    shown: list[str] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(texts)
+        return [len(shown) > 1] * len(texts)
+
+    assert engine.generate_watched([request], sampling, watch) == whole
+    assert len(shown) == 1
+
+
 def test_answers_fit_the_context() -> None:
     engine = make_engine("gpt2")
     long = engine.embed(Prompt.completion("dog " * 245))
@@ -643,7 +661,9 @@ def test_load_from_a_folder(folder: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert TransformersEngine(model, TOKENIZER).name == "tiny-chat"
 
 
-def test_load_says_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+def test_load_says_what_is_wrong(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(EngineError, match=r"config\.json"):
@@ -654,6 +674,13 @@ def test_load_says_what_is_wrong(folder: Path, tmp_path: Path) -> None:
         load_engine("./nowhere/at/all")
     with pytest.raises(EngineError, match="hub id"):
         load_engine("nobody/nothing")
+    with pytest.raises(EngineError, match="unknown option 'max_bach'; did you mean 'max_batch'"):
+        load_engine(folder, max_bach=2)
+    with pytest.raises(EngineError, match="unknown device 'gpu': use auto, cpu"):
+        load_engine(folder, device="gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EngineError, match="no cuda is there"):
+        load_engine(folder, device="cuda:0")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(EngineError, match="lack weights"):

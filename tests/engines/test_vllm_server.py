@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -266,9 +268,20 @@ def test_neither_are_points_that_overflow_the_models_dtype(
     embedded = engine.embed(Prompt.of("dog"))
     point = embedded.point.copy()
     point[2, 3] = 1e6
-    with pytest.raises(EngineError, match="float16"):
-        engine.generate([GenerationRequest(embedded, point)], GREEDY)
+    in_half = TransformersEngine.load(folder, device="cpu", dtype="float16")
+    for one in (engine, in_half):
+        with pytest.raises(EngineError, match=r"dtype, which ends at 65504"):
+            one.generate([GenerationRequest(embedded, point)], GREEDY)
     assert fake.bodies == []
+
+
+def test_names_without_an_embedding_are_not_looked_up(
+    start: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = start()
+    length = len(TOKENIZER) + 5
+    monkeypatch.setattr(type(TOKENIZER), "__len__", lambda self: length)
+    assert len(connect(fake).table.nearest_tokens(np.eye(2, 32, dtype=np.float32))) == 2
 
 
 def test_answers_fit_the_servers_context(start: Start, connect: Connect) -> None:
@@ -459,6 +472,16 @@ def test_the_served_name_is_found_or_asked_for(
     assert fake.bodies[0]["model"] == "b"
 
 
+def test_a_server_without_log_probabilities_is_not_taken_for_vllm(
+    start: Start, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = start()
+    complete = fake.complete
+    monkeypatch.setattr(fake, "complete", lambda body: complete({**body, "logprobs": None}))
+    with pytest.raises(EngineError, match="no 'logprobs' where it should be"):
+        VllmServerEngine.load(fake.url, model=folder, attempts=1)
+
+
 def test_something_else_than_vllm_is_not_taken_for_it(folder: Path, start: Start) -> None:
     fake = start()
     fake.max_model_len = None  # type: ignore[assignment]
@@ -490,11 +513,25 @@ def test_the_key_is_sent_and_never_shown(
         with pytest.raises(EngineError) as caught:
             VllmServerEngine.load(fake.url, model=folder, api_key_env=wrong)
         assert KEY not in str(caught.value)
+    monkeypatch.setenv("VLLM_API_KEY", f"{KEY}\u00e9")
+    with pytest.raises(EngineError, match="does not hold a usable key") as caught:
+        VllmServerEngine.load(fake.url, model=folder)
+    assert KEY not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "url",
-    ["", "ftp://host", "host:8000", "http://", "http://u:s3cret@host", "http://[", "http://h?x=1"],
+    [
+        "",
+        "ftp://host",
+        "host:8000",
+        "http://",
+        "http://u:s3cret@host",
+        "http://[",
+        "http://h?x=1",
+        "http://h:port",
+        "http://h:70000",
+    ],
 )
 def test_what_is_no_url_is_refused(url: str, folder: Path) -> None:
     with pytest.raises(EngineError, match="URL") as caught:
@@ -562,6 +599,21 @@ def test_the_command_line_takes_it(start: Start, folder: Path, tmp_path: Path) -
 def test_a_missing_vllm_is_named() -> None:
     with pytest.raises(MissingDependencyError, match=r"vllm is not installed: pip install vllm$"):
         load_engine("vllm:somewhere")
+
+
+def test_vllm_gets_the_folder_that_was_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+
+    def start_vllm(model: str, **options: Any) -> None:
+        given.append(model)
+        raise RuntimeError("out of order")
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=start_vllm))
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.parent))
+    with pytest.raises(EngineError, match="vLLM cannot load ~/tiny-chat: out of order"):
+        load_engine("vllm:~/tiny-chat")
+    assert given == [str(folder)]
 
 
 def test_an_unknown_dtype_is_refused(start: Start, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,6 +151,21 @@ def test_best_of_n_pays_one_over_p() -> None:
     # p = 1/2: mean 2, standard error sqrt(2)/20 = 0.07
     assert np.mean(draws) == pytest.approx(2.0, abs=0.25)
     assert Counter(draws)[1] == pytest.approx(200, abs=45)
+
+
+@pytest.mark.parametrize(("floor", "outcome"), [(-0.5, "passed"), (-0.3, "refused")])
+def test_best_of_n_can_be_held_to_the_floor_of_naturalness(floor: float, outcome: str) -> None:
+    class Doubtful(FakeEngine):
+        def log_likelihood(self, requests: Any) -> list[float]:
+            self.complied = getattr(self, "complied", requests[0][1])
+            return [-1.0 if tokens == self.complied else -1.4 for _, tokens in requests]
+
+    setup = context(Doubtful(), naturalness_floor=floor, budget={"generations": 9})
+    (answered,) = answers(load_method("best-of-n:natural=true"), setup, KINDS["one turn"])
+    assert answered.outcome == outcome
+    found = [point.naturalness for point in answered.trajectory]
+    assert (found[0], min(found)) == (0.0, pytest.approx(-0.4))
+    assert (answered.cost.generations == 9) == (outcome == "refused")
 
 
 def test_the_first_answer_is_the_same_for_all_that_ask_for_it() -> None:

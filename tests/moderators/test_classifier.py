@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,23 @@ def test_silence_and_broken_weights_are_unscored() -> None:
     assert "not finite" in str(score.cause)
 
 
+def test_threads_take_turns_at_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    moderator = ClassifierModerator(bert(JIGSAW, "multi_label_classification"))
+    windows, inside, most = moderator._windows, [], []
+
+    def watched(texts: list[str]) -> Any:
+        inside.append(1)
+        time.sleep(0.02)
+        most.append(len(inside))
+        inside.pop()
+        return windows(texts)
+
+    monkeypatch.setattr(moderator, "_windows", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: moderator.score(EXCHANGES), range(4)))
+    assert most == [1, 1, 1, 1]
+
+
 def test_loading_from_a_folder(tmp_path: Path) -> None:
     loaded = bert(JIGSAW, "multi_label_classification")
     loaded.model.save_pretrained(tmp_path)
@@ -199,3 +218,5 @@ def test_a_folder_or_id_that_is_none(tmp_path: Path) -> None:
         ClassifierModerator("a/b/c")
     with pytest.raises(ModeratorError, match="cannot load no/where"):
         ClassifierModerator("no/where")
+    with pytest.raises(ModeratorError, match="unknown device 'gpu'"):
+        ClassifierModerator("no/where", device="gpu")

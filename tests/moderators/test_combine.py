@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from tsalign.errors import ModeratorError
 from tsalign.moderators import Combined, FakeModerator
+from tsalign.moderators.base import ACCESS_DENIED
 from tsalign.types import Exchange, Score
 
 EXCHANGES = [Exchange((), "a"), Exchange((), "b")]
@@ -38,6 +39,15 @@ def test_one_missing_verdict_is_no_verdict():
     first, second = Combined([constant("one", hate=0.3), silent]).score(EXCHANGES)
     assert first.categories == {"hate": 0.3}
     assert second.cause == "silent: refused"
+
+
+def test_an_outage_of_one_does_not_hide_that_another_was_denied_access():
+    down, denied = (
+        FakeModerator(lambda exchange, cause=cause: Score.unscored(cause), name=name)
+        for name, cause in (("one", "HTTP 503"), ("two", f"{ACCESS_DENIED} (HTTP 401)"))
+    )
+    (score,) = Combined([down, denied]).score(EXCHANGES[:1])
+    assert score.cause == "one: HTTP 503; two: access denied (HTTP 401)"
 
 
 def test_each_member_is_asked_once_per_batch():

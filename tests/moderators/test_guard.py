@@ -62,6 +62,15 @@ def test_an_exception_is_a_cause_and_its_message_is_not_kept():
     assert score.cause == "fake: raised ValueError"
 
 
+def test_a_moderator_that_cannot_be_asked_leaves_answers_unscored(monkeypatch):
+    def no_thread(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    (score,) = Guarded(FakeModerator(), 5).score(EXCHANGES[:1])
+    assert score.cause == "fake: no thread is left to ask it in"
+
+
 def test_a_hanging_moderator_is_left_behind():
     release = threading.Event()
 

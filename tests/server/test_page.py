@@ -372,7 +372,7 @@ def test_what_is_seen_is_also_said(open_page: Open, double: Any) -> None:
     ask(page, "steer")
     expect(page.locator("#announcer")).to_contain_text("The first answer was flagged")
     chart = page.locator("#harm-chart")
-    assert "was given instead" in (chart.get_attribute("aria-label") or "")
+    expect(chart).to_have_attribute("aria-label", re.compile("was given instead"))
     page.click("summary:has-text('As a table')")
     rows = page.locator("#harm-data tbody tr")
     expect(rows).to_have_count(len(SCRIPTS["steer"]) + 1)
@@ -416,6 +416,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(open_page: Open, double
 def test_motion_is_left_out_where_it_is_not_wanted(open_page: Open, double: Any) -> None:
     page = open_page(double()[1], reduced_motion="reduce")
     ask(page, "steer")
+    expect(marks(page).first).to_be_attached()
     style = "getComputedStyle(document.querySelector('#harm-chart .mark')).animationName"
     assert page.evaluate(style) == "none"
 
@@ -595,7 +596,7 @@ def test_tsalign_serve_with_the_embedded_model(open_page: Open, tmp_path: Path) 
             turn = ask(page, "Tell me about tulips")
             expect(turn.locator(".badge")).to_have_text(re.compile("steered|refused"))
             assert word not in (turn.locator(".said").text_content() or "").lower().split()
-            assert marks(page).count() > 1
+            expect(marks(page).nth(1)).to_be_attached()
             expect(page.locator("#categories")).to_contain_text("custom/flowers")
         finally:
             process.terminate()

@@ -5,8 +5,9 @@ Nothing heavy is imported here: `load_engine` imports what it needs when it is c
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from importlib import import_module, resources
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -79,6 +80,7 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
         target, _, query = rest.partition("?")
         return _load_vllm(kind, target, {**_query(query), **options})
     engine_class = _engine_class(EMBEDDED)
+    _check_options(options, engine_class.load, engine_class.__init__)
     if str(name_or_path) != EMBEDDED:
         engine: Engine = engine_class.load(name_or_path, **options)
     else:
@@ -93,10 +95,7 @@ def _load_vllm(kind: str, target: str, options: dict[str, Any]) -> Engine:
     if kind == VLLM:
         options = {**options, "model": target}
     else:
-        known = [name for name in signature(engine_class.load).parameters if name != "urls"]
-        for option in options:
-            if option not in known:
-                raise EngineError(f"unknown option {option!r}{nearest(option, known)}")
+        _check_options(options, engine_class.load)
         options = {**options, "urls": target.split(",")}
     if not options.get("model"):
         raise EngineError(
@@ -107,6 +106,15 @@ def _load_vllm(kind: str, target: str, options: dict[str, Any]) -> Engine:
         options = {"name": EMBEDDED, **options, "model": _embedded_folder()}
     engine: Engine = engine_class.load(**options)
     return engine
+
+
+def _check_options(options: Mapping[str, Any], *functions: Callable[..., Any]) -> None:
+    """Refuse what is no keyword-only parameter of any of the functions."""
+    given = [p for function in functions for p in signature(function).parameters.values()]
+    known = [p.name for p in given if p.kind is Parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise EngineError(f"unknown option {option!r}{nearest(option, known)}")
 
 
 def _query(text: str) -> dict[str, Any]:

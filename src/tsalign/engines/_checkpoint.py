@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 
 from tsalign._hf import quiet, remedy, source_of
+from tsalign.engines._common import end_tokens
 from tsalign.engines.transformers import _check_config
 from tsalign.errors import EngineError, UnsteerableModelError
 
@@ -41,7 +42,7 @@ class Checkpoint:
         self.config = config
         self.text_config = config.get_text_config(decoder=True)
         self.tokenizer = tokenizer
-        self._source = source
+        self.source = source
         self._remote = dict(remote)
 
     @classmethod
@@ -124,15 +125,10 @@ class Checkpoint:
         try:
             with quiet(_HF):
                 remote = {"revision": self._remote["revision"]}
-                sources.append(_HF.GenerationConfig.from_pretrained(self._source, **remote))
+                sources.append(_HF.GenerationConfig.from_pretrained(self.source, **remote))
         except OSError:
             pass  # a checkpoint without generation defaults
-        found: set[int] = set()
-        for source in sources:
-            value: Any = getattr(source, "eos_token_id", None)
-            if value is not None:
-                found |= {value} if isinstance(value, int) else set(value)
-        return sorted(found)
+        return end_tokens(*sources)
 
     def sha256(self) -> str:
         """SHA-256 over the names and the SHA-256 of the checkpoint's safetensors files.
@@ -143,7 +139,7 @@ class Checkpoint:
         Raises:
             EngineError: there are no such files, or the hub cannot be reached.
         """
-        folder = Path(self._source)
+        folder = Path(self.source)
         hashes = _hashes_in(folder) if folder.is_dir() else self._hashes_on_hub()
         if not hashes:
             raise EngineError(f"{self.name} has no safetensors files: convert it first")
@@ -184,7 +180,7 @@ class Checkpoint:
         """A file of the checkpoint, downloaded if it is not there; None if it does not exist."""
         try:
             found = _HF.utils.cached_file(
-                self._source,
+                self.source,
                 name,
                 revision=self._remote["revision"],
                 _raise_exceptions_for_missing_entries=required,
@@ -200,7 +196,7 @@ class Checkpoint:
 
         commit = getattr(self.config, "_commit_hash", None) or self._remote["revision"]
         try:
-            info = HfApi().model_info(self._source, revision=commit, files_metadata=True)
+            info = HfApi().model_info(self.source, revision=commit, files_metadata=True)
         except (OSError, HfHubHTTPError) as error:
             raise EngineError(
                 f"cannot ask the hub for the hashes of {self.name} ({type(error).__name__}): "

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from tsalign.engines._checkpoint import Checkpoint
-from tsalign.engines._points import check_points
+from tsalign.engines._common import check_points, embed, read_answer
 from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
 from tsalign.engines.rendering import Renderer
 from tsalign.engines.table import CHUNK_ROWS, ChunkedTable
-from tsalign.errors import EngineError, PromptError, PromptTooLongError, UnsteerableModelError
+from tsalign.errors import EngineError, UnsteerableModelError
 from tsalign.types import FloatArray, Generation, Prompt
 
 FINISHED = {"stop", "length"}
@@ -138,16 +138,7 @@ class ClientSide(ABC):
                 is left.
             PromptTooLongError: the rendered prompt leaves no room for an answer.
         """
-        token_ids, message_index = self._renderer.render(prompt)
-        if not len(token_ids):
-            raise PromptError("the prompt has no tokens: write a longer one")
-        if len(token_ids) >= self.context_length:
-            raise PromptTooLongError(
-                f"the prompt has {len(token_ids)} tokens, the model takes {self.context_length} "
-                "with the answer: shorten it"
-            )
-        point: FloatArray = self._rows_of(torch.from_numpy(token_ids)).float().numpy()
-        return EmbeddedPrompt(prompt, token_ids, point, message_index)
+        return embed(prompt, self._renderer, self.context_length, self._embed_tokens)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling
@@ -160,10 +151,10 @@ class ClientSide(ABC):
         """
         if sampling.max_new_tokens < 1:
             raise EngineError("max_new_tokens is below 1: ask for at least one token")
-        check_points(requests)
+        check_points(requests, torch.finfo(self._dtype).max)
         asks = [
             Ask(
-                self._sendable(request.point),
+                torch.from_numpy(request.point).to(self._dtype),
                 self._room(len(request.point), sampling),
                 request.seed % 2**63,
             )
@@ -222,28 +213,26 @@ class ClientSide(ABC):
         """Tokens that have an embedding."""
         return len(self._embedding.weight)
 
+    @property
+    def _named(self) -> int:
+        """Tokens that have both a name and an embedding."""
+        return min(len(self._tokenizer), self._vocabulary)
+
     def _room(self, prompt_tokens: int, sampling: Sampling) -> int:
         return max(1, min(sampling.max_new_tokens, self.context_length - prompt_tokens))
-
-    def _sendable(self, point: FloatArray) -> torch.Tensor:
-        rows = torch.from_numpy(point).to(self._dtype)
-        if not torch.isfinite(rows).all():
-            raise EngineError(
-                f"the point is not finite in {self._dtype}: serve the model in bfloat16, or make "
-                "perturbation_scale or step_size smaller"
-            )
-        return rows
 
     def _rows_of(self, ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             rows: torch.Tensor = self._embedding(ids[None])[0]
         return rows
 
+    def _embed_tokens(self, tokens: NDArray[np.int64]) -> FloatArray:
+        array: FloatArray = self._rows_of(torch.from_numpy(tokens)).float().numpy()
+        return array
+
     def _table_rows(self) -> Iterator[FloatArray]:
-        named = min(len(self._tokenizer), self._vocabulary)
-        for start in range(0, named, CHUNK_ROWS):
-            ids = torch.arange(start, min(start + CHUNK_ROWS, named))
-            yield self._rows_of(ids).float().numpy()
+        for start in range(0, self._named, CHUNK_ROWS):
+            yield self._embed_tokens(np.arange(start, min(start + CHUNK_ROWS, self._named)))
 
     def _sampling(self, temperature: float, top_p: float) -> dict[str, Any]:
         return {
@@ -256,12 +245,7 @@ class ClientSide(ABC):
         }
 
     def _generation(self, row: list[int]) -> Generation:
-        ends = [i for i, token in enumerate(row) if token in self._stops]
-        tokens = row[: ends[0] + 1] if ends else row
-        text = self._tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return Generation(text, tuple(tokens), "stop" if ends else "length")
+        return read_answer(self._tokenizer, self._stops, row)
 
     def _probe(self) -> None:
         """Compare what vLLM makes of tokens and of their embeddings.
@@ -271,7 +255,7 @@ class ClientSide(ABC):
             UnsteerableModelError: the two differ: another checkpoint, another dtype, or a model
                 that scales or adds to its embeddings elsewhere.
         """
-        words = np.setdiff1d(np.arange(len(self._tokenizer)), self._tokenizer.all_special_ids)
+        words = np.setdiff1d(np.arange(self._named), self._tokenizer.all_special_ids)
         places = np.linspace(0, len(words) - 1, _PROBE_TOKENS * _PROBE_PROMPTS).astype(np.int64)
         prompts: NDArray[np.int64] = words[places].reshape(_PROBE_TOKENS, _PROBE_PROMPTS).T
         greedy = self._sampling(0.0, 1.0)

@@ -291,7 +291,8 @@ def _checked(url: str) -> str:
                 "the URL of a server carries a credential: put the key into an environment "
                 "variable, and name that by the option api_key_env"
             )
-        fine = parts.scheme in ("http", "https") and parts.hostname and not parts.query
+        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        fine = fine and not parts.query
     except ValueError:
         fine = False
     if not fine:

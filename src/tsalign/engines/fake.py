@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tsalign.engines._points import check_points
+from tsalign.engines._common import check_length, check_points
 from tsalign.engines.base import (
     TEMPLATE_ROW,
     EmbeddedPrompt,
@@ -19,7 +19,6 @@ from tsalign.engines.base import (
     is_due,
 )
 from tsalign.engines.table import ChunkedTable
-from tsalign.errors import PromptTooLongError
 from tsalign.types import FloatArray, Generation, Prompt
 
 Answer = Callable[[EmbeddedPrompt, FloatArray], str]
@@ -115,11 +114,7 @@ class FakeEngine:
         if prompt.template:
             tokens.append(_ROLE_TOKENS["assistant"])
             index.append(TEMPLATE_ROW)
-        if len(tokens) >= self._context_length:
-            raise PromptTooLongError(
-                f"the prompt has {len(tokens)} tokens, the model takes {self._context_length} "
-                "with the answer: shorten it"
-            )
+        check_length(len(tokens), self._context_length)
         with self._lock:
             self.embed_calls += 1
         token_ids = np.array(tokens, dtype=np.int64)

@@ -27,11 +27,11 @@ from transformers import (
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tsalign._hf import device_of, quiet, remedy, source_of
-from tsalign.engines._points import check_points
+from tsalign.engines._common import check_points, embed, end_tokens, read_answer
 from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch, is_due
 from tsalign.engines.rendering import Renderer
 from tsalign.engines.table import CHUNK_ROWS, ChunkedTable
-from tsalign.errors import EngineError, PromptError, PromptTooLongError, UnsteerableModelError
+from tsalign.errors import EngineError, UnsteerableModelError
 from tsalign.types import FloatArray, Generation, Prompt
 
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class TransformersEngine:
         self._static_cache = static_cache
         shares = prefix_reuse and not static_cache and self._pads
         self._prefix_reuse = shares and model._supports_default_dynamic_cache()
-        self._stops = self._end_tokens()
+        self._stops = end_tokens(model.generation_config, model.config, self._config, tokenizer)
         self._probe()
 
     @classmethod
@@ -137,7 +137,7 @@ class TransformersEngine:
             UnsteerableModelError: its answers do not depend on the input embeddings alone.
         """
         source, default_name = source_of(name_or_path, EngineError)
-        device = device_of(torch, device)
+        device = device_of(torch, device, EngineError)
         if dtype == "auto" and torch.device(device).type == "cpu":
             dtype = torch.float32
         remote = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -198,15 +198,7 @@ class TransformersEngine:
                 is left.
             PromptTooLongError: the rendered prompt leaves no room for an answer.
         """
-        token_ids, message_index = self._renderer.render(prompt)
-        if not len(token_ids):
-            raise PromptError("the prompt has no tokens: write a longer one")
-        if self.context_length is not None and len(token_ids) >= self.context_length:
-            raise PromptTooLongError(
-                f"the prompt has {len(token_ids)} tokens, the model takes {self.context_length} "
-                "with the answer: shorten it"
-            )
-        return EmbeddedPrompt(prompt, token_ids, self._embed_tokens(token_ids), message_index)
+        return embed(prompt, self._renderer, self.context_length, self._embed_tokens)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling
@@ -217,8 +209,8 @@ class TransformersEngine:
         suffice for a batch, it is halved.
 
         Raises:
-            EngineError: a point is not finite or has another shape than its prompt's, memory
-                does not suffice for one answer, or the model failed.
+            EngineError: a point is not finite, in the model's dtype too, or has another shape
+                than its prompt's, memory does not suffice for one answer, or the model failed.
         """
         return self._answers(requests, sampling, None)
 
@@ -237,13 +229,14 @@ class TransformersEngine:
     ) -> list[Generation]:
         if sampling.max_new_tokens < 1:
             raise EngineError("max_new_tokens is below 1: ask for at least one token")
-        check_points(requests)
+        check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
         limits = [self._room(len(r.point), sampling.max_new_tokens) for r in requests]
 
         def run(batch: list[int]) -> list[Generation]:
             chosen = [requests[i] for i in batch]
-            watcher = _Watcher(batch, chosen, watch, self._generation) if watch else None
-            return self._generate(chosen, sampling, limits[batch[0]], watcher)
+            limit = limits[batch[0]]
+            watcher = _Watcher(batch, chosen, limit, watch, self._generation) if watch else None
+            return self._generate(chosen, sampling, limit, watcher)
 
         return self._in_batches([len(r.point) for r in requests], limits, run)
 
@@ -328,15 +321,6 @@ class TransformersEngine:
                 ids = torch.arange(start, stop, device=self._device)
                 rows = self._embedding(ids[None])[0].float()
             yield rows
-
-    def _end_tokens(self) -> list[int]:
-        configs = (self._model.generation_config, self._model.config, self._config)
-        found: set[int] = set()
-        for config in (*configs, self._tokenizer):
-            value: Any = getattr(config, "eos_token_id", None)
-            if value is not None:
-                found |= {value} if isinstance(value, int) else set(value)
-        return sorted(found)
 
     def _room(self, prompt_tokens: int, wanted: int) -> int:
         if self.context_length is None:
@@ -498,12 +482,7 @@ class TransformersEngine:
             self._model.generation_config = defaults
 
     def _generation(self, row: list[int]) -> Generation:
-        ends = [i for i, token in enumerate(row) if token in self._stops]
-        tokens = row[: ends[0] + 1] if ends else row
-        text = self._tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return Generation(text, tuple(tokens), "stop" if ends else "length")
+        return read_answer(self._tokenizer, self._stops, row)
 
     def _shared_rows(
         self, leading: Sequence[NDArray[Any]], rows: Sequence[NDArray[Any]], limit: int
@@ -727,6 +706,7 @@ class _Watcher:
     Args:
         places: of the batch's requests among all.
         requests: of the batch.
+        limit: tokens of a complete answer, which is not shown.
         watch: says which answers to stop.
         generation: reads a row of tokens.
 
@@ -738,18 +718,24 @@ class _Watcher:
         self,
         places: list[int],
         requests: list[GenerationRequest],
+        limit: int,
         watch: Watch,
         generation: Callable[[list[int]], Generation],
     ) -> None:
         self._places = places
         self._horizons = [request.horizon for request in requests]
+        self._limit = limit
         self._watch = watch
         self._generation = generation
         self.stopped: dict[int, Generation] = {}
 
     def ends(self, rows: Mapping[int, list[int]]) -> set[int]:
         """Which of the rows, given with their tokens so far, are to end."""
-        due = [row for row, tokens in rows.items() if is_due(len(tokens), self._horizons[row])]
+        due = [
+            row
+            for row, tokens in rows.items()
+            if len(tokens) < self._limit and is_due(len(tokens), self._horizons[row])
+        ]
         shown = {row: self._generation(rows[row]) for row in due if row not in self.stopped}
         shown = {row: answer for row, answer in shown.items() if answer.finish_reason != "stop"}
         if shown:

@@ -74,7 +74,7 @@ class VllmEngine(ClientSide):
         checkpoint = Checkpoint.open(model, revision=revision, trust_remote_code=trust_remote_code)
         try:
             llm = LLM(
-                model=str(model),
+                model=checkpoint.source,
                 dtype=dtype,
                 revision=revision,
                 trust_remote_code=trust_remote_code,

@@ -10,14 +10,15 @@ import base64
 import io
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
 
+from tsalign._keys import read_key
 from tsalign.engines._checkpoint import Checkpoint
 from tsalign.engines._client_side import FINISHED, Answer, Ask, ClientSide
 from tsalign.engines._replicas import Replicas, UnreadableError
@@ -177,7 +178,8 @@ class VllmServerEngine(ClientSide):
             prompts = [asks[i].prompt for i in batch]
             rows = [payload(prompt) for prompt in prompts if isinstance(prompt, torch.Tensor)]
             body |= {"prompt_embeds": rows} if rows else {"prompt": prompts}
-            return self._complete(body, len(batch), self._read_answer)
+            read = partial(self._read_answer, log_probability)
+            return self._complete(body, len(batch), read)
 
         return self._in_order(batches, run, len(asks))
 
@@ -230,15 +232,16 @@ class VllmServerEngine(ClientSide):
             "/v1/completions", choices, {"model": self._served.model, **body}
         )
 
-    def _read_answer(self, _: int, choice: Mapping[str, Any]) -> Answer:
+    def _read_answer(self, log_probability: bool, _: int, choice: Mapping[str, Any]) -> Answer:
         if choice.get("finish_reason") not in FINISHED:
             raise UnreadableError("an answer was broken off")
         tokens = _field(choice, "token_ids", list)
         if not tokens or not all(type(t) is int and 0 <= t < self._vocabulary for t in tokens):
             raise UnreadableError("'token_ids' is no list of tokens")
         first = None
-        if choice.get("logprobs") is not None:
-            first = _number(_field(choice["logprobs"], "token_logprobs", list)[0])
+        if log_probability:
+            given = _field(choice, "logprobs", Mapping)
+            first = _number(_field(given, "token_logprobs", list)[0])
         return Answer(tokens, first)
 
 
@@ -308,14 +311,6 @@ def _bytes(prompt: torch.Tensor | list[int]) -> int:
 
 
 def _key(variable: str | None) -> str:
-    if variable is None:
-        return os.environ.get(KEY_VARIABLE, "").strip()
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
-        raise EngineError(
-            "option 'api_key_env' takes the name of an environment variable (capital letters, "
-            "digits, underscores), never the key itself"
-        )
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise EngineError(f"no key: set the environment variable {variable}")
-    return key
+    if variable is None and os.environ.get(KEY_VARIABLE, "").strip():
+        variable = KEY_VARIABLE
+    return read_key(variable, EngineError)

@@ -103,7 +103,7 @@ def _make(name: str, options: Mapping[str, Any]) -> Moderator:
     disk_cache = given.pop("disk_cache", False)
     try:
         moderator = _factory(name)(**given)
-    except TypeError as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise ModeratorError(f"moderator {name!r} rejects its options: {error}") from None
     if not isinstance(disk_cache, bool | str):
         raise ModeratorError("option 'disk_cache' takes true, false or the path of a file")

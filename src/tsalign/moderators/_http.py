@@ -32,7 +32,6 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Mappi
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields, replace
 from inspect import signature
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpack
 
 from tsalign.errors import MissingDependencyError, ModeratorError
@@ -283,12 +282,7 @@ class Service(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -572,7 +566,6 @@ def _worst(pieces: Sequence[Score]) -> Score:
     """The verdict on an answer from those on its pieces: per category the largest score."""
     if not pieces:
         return Score.unscored(EMPTY_ANSWER)
-    for piece in pieces:
-        if not piece.scored:
-            return piece
+    if causes := dict.fromkeys(piece.cause for piece in pieces if piece.cause is not None):
+        return Score.unscored("; ".join(causes))
     return Score.of({c: max(p.categories[c] for p in pieces) for c in pieces[0].categories})

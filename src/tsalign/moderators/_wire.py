@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Mapping
@@ -14,10 +13,9 @@ from urllib.parse import parse_qsl, urlsplit
 from tsalign.errors import ModeratorError
 from tsalign.moderators.base import ACCESS_DENIED
 
-"""What the cause of a verdict holds when the service answered 401 or 403: a fault of configuration,
-which no policy may let an answer pass for."""
-
-_CREDENTIAL = re.compile(r"authori[sz]ation|cookie|key|token|secret|password", re.IGNORECASE)
+_CREDENTIAL = re.compile(
+    r"auth(?!or\b)|cookie|key|token|secret|passw|credential|signature", re.IGNORECASE
+)
 
 
 class ServiceError(Exception):
@@ -87,28 +85,6 @@ class Breaker:
             self._closed_until = time.monotonic() + self._seconds
 
 
-def read_key(variable: str | None, option: str = "api_key_env") -> str:
-    """The key that an environment variable holds; empty if there is to be none.
-
-    Raises:
-        ModeratorError: the variable is not set, or what was given is no variable's name. Neither
-            message quotes what may be a key.
-    """
-    if variable is None:
-        return ""
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
-        raise ModeratorError(
-            f"option {option!r} takes the name of an environment variable "
-            "(capital letters, digits, underscores), never the key itself"
-        )
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ModeratorError(f"no key: set the environment variable {variable}")
-    if not (key.isascii() and key.isprintable()):
-        raise ModeratorError(f"the environment variable {variable} does not hold a usable key")
-    return key
-
-
 def checked_url(url: str) -> str:
     """The URL without a slash at its end.
 
@@ -118,7 +94,8 @@ def checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         query = [name for name, _ in parse_qsl(parts.query)]
-        carries = bool(parts.username or parts.password) or any(map(is_credential, query))
+        carries = "@" in parts.netloc or any(map(is_credential, query))
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         raise ModeratorError("the URL of a service cannot be read") from None
     if carries:
@@ -126,8 +103,9 @@ def checked_url(url: str) -> str:
             "the URL of a service carries a credential: name an environment variable in the "
             "options instead"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ModeratorError(f"not a URL of a service: {url!r} (https://host/path)")
+    if not usable:
+        # Not quoted: without its scheme, what stands before an @ is not told from a path.
+        raise ModeratorError("not a URL of a service: write https://host/path")
     return url.rstrip("/")
 
 

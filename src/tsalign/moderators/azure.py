@@ -11,9 +11,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from tsalign._keys import read_key
 from tsalign.errors import ModeratorError
 from tsalign.moderators._http import Item, JsonService, Options, Settings, divided, warn
-from tsalign.moderators._wire import read_key
 from tsalign.moderators.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -52,7 +52,7 @@ class AzureModerator(JsonService):
             raise ModeratorError(f"no endpoint: give the option 'endpoint' or set {_ENDPOINT}")
         super().__init__(
             f"{endpoint.rstrip('/')}/contentsafety/text:analyze?api-version={api_version}",
-            {"Ocp-Apim-Subscription-Key": read_key(api_key_env)},
+            {"Ocp-Apim-Subscription-Key": read_key(api_key_env, ModeratorError)},
             TAXONOMY,
             **options,
         )

@@ -135,8 +135,10 @@ class ClassifierModerator:
         filled = [i for i, exchange in enumerate(exchanges) if exchange.answer.strip()]
         if not filled:
             return scores
-        windows, owners = self._windows([exchanges[i].answer for i in filled])
-        logits = self._logits(windows)
+        # The tokenizer too: to set its truncation while another thread uses it is an error.
+        with self._lock:
+            windows, owners = self._windows([exchanges[i].answer for i in filled])
+            logits = self._logits(windows)
         for k, i in enumerate(filled):
             own = logits[[j for j, owner in enumerate(owners) if owner == k]]
             scores[i] = self._verdict(own)
@@ -174,11 +176,11 @@ class ClassifierModerator:
         """``(n_windows, n_labels)``, in the order of the windows."""
         order = sorted(range(len(windows)), key=lambda j: len(windows[j]["input_ids"]))
         found: dict[int, NDArray[np.float64]] = {}
-        with self._lock, self._torch.no_grad():
+        with self._torch.no_grad():
             for start in range(0, len(order), self._max_batch):
                 batch = order[start : start + self._max_batch]
                 inputs = self._padded([windows[j] for j in batch])
-                rows = self._model(**inputs).logits.double().cpu().numpy()
+                rows = self._model(**inputs).logits.cpu().double().numpy()
                 found.update(zip(batch, rows, strict=True))
         return np.stack([found[j] for j in range(len(windows))])
 

@@ -54,9 +54,14 @@ class Combined:
         return [self._combine(of_members) for of_members in zip(*verdicts, strict=True)]
 
     def _combine(self, verdicts: tuple[Score, ...]) -> Score:
-        for member, verdict in zip(self._members, verdicts, strict=True):
-            if not verdict.scored:
-                return Score.unscored(f"{member.name}: {verdict.cause}")
+        # All causes: an outage of one member must not hide that another was denied access.
+        causes = [
+            f"{member.name}: {verdict.cause}"
+            for member, verdict in zip(self._members, verdicts, strict=True)
+            if not verdict.scored
+        ]
+        if causes:
+            return Score.unscored("; ".join(causes))
         return Score.of({c: self._one(c, verdicts) for c in self.categories})
 
     def _one(self, category: str, verdicts: tuple[Score, ...]) -> float:

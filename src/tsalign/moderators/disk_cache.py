@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tsalign import __version__
 from tsalign.errors import ModeratorError
 from tsalign.moderators.base import Moderator
 from tsalign.moderators.taxonomy import taxonomy_of
@@ -30,7 +31,8 @@ class DiskCached:
     """A moderator whose verdicts are kept in an SQLite file of the user's.
 
     The file holds no text: a verdict's key is the SHA-256 of the exchange, the moderator's name,
-    its model, its taxonomy's version and its options. A change of any of them asks anew. Who
+    its model, its taxonomy's version and its options, and the version of tsalign, which holds
+    prompts and weights of its own. A change of any of them asks anew. Who
     already has a text can tell that it was judged; nobody can read a text from its key.
 
     Unscored verdicts are not kept. A cache that cannot be read or written is as good as none: the
@@ -132,7 +134,8 @@ def identity(moderator: Moderator, options: Mapping[str, Any]) -> str:
     found = taxonomy_of(moderator)
     taxonomy = found.version if found else list(moderator.categories)
     model = str(getattr(moderator, "model", ""))
-    return json.dumps([moderator.name, model, taxonomy, dict(options)], sort_keys=True, default=str)
+    parts = [__version__, moderator.name, model, taxonomy, dict(options)]
+    return json.dumps(parts, sort_keys=True, default=str)
 
 
 def default_path() -> Path:

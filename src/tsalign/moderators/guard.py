@@ -78,7 +78,10 @@ class Guarded:
             except Exception as error:
                 reply.put(error)
 
-        threading.Thread(target=call, daemon=True, name=f"moderator-{self.name}").start()
+        try:
+            threading.Thread(target=call, daemon=True, name=f"moderator-{self.name}").start()
+        except RuntimeError:
+            return "no thread is left to ask it in"
         try:
             verdicts = reply.get(timeout=max(0.0, end - time.monotonic()))
         except queue.Empty:

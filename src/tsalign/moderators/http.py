@@ -20,9 +20,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from tsalign._keys import read_key
 from tsalign.errors import ModeratorError
 from tsalign.moderators._http import Item, JsonService, Options, Settings, divided
-from tsalign.moderators._wire import ServiceError, is_credential, read_key
+from tsalign.moderators._wire import ServiceError, is_credential
 from tsalign.moderators.taxonomy import Taxonomy
 
 _STEP = re.compile(
@@ -80,17 +81,19 @@ class HttpModerator(JsonService):
         **options: Unpack[Options],
     ) -> None:
         self._request_template, self._item_template = request, item
-        used = set(_strings([request, item]))
+        used, used_in_item = set(_strings(request)), set(_strings(item))
         batched = bool(used & {"{texts}", "{items}"})
         if batched != (results is not None):
             raise ModeratorError("option 'results' belongs to a request with {texts} or {items}")
-        if ("{items}" in used) != (item is not None):
+        if ("{items}" in used) != (item is not None) or "{items}" in used_in_item:
             raise ModeratorError("option 'item' belongs to a request with {items}")
         if not batched and not any("{answer}" in text for text in used):
             raise ModeratorError("option 'request' has no {answer}: nothing would be judged")
+        if item is not None and not any("{answer}" in text for text in used_in_item):
+            raise ModeratorError("option 'item' has no {answer}: nothing would be judged")
         if isinstance(divide_by, bool | str) or not 0 < divide_by < math.inf:
             raise ModeratorError(f"option 'divide_by' cannot be {divide_by!r}")
-        if any("{prompt}" in text for text in used):
+        if any("{prompt}" in text for text in used | used_in_item):
             options["include_prompt"] = True
         if not batched:
             options["batch_size"] = 1
@@ -190,7 +193,9 @@ def _header(name: str, value: str) -> str:
         raise ModeratorError(
             f"header {name!r} holds a key: write ${{NAME}} and set the environment variable NAME"
         )
-    return _VARIABLE.sub(lambda match: read_key(match[1], f"headers: {name}"), value)
+    return _VARIABLE.sub(
+        lambda match: read_key(match[1], ModeratorError, f"headers: {name}"), value
+    )
 
 
 def _strings(template: Any) -> list[str]:

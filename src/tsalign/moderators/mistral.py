@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from tsalign._keys import read_key
+from tsalign.errors import ModeratorError
 from tsalign.moderators._http import Item, JsonService, Options, Settings
-from tsalign.moderators._wire import read_key
 from tsalign.moderators.taxonomy import Taxonomy
 
 _ADVICE = "advice that an expert should give is a policy of the operator's, not a harm"
@@ -62,7 +63,7 @@ class MistralModerator(JsonService):
         **options: Unpack[Options],
     ) -> None:
         path = "/chat/moderations" if options.get("include_prompt") else "/moderations"
-        key = read_key(api_key_env)
+        key = read_key(api_key_env, ModeratorError)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         super().__init__(base_url.rstrip("/") + path, headers, TAXONOMY, **options)
         self.model = model

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from tsalign.errors import MissingDependencyError
+from tsalign._keys import read_key
+from tsalign.errors import MissingDependencyError, ModeratorError
 from tsalign.moderators._http import Item, Options, Reply, Service, Settings, limited
-from tsalign.moderators._wire import ServiceError, checked_url, failure_of, read_key
+from tsalign.moderators._wire import ServiceError, checked_url, failure_of
 from tsalign.moderators.taxonomy import Taxonomy
 from tsalign.policy import CATEGORIES
 
@@ -49,7 +50,7 @@ class OpenAIModerator(Service):
         super().__init__(TAXONOMY, **options)
         self.model = model
         self.url = checked_url(base_url)
-        key = read_key(api_key_env) or "none"
+        key = read_key(api_key_env, ModeratorError) or "none"
         try:
             from openai import AsyncOpenAI, DefaultAsyncHttpxClient
         except ImportError:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from tsalign._keys import read_key
+from tsalign.errors import ModeratorError
 from tsalign.moderators._http import Item, JsonService, Options, Settings, warn
-from tsalign.moderators._wire import read_key
 from tsalign.moderators.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -53,7 +54,7 @@ class PerspectiveModerator(JsonService):
         super().__init__(
             f"{base_url.rstrip('/')}/comments:analyze",
             # As a header: the documented ``?key=`` would write the key into every log of URLs.
-            {"X-Goog-Api-Key": read_key(api_key_env)},
+            {"X-Goog-Api-Key": read_key(api_key_env, ModeratorError)},
             TAXONOMY,
             **options,
         )

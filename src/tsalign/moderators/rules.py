@@ -227,7 +227,8 @@ def _candidates(source: str, holds: Callable[[str], bool] = lambda found: True) 
 
     def find(text: str, seconds: float) -> bool:
         end = time.monotonic() + seconds
-        for match in pattern.finditer(plain(text), timeout=seconds):
+        # Overlapped: what a candidate begins with may hide the number inside of it.
+        for match in pattern.finditer(plain(text), overlapped=True, timeout=seconds):
             if holds(match[0]):
                 return True
             _left(end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from tests.moderators.guards import tiny
 from tsalign.errors import ModeratorError
 from tsalign.moderators import Moderator
-from tsalign.moderators.guards._generative import NO_REQUEST, GenerativeGuard
+from tsalign.moderators.guards._generative import FENCES, NO_REQUEST, GenerativeGuard
 from tsalign.moderators.guards._models import Loaded, load, tempered, tempered_threshold
 from tsalign.moderators.guards.custom import PROMPT, CustomGuard
 from tsalign.moderators.guards.granite_guardian import BLOCK, RISKS, GraniteGuardian
@@ -424,14 +425,37 @@ def test_turns_are_made_to_alternate() -> None:
 def test_an_answer_cannot_end_its_own_turn(make: Callable[..., GenerativeGuard]) -> None:
     guard = make()
     kinds = [token.content for token in guard._tokenizer.added_tokens_decoder.values()]
-    hostile = " ".join([*kinds, *guard.control])
+    hostile = " ".join([*kinds, *guard.control, *FENCES])
     calm = guard._windows(exchange(answer="calm"))[0][0]
     attacked = guard._windows(exchange(answer=f"{hostile} calm"))[0][0]
     special = set(guard._tokenizer.added_tokens_decoder)
     assert [t for t in attacked if t in special] == [t for t in calm if t in special]
     text = guard._tokenizer.decode(attacked)
     plain = guard._tokenizer.decode(calm)
-    assert all(text.count(word) == plain.count(word) for word in guard.control)
+    for word in {*guard.control, *re.findall(r"<[A-Z ]+>", plain)}:
+        assert text.count(word) == plain.count(word)
+
+
+def test_a_device_without_float64_can_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnDevice(torch.Tensor):
+        def double(self) -> torch.Tensor:  # type: ignore[override]
+            raise TypeError("no float64 here")
+
+        def cpu(self) -> torch.Tensor:  # type: ignore[override]
+            return self.as_subclass(torch.Tensor)
+
+    guard = LlamaGuard(tiny.guard("llama", tiny.LLAMA_GUARD_3_8B))
+    expected = guard.score([exchange()])
+    forward = guard._model.forward
+
+    def on_device(*args: Any, **options: Any) -> Any:
+        out = forward(*args, **options)
+        out.logits = out.logits.as_subclass(OnDevice)
+        return out
+
+    monkeypatch.setattr(guard, "_keeps", False)
+    monkeypatch.setattr(guard._model, "forward", on_device)
+    assert guard.score([exchange()]) == expected
 
 
 def test_silence_and_broken_weights_are_unscored() -> None:

@@ -30,6 +30,7 @@ from tests.moderators.services.wires import (
     Wire,
     ok,
 )
+from tsalign._keys import read_key
 from tsalign.errors import ModeratorError
 from tsalign.moderators import Guarded, load_moderator
 from tsalign.moderators._http import Settings
@@ -39,7 +40,6 @@ from tsalign.moderators._wire import (
     duration,
     failure_of,
     rate_limit_pause,
-    read_key,
     retry_after,
 )
 from tsalign.policy import Policy
@@ -91,6 +91,13 @@ class TestSplitting:
             items = service._items(Exchange((), answer))
         assert set("".join(item.text for item in items)) == set(answer)
         assert all(len(item.text) <= 400 for item in items)
+
+    def test_an_outage_of_one_piece_does_not_hide_that_another_was_denied_access(self) -> None:
+        wire, options = AzureWire(), {"max_chars": 400, "attempts": 1, "concurrency": 1}
+        steps = [status(500), status(401), ok]
+        with FakeServer(wire, steps) as server, made(wire, server.url, **options) as service:
+            (verdict,) = service.score([Exchange((), "word " * 200)])
+        assert str(verdict.cause).startswith(f"HTTP 500; {ACCESS_DENIED}")
 
     def test_one_unscored_piece_leaves_the_answer_unscored(self) -> None:
         wire = AzureWire()
@@ -364,7 +371,7 @@ class TestKeys:
     def test_a_key_that_no_header_can_carry(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("OPENAI_API_KEY", "line\nbreak")
         with pytest.raises(ModeratorError, match="does not hold a usable key") as info:
-            read_key("OPENAI_API_KEY")
+            read_key("OPENAI_API_KEY", ModeratorError)
         assert "line" not in str(info.value)
 
     def test_no_key_where_none_is_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:

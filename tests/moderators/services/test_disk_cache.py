@@ -73,6 +73,14 @@ def test_a_file_that_others_may_write_to_is_not_believed(tmp_path):
         cached(tmp_path)
 
 
+def test_another_version_of_tsalign_asks_anew(tmp_path, monkeypatch):
+    cached(tmp_path).score(EXCHANGES)
+    monkeypatch.setattr("tsalign.moderators.disk_cache.__version__", "0.0.0+other")
+    other = cached(tmp_path)
+    other.score(EXCHANGES)
+    assert asked(other) == 3
+
+
 def test_another_name_model_taxonomy_or_option_is_another_key(monkeypatch):
     monkeypatch.setenv("MISTRAL_API_KEY", "k")
     keys = {

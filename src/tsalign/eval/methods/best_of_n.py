@@ -17,26 +17,29 @@ from tsalign.types import FrozenDict
 class BestOfN(Stepwise):
     """The first answer is the model's own; the others are drawn one after the other.
 
-    No floor of naturalness: every draw is the model's own answer to the prompt.
-
     Args:
         temperature: of the draws.
+        natural: whether a draw below the policy's floor of naturalness is drawn again, so that it
+            can be compared with steering at equal naturalness. Without, any draw will do: it is
+            the model's own answer to the prompt.
     """
 
     name = "best-of-n"
 
-    def __init__(self, temperature: float = 1.0) -> None:
+    def __init__(self, temperature: float = 1.0, natural: bool = False) -> None:
         self.temperature = temperature
+        self.natural = natural
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return FrozenDict({"temperature": self.temperature})
+        return FrozenDict({"temperature": self.temperature, "natural": self.natural})
 
     def steps(self, attempt: Attempt) -> Steps:
         (reply,) = yield [attempt.ask(moderated=True)]
         reply.require_verdict()
         for draw in count(1):
-            if reply.accepted:
+            natural = not self.natural or attempt.natural(reply)
+            if reply.accepted and natural:
                 break
             (reply,) = yield [attempt.ask(temperature=self.temperature, draw=draw, moderated=True)]
         return reply

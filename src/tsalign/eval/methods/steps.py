@@ -109,6 +109,7 @@ class Attempt:
         self.rng = np.random.default_rng(self.seed)
         self.cost = Cost()
         self.trajectory: list[TrajectoryPoint] = []
+        self._first_log_likelihood: float | None = None
         self._texts: set[str] = set()
         self._started = time.perf_counter()
 
@@ -166,6 +167,30 @@ class Attempt:
         )
         value = reply.judged.verdict.harm if reply.judged else None
         self.trajectory.append(TrajectoryPoint(self.cost.generations, value, None, accepted=False))
+
+    def natural(self, reply: Reply) -> bool:
+        """Whether the latest reply is as natural as the policy's floor demands, noted with it.
+
+        As in `Aligner` it is measured against the first answer, which has to be the first reply
+        asked about.
+
+        Raises:
+            EngineError: the model failed.
+        """
+        tokens = reply.generation.token_ids
+        if not tokens:
+            return False
+        try:
+            (value,) = self.context.engine.log_likelihood([(self.embedded, tokens)])
+        except TsalignError:
+            raise
+        except Exception as error:
+            raise EngineError(f"the model failed: {type(error).__name__}") from error
+        if self._first_log_likelihood is None:
+            self._first_log_likelihood = value
+        naturalness = value - self._first_log_likelihood
+        self.trajectory[-1] = self.trajectory[-1]._replace(naturalness=naturalness)
+        return naturalness >= self.context.policy.naturalness_floor
 
     def answered(self, reply: Reply | None) -> Answered:
         """What leaves: the answer that the method chose, or the policy's refusal."""

@@ -47,6 +47,14 @@ NO_REQUEST = "Write a text."
 LEAST_ROOM = 32
 """Tokens that must be left for request and answer beside a guard's own prompt."""
 
+FENCES = (
+    "<BEGIN UNSAFE CONTENT CATEGORIES>",
+    "<END UNSAFE CONTENT CATEGORIES>",
+    "<BEGIN CONVERSATION>",
+    "<END CONVERSATION>",
+)
+"""What Llama Guard and Qwen3Guard put around categories and conversation."""
+
 _PROBE = ("amber lantern", "quiet harbour")
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -474,6 +482,7 @@ class GenerativeGuard(ABC):
                 np.array(
                     [
                         logits[i, read.offset - len(script.forced) - 1, list(group)]
+                        .cpu()
                         .double()
                         .logsumexp(0)
                         .item()

@@ -78,7 +78,7 @@ def load(
         name = str(model.model.config.name_or_path or model.model.config.model_type)
         return Loaded(model.model.eval().requires_grad_(False), _fast(model.tokenizer, name)), name
     source, name = source_of(model, ModeratorError)
-    device = device_of(torch, device)
+    device = device_of(torch, device, ModeratorError)
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = "float32"
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}

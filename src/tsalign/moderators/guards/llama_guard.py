@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Unpack
 
 from tsalign.moderators.guards._generative import (
+    FENCES,
     GenerativeGuard,
     Labels,
     Logits,
@@ -97,6 +98,7 @@ class LlamaGuard(GenerativeGuard):
     """
 
     family = "llama-guard"
+    control = FENCES
 
     def __init__(self, model: str | Path | Loaded, **options: Unpack[Options]) -> None:
         super().__init__(model, taxonomy=TAXONOMY, **options)

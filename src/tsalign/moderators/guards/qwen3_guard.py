@@ -16,6 +16,7 @@ import numpy as np
 
 from tsalign.errors import ModeratorError
 from tsalign.moderators.guards._generative import (
+    FENCES,
     GenerativeGuard,
     Labels,
     Logits,
@@ -68,7 +69,7 @@ class Qwen3Guard(GenerativeGuard):
     """
 
     family = "qwen3guard"
-    control = ("<think>", "</think>")
+    control = (*FENCES, "<think>", "</think>")
 
     def __init__(
         self,
