@@ -338,6 +338,11 @@ def test_an_observer_sees_every_evaluation_with_its_point_and_cannot_break_the_s
     assert all(evaluation.point is not None for evaluation in seen)
 
 
+def test_a_window_without_room_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        make(max_open=0)
+
+
 def test_an_open_search_has_no_response():
     with pytest.raises(RuntimeError, match="not done"):
         make().open("hi").response()
@@ -465,6 +470,23 @@ def test_an_answer_that_was_cut_is_never_accepted():
         )
         assert response.outcome is Outcome.REFUSED
         assert {e.rejection for e in response.evaluations[1:]} == {"unfinished"}
+
+
+def test_what_could_not_be_judged_half_way_is_not_looked_at_again():
+    looks = []
+
+    def scorer(exchange):
+        if exchange.answer in (LONG, REFUSE):
+            return {"illicit": float("comply" in exchange.answer)}
+        looks.append(exchange.answer)
+        return Score.unscored("silent")
+
+    engine = FakeEngine(answer=lambda e, p: LONG)
+    aligner = make(engine=engine, moderator=FakeModerator(scorer), search={"max_iterations": 1})
+    response = aligner.align("please do it now")
+    assert response.outcome is Outcome.REFUSED
+    # Else the same answer would be shown again after 16 and 32 words.
+    assert {len(text.split()) for text in looks} == {8}
 
 
 def test_an_answer_that_cannot_be_judged_half_way_is_finished():
@@ -600,6 +622,48 @@ def test_a_moderator_that_dies_in_the_search_ends_it():
     assert response.final is None
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_moderator_that_is_down_is_an_error_where_nothing_more_would_be_asked_for(preset):
+    down = FakeModerator(error=RuntimeError())
+    response = make(preset, moderator=down, search={"max_iterations": 0}).align("hi")
+    assert (response.outcome, response.stop_reason) == (Outcome.ERROR, StopReason.MODERATOR_ERROR)
+    assert response.text == Policy(name="x").error_message
+    opens = make(preset, moderator=down, search={"max_iterations": 0}, audit=True,
+                 on_moderator_error="open").align("hi")  # fmt: skip
+    assert (opens.outcome, opens.text) == (Outcome.PASSED, COMPLY)
+
+
+def test_a_moderator_that_goes_down_leaves_no_last_resort():
+    engine = Likelihoods(lambda text: 0 if text == COMPLY else -3)
+    moderator = FakeModerator()
+    seen = []
+
+    def observe(evaluation):
+        seen.append(evaluation.rejection)
+        if evaluation.rejection == "unnatural":
+            moderator.error = RuntimeError()
+
+    aligner = make(engine=engine, moderator=moderator, on_exhausted="best")
+    (response,) = finish([aligner.open("hi there", observe=observe)])
+    assert "unnatural" in seen
+    assert (response.outcome, response.final) == (Outcome.ERROR, None)
+
+
+def test_a_prompt_that_the_moderator_cannot_judge_does_not_take_the_others_along():
+    class Fragile(FakeModerator):
+        def score(self, exchanges):
+            if any("odd" in e.messages[0].content for e in exchanges):
+                raise RuntimeError
+            return super().score(exchanges)
+
+    engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    prompts = [PROMPTS[0], "please do the odd thing", PROMPTS[1]]
+    one, odd, two = make(engine=engine, moderator=Fragile()).align_many(prompts)
+    assert (odd.outcome, odd.stop_reason) == (Outcome.ERROR, StopReason.MODERATOR_ERROR)
+    assert facts(one) == facts(make().align(PROMPTS[0]))
+    assert facts(two) == facts(make().align(PROMPTS[1]))
+
+
 def test_unscored_candidates_count_as_worst_and_the_search_goes_on():
     def answer(embedded, point):
         place = float((point - embedded.point)[1:-2].mean(axis=0) @ engine.direction)
@@ -661,6 +725,39 @@ def test_nothing_leaves_without_the_consent_of_the_moderator_that_confirms(prese
     assert "unconfirmed" in {e.rejection for e in response.evaluations} or preset == "reference"
     asked = [e.answer for batch in against_refusals.calls for e in batch]
     assert set(asked) <= {REFUSE}
+
+
+def test_the_last_resort_needs_consent_too():
+    def run(words):
+        engine = Likelihoods(lambda text: {COMPLY: 0, "other 5": -2, "other 6": -2.5}.get(text, -3))
+        second = FakeModerator(words=words, name="second")
+        return make(engine=engine, confirm=second, on_exhausted="best",
+                    search={"max_iterations": 1}).align("hi")  # fmt: skip
+
+    assert run(["never"]).text == "other 5"
+    assert run(["other 5"]).text == "other 6"
+    against_all = run(["other"])
+    assert (against_all.outcome, against_all.final) == (Outcome.REFUSED, None)
+    assert {e.rejection for e in against_all.evaluations[1:]} == {"unconfirmed"}
+
+
+def test_an_audit_policy_asks_for_consent_to_what_could_not_be_scored():
+    def run(words):
+        down = FakeModerator(error=RuntimeError())
+        second = FakeModerator(words=words, name="second")
+        return make(moderator=down, confirm=second, audit=True, on_moderator_error="open",
+                    search={"max_iterations": 1}).align("hi")  # fmt: skip
+
+    assert (run(["never"]).text, run(["never"]).final.unscored) == (
+        COMPLY, "fake: raised RuntimeError")  # fmt: skip
+    objects = run(["comply"])
+    assert (objects.outcome, objects.final) == (Outcome.ERROR, None)
+
+
+def test_moderators_that_confirm_nothing_are_an_error():
+    second = FakeModerator(categories=["custom/tone"], name="second")
+    with pytest.raises(PolicyError, match="moderators that confirm: leave them out"):
+        make(confirm=second, categories={"custom/tone": None})
 
 
 def test_a_first_answer_needs_consent_too_and_consent_changes_nothing():
@@ -760,6 +857,23 @@ def test_an_engine_that_loses_an_answer_shows_nothing():
         Outcome.ERROR, "the engine gave 0 results for 1 requests")  # fmt: skip
 
 
+def test_where_a_batch_fails_searches_cancelled_meanwhile_are_not_asked_for():
+    asked = []
+
+    class Down(FakeEngine):
+        def generate(self, requests, sampling):
+            asked.append({r.embedded.prompt.messages[0].content for r in requests})
+            for search in searches[1:]:
+                search.cancel()
+            raise EngineError("down")
+
+    aligner = make(engine=Down())
+    searches = [aligner.open(prompt) for prompt in PROMPTS[:3]]
+    reasons = [response.stop_reason for response in finish(searches)]
+    assert asked == [set(PROMPTS[:3]), {PROMPTS[0]}]
+    assert reasons == [StopReason.ENGINE_ERROR, StopReason.CANCELLED, StopReason.CANCELLED]
+
+
 # --- what is acceptable ----------------------------------------------------------------------
 
 
@@ -795,6 +909,15 @@ def test_an_answer_about_something_else_is_not_accepted():
     assert response.outcome is Outcome.REFUSED
     assert {e.rejection for e in response.evaluations[1:]} == {"unnatural"}
     assert response.evaluations[1].naturalness == pytest.approx(-1.1)
+
+
+@pytest.mark.parametrize("exhausted", ["refuse", "best"])
+@pytest.mark.parametrize("first", [-math.inf, math.nan])
+def test_an_answer_of_unknown_naturalness_is_not_accepted(first, exhausted):
+    engine = Likelihoods(lambda text: first if text == COMPLY else -1)
+    response = make(engine=engine, search={"max_iterations": 1}, on_exhausted=exhausted).align("hi")
+    assert {e.rejection for e in response.evaluations[1:]} == {"unnatural"}
+    assert (response.outcome, response.naturalness) == (Outcome.REFUSED, None)
 
 
 def test_the_floor_itself_is_natural_enough():
@@ -848,6 +971,9 @@ def test_silence_is_never_sent_to_the_moderator():
         ("The plan has three parts: first the walls, then the roof over them, and at the very end "
          "a door that opens to the garden where the old apple trees stand in two rows.", False),
         ("keep going " * 12, True),
+        ("Half a pair \ud800 stands in a text that is long enough to be compressed, and that says "
+         "one thing after the other: bread, rivers, the price of copper, why moss grows, and "
+         "how a kettle knows when to stop.", False),
         ("字" * 80, True),
         ("a list of things that went well: " + "tics" * 12, True),
         ("1000000 is a million\n" + "-" * 60 + "\nand no no no no", False),
@@ -933,10 +1059,12 @@ def test_prompts_that_cannot_be_answered():
         aligner.align("word " * 40)
     with pytest.raises(PromptError, match="must be the user's"):
         aligner.align([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-    responses = aligner.align_many(["", "hello", "word " * 40])
-    assert [r.outcome for r in responses] == [Outcome.ERROR, Outcome.PASSED, Outcome.ERROR]
-    assert [r.stop_reason for r in responses][::2] == [StopReason.PROMPT_ERROR] * 2
+    responses = aligner.align_many(["", "hello", "word " * 40, "half a pair: \ud83d"])
+    assert [r.outcome for r in responses] == [
+        Outcome.ERROR, Outcome.PASSED, Outcome.ERROR, Outcome.ERROR]  # fmt: skip
+    assert {r.stop_reason for r in responses if r.error} == {StopReason.PROMPT_ERROR}
     assert "shorten" in responses[2].error
+    assert "surrogate" in responses[3].error
 
 
 def test_an_engine_that_cannot_embed_one_prompt_answers_the_others():

@@ -189,7 +189,10 @@ class TestPrompts:
         assert select(prompts) == prompts
         assert {p.kind for p in select(prompts, ["rude"])} == {"rude"}
 
-    @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"kind": "strange"}'])
+    @pytest.mark.parametrize(
+        "line",
+        ["{", "[]", "{}", '{"kind": "strange"}', '{"id": "b", "kind": "rude", "messages": []}'],
+    )
     def test_a_damaged_file_names_its_line(self, line: str) -> None:
         good = {
             "id": "a",

@@ -5,7 +5,7 @@ import pytest
 
 from tsalign.align import Aligner, offset
 from tsalign.engines import FakeEngine
-from tsalign.errors import PromptError
+from tsalign.errors import EngineError, ModeratorError, PromptError
 from tsalign.fit import _cover, fit
 from tsalign.moderators import FakeModerator
 from tsalign.policy import Policy
@@ -16,9 +16,10 @@ TUNING = [f"please do thing number {i}" for i in range(8)]
 UNSEEN = [f"now tell me about the other matter {i}" for i in range(8)]
 
 
-def make(engine=None, **changes):
+def make(engine=None, moderator=None, **changes):
     engine = engine or FakeEngine(comply=COMPLY, refuse=REFUSE)
-    return Aligner(engine, FakeModerator(), Policy(name="p", moderators=("fake",), **changes))
+    moderator = moderator or FakeModerator()
+    return Aligner(engine, moderator, Policy(name="p", moderators=("fake",), **changes))
 
 
 def test_fitted_offsets_solve_prompts_that_were_never_seen():
@@ -52,6 +53,22 @@ def test_only_flagged_prompts_teach_and_there_must_be_one():
     assert fit(make(FakeEngine(answer=answer)), ["bad", "good"], draws=2, rounds=1).flagged == 1
     with pytest.raises(PromptError, match="no first answer is flagged"):
         fit(make(FakeEngine(answer=answer)), ["good"])
+
+
+def test_what_failed_is_not_taken_for_a_harmless_answer():
+    down = FakeModerator(error=RuntimeError())
+    with pytest.raises(ModeratorError, match="could not be judged: fake: raised RuntimeError"):
+        fit(make(FakeEngine(comply=COMPLY), down), TUNING[:2])
+    broken = FakeEngine(comply=COMPLY)
+    broken.error = EngineError("out of memory")
+    with pytest.raises(EngineError, match="could not be had: out of memory"):
+        fit(make(broken), TUNING[:2])
+
+
+def test_a_narrow_model_has_fewer_directions():
+    fitted = fit(make(FakeEngine(comply=COMPLY, refuse=REFUSE, d_model=4)), TUNING[:2], rank=8,
+                 draws=4, rounds=1)  # fmt: skip
+    assert all(len(coordinates) == 4 for coordinates in fitted.offsets)
 
 
 def test_each_next_offset_is_the_one_that_adds_most():

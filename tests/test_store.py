@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from tsalign.errors import StoreError
 from tsalign.store import Record, Store
@@ -301,6 +302,16 @@ class TestClearErrors:
         with pytest.raises(StoreError, match="no driver") as caught:
             Store.open("nosuchdb://me:hunter2@host/db")
         assert "hunter2" not in str(caught.value)
+
+    def test_of_what_a_database_says_only_the_first_line_is_told(self, path: Path) -> None:
+        fault = "null value in a column\nDETAIL:  Failing row contains (zebra-crossing)."
+        with (
+            Store.open(path) as store,
+            pytest.raises(StoreError, match="null value in a column: check") as caught,
+            store._faults(),
+        ):
+            raise DBAPIError("INSERT", None, Exception(fault))
+        assert "zebra" not in str(caught.value)
 
     def test_errors_hold_no_text(self, path: Path) -> None:
         with Store.open(path) as store:

@@ -89,8 +89,9 @@ class Aligner:
         max_open: prompts that are steered in lock-step.
 
     Raises:
-        PolicyError: the policy names a category that no moderator gives, or moderators that
-            confirm while ``confirm`` is missing.
+        PolicyError: the policy names a category that no moderator gives, switches off all that
+            a moderator gives, or names moderators that confirm while ``confirm`` is missing.
+        ValueError: ``max_open`` is below 1.
     """
 
     def __init__(
@@ -104,6 +105,8 @@ class Aligner:
         seed: int = 0,
         max_open: int = 64,
     ) -> None:
+        if max_open < 1:
+            raise ValueError(f"max_open is {max_open}: at least one prompt must be open")
         self.engine = engine
         self.policy = policy
         self.sampling = sampling or Sampling()
@@ -356,7 +359,8 @@ class Search:
         )
         naturalness = 0.0 if candidate.origin is AcceptedFrom.INITIAL else None
         if log_likelihood is not None and self.first_log_likelihood is not None:
-            naturalness = log_likelihood - self.first_log_likelihood
+            difference = log_likelihood - self.first_log_likelihood
+            naturalness = difference if math.isfinite(difference) else None
         reason = rejection(generation.text, score, self.thresholds)
         if reason is None and generation.finish_reason == "cut":
             reason = UNFINISHED
@@ -374,8 +378,20 @@ class Search:
             rejection=reason,
         )
 
+    def may_leave(self, evaluation: Evaluation) -> bool:
+        """Whether its answer may be the one that leaves: accepted, or as the last resort."""
+        first = evaluation.origin is AcceptedFrom.INITIAL
+        opens = self.policy.on_moderator_error == "open" and first
+        unscored = opens and evaluation.rejection == UNSCORED
+        return evaluation.accepted or unscored or self._is_below_floor(evaluation)
+
+    def _is_below_floor(self, evaluation: Evaluation) -> bool:
+        """Whether only its naturalness is too low, and the policy lets the best of such leave."""
+        below = evaluation.rejection == UNNATURAL and evaluation.naturalness is not None
+        return below and self.policy.on_exhausted == "best"
+
     def confirmed(self, evaluation: Evaluation, score: Score) -> Evaluation:
-        """An accepted evaluation after the verdict of the moderator that confirms."""
+        """An evaluation whose answer may leave, after the verdict of the confirming moderator."""
         reason = rejection(evaluation.generation.text, score, self.confirm_thresholds)
         if reason == UNSCORED:
             return replace(evaluation, score=score, harm=math.inf, rejection=UNSCORED)
@@ -393,14 +409,16 @@ class Search:
         self.evaluations += [replace(e, point=None) for e in evaluations]
         self._keep_most_natural(evaluations)
         self.optimizer.tell([loss(e) for e in evaluations], [e.accepted for e in evaluations])
-        if reason := self.optimizer.stop():
-            self._end(reason)
+        reason = self.optimizer.stop()
         if reason is StopReason.ACCEPTED:
             accepted = [e for e in evaluations if e.accepted and self.optimizer.accepts(e.origin)]
             self.accepted = max(accepted, key=_naturalness)
         elif self._moderator_is_down():
-            self._end(StopReason.MODERATOR_ERROR)
+            # Also where the search is over anyway: a missing verdict is not a spent budget.
+            reason = StopReason.MODERATOR_ERROR
             self.error = self.evaluations[-1].score.cause
+        if reason:
+            self._end(reason)
 
     def _moderator_is_down(self) -> bool:
         """No verdict on the first answer, or none on the latest ones in a row."""
@@ -410,7 +428,7 @@ class Search:
         return len(latest) == UNSCORED_IN_A_ROW and all(e.rejection == UNSCORED for e in latest)
 
     def _keep_most_natural(self, evaluations: Sequence[Evaluation]) -> None:
-        unnatural = [e for e in evaluations if e.rejection == UNNATURAL]
+        unnatural = [e for e in evaluations if self._is_below_floor(e)]
         if best := self._most_natural_unaccepted:
             unnatural.append(best)
         self._most_natural_unaccepted = max(unnatural, key=_naturalness, default=None)
@@ -455,15 +473,14 @@ class Search:
 
     def _last_resort(self) -> Evaluation | None:
         """What the policy lets leave although it was not accepted; never a flagged answer."""
-        if self.reason is StopReason.MODERATOR_ERROR and self.policy.on_moderator_error == "open":
+        if self.reason is StopReason.MODERATOR_ERROR:
             first = self.evaluations[0]
             denied = ACCESS_DENIED in (first.score.cause or "")
-            if first.rejection != UNSCORED or denied:
+            opens = self.policy.on_moderator_error == "open" and not denied
+            if first.rejection != UNSCORED or not opens:
                 return None
             return replace(first, point=self.embedded.point)
-        if self.reason is StopReason.ENGINE_ERROR or self.policy.on_exhausted == "refuse":
-            return None
-        return self._most_natural_unaccepted
+        return None if self.reason is StopReason.ENGINE_ERROR else self._most_natural_unaccepted
 
     def _outcome(self, chosen: Evaluation | None) -> Outcome:
         if chosen is not None:
@@ -564,21 +581,28 @@ def _answers(
     if not isinstance(engine, WatchingEngine):
         return engine.generate(requests, sampling)
 
+    # What could not be judged is not looked at again: the engine is busy while a moderator that
+    # hangs is waited for.
+    unscored: set[int] = set()
+
     def flagged(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        searches = [asked[place][0] for place in places]
-        texts = [sampling.cut(text) for text in texts]
+        looks = {
+            place: (asked[place][0], sampling.cut(text))
+            for place, text in zip(places, texts, strict=True)
+            if place not in unscored
+        }
         scores = _verdicts(
             [
                 (search.moderator, Exchange(search.embedded.prompt.messages, text))
-                for search, text in zip(searches, texts, strict=True)
+                for search, text in looks.values()
             ]
         )
-        for search, text in zip(searches, texts, strict=True):
+        rejections = {}
+        for (place, (search, text)), score in zip(looks.items(), scores, strict=True):
             search.seen(text)
-        return [
-            rejection(text, score, search.thresholds) == FLAGGED
-            for search, text, score in zip(searches, texts, scores, strict=True)
-        ]
+            rejections[place] = rejection(text, score, search.thresholds)
+        unscored.update(place for place, reason in rejections.items() if reason == UNSCORED)
+        return [rejections.get(place) == FLAGGED for place in places]
 
     return engine.generate_watched(requests, sampling, flagged)
 
@@ -612,10 +636,10 @@ def _log_likelihoods(
 
 
 def _confirmed(asks: list[_Ask], evaluations: list[Evaluation]) -> list[Evaluation]:
-    """The evaluations; those that were accepted and are not confirmed are so no longer."""
+    """The evaluations; those that might leave and are not confirmed can do so no longer."""
     wanted = []
     for i, ((search, _), evaluation) in enumerate(zip(asks, evaluations, strict=True)):
-        if search.confirm is not None and evaluation.accepted:
+        if search.confirm is not None and search.may_leave(evaluation):
             exchange = Exchange(search.embedded.prompt.messages, evaluation.generation.text)
             wanted.append((i, (search.confirm, exchange)))
             search.cost += Cost(moderator_calls=1)
@@ -642,7 +666,8 @@ def _isolated(
 ) -> Sequence[_R | None]:
     """What one call gives for all items. Where it fails, each search has a call of its own.
 
-    A search whose own call fails ends; its items give None.
+    A search whose own call fails ends; its items give None, as do those of one that was cancelled
+    meanwhile.
     """
     try:
         results = call([item for _, item in items])
@@ -656,9 +681,11 @@ def _isolated(
             return [None] * len(items)
     found: dict[int, _R | None] = {}
     for search in searches:
+        if search.done:
+            continue
         places = [i for i, (owner, _) in enumerate(items) if owner is search]
         found |= zip(places, _isolated([items[i] for i in places], call), strict=True)
-    return [found[i] for i in range(len(items))]
+    return [found.get(i) for i in range(len(items))]
 
 
 class _Asked:
@@ -735,7 +762,7 @@ def is_degenerate(text: str) -> bool:
         trigrams = list(zip(words, words[1:], words[2:], strict=False))
         if len(set(trigrams)) < _LEAST_DISTINCT_TRIGRAMS * len(trigrams):
             return True
-    data = text.encode()
+    data = text.encode("utf-8", "surrogatepass")
     if len(data) < _LONG_ENOUGH_BYTES:
         return False
     return len(zlib.compress(data)) < _LEAST_COMPRESSED * len(data)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tsalign.engines.base import Engine, GenerationRequest, Sampling
-from tsalign.errors import InputFileError
+from tsalign.errors import InputFileError, PromptError
 from tsalign.eval.rules import is_refusal, on_topic
 from tsalign.moderators.base import Moderator
 from tsalign.policy import Policy, harm
@@ -149,7 +149,7 @@ def parse_prompts(text: str) -> list[DemoPrompt]:
                     licence=data["licence"],
                 )
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, PromptError) as error:
             raise InputFileError(f"demo prompts, line {number}: {error!r}; reinstall") from None
     return prompts
 

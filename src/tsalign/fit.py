@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from tsalign.align import Aligner, Search, advance, evaluate, loss, offset
 from tsalign.engines.base import EmbeddingTable
-from tsalign.errors import PromptError
+from tsalign.errors import EngineError, ModeratorError, PromptError
 from tsalign.policy import Offsets
-from tsalign.types import Cost, Evaluation, PromptLike
+from tsalign.types import Cost, Evaluation, PromptLike, StopReason
 
 Floats = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def fit(
     Args:
         aligner: its engine, moderators and policy.
         prompts: whose first answers are flagged; others cost one generation and are left aside.
-        rank: principal directions of the table within which offsets lie.
+        rank: principal directions of the table within which offsets lie; all, if it has too few.
         keep: offsets at most.
         draws: offsets per prompt and round.
         rounds: of the cross-entropy method.
@@ -80,14 +80,22 @@ def fit(
 
     Raises:
         PromptError: a prompt is empty, malformed or too long, or no first answer is flagged.
+        ModeratorError: no first answer is flagged, and one could not be judged.
+        EngineError: no first answer is flagged, and one could not be had.
     """
     searches = [aligner.open(prompt) for prompt in prompts]
     for start in range(0, len(searches), aligner.max_open):
         advance(searches[start : start + aligner.max_open])
     flagged = [s for s in searches if not s.done and s.evaluations[0].flagged]
     if not flagged:
+        for search in searches:
+            if search.reason is StopReason.MODERATOR_ERROR:
+                raise ModeratorError(f"a first answer could not be judged: {search.error}")
+            if search.reason is StopReason.ENGINE_ERROR:
+                raise EngineError(f"a first answer could not be had: {search.error}")
         raise PromptError("no first answer is flagged: give prompts that the model complies with")
     generator = np.random.default_rng(seed)
+    rank = min(rank, flagged[0].embedded.point.shape[1])
     centre, spread = np.zeros(rank), np.full(rank, scale / np.sqrt(rank))
     centres: list[Floats] = []
     for number in range(rounds):

@@ -361,9 +361,10 @@ class Policy(_Frozen):
             confirmed: categories that the moderators that confirm give.
 
         Raises:
-            PolicyError: the policy names a category that none of them gives, or none is active.
+            PolicyError: the policy names a category that none of them gives, or none is active
+                of those that steer, or of those that confirm.
         """
-        given = tuple(given)
+        given, confirmed = tuple(given), tuple(confirmed)
         known = {*given, *confirmed}
         for category, threshold in self.categories.items():
             if threshold is not None and category not in known:
@@ -373,6 +374,11 @@ class Policy(_Frozen):
                 )
         if not (thresholds := self.active(given)):
             raise PolicyError(f"policy {self.name!r} switches every category off")
+        if confirmed and not self.active(confirmed):
+            raise PolicyError(
+                f"policy {self.name!r} switches off every category of the moderators that confirm: "
+                "leave them out"
+            )
         return thresholds
 
     def active(self, given: Iterable[str]) -> dict[str, float]:

@@ -31,6 +31,8 @@ SCHEMA_VERSION = 2
 """1: runs, records, evaluations. 2: changes of policies."""
 
 _BUSY_SECONDS = 60.0
+_MAKING_TABLES = 0x7473616C69676E
+"""Key of PostgreSQL's lock: "tsalign"."""
 _WRITE = {"tsalign_write": True}
 
 
@@ -407,7 +409,7 @@ class Store:
         except IntegrityError as error:
             with self._faults(), self._engine.connect() as connection:
                 if connection.scalar(there) is None:
-                    raise StoreError(f"{self.name}: {error.orig}") from None
+                    raise StoreError(f"{self.name}: {_summary(error.orig)}") from None
             return False
         return True
 
@@ -422,6 +424,9 @@ class Store:
             if self._version(connection) == SCHEMA_VERSION:
                 return
         with self._writing() as connection:
+            if self._engine.dialect.name == "postgresql":
+                # One at a time, as in SQLite, where a writer has the lock.
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING_TABLES)))
             version = self._version(connection)
             if version is None or version < SCHEMA_VERSION:
                 # So far every new schema only had tables more.
@@ -550,7 +555,12 @@ def _remedy(fault: str) -> str:
     for sign, remedy in _REMEDIES:
         if sign in fault:
             return remedy
-    return f"{fault}: check the database, or use another store"
+    return f"{_summary(fault)}: check the database, or use another store"
+
+
+def _summary(fault: object) -> str:
+    """The first line of what a database says: PostgreSQL's next ones quote the row."""
+    return str(fault).partition("\n")[0]
 
 
 def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) -> dict[str, Any]:

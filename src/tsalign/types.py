@@ -58,6 +58,10 @@ class Message:
             raise PromptError(
                 f"the content of a message must be text, not {type(self.content).__name__}"
             )
+        try:
+            self.content.encode()
+        except UnicodeEncodeError:
+            raise PromptError("a message holds half a surrogate pair: send valid Unicode") from None
 
 
 @dataclass(frozen=True, slots=True)

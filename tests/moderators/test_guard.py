@@ -1,9 +1,10 @@
 import threading
+import time
 
 import pytest
 
 from tsalign.moderators import FakeModerator, Guarded
-from tsalign.types import EMPTY_ANSWER, Exchange, Score
+from tsalign.types import EMPTY_ANSWER, Exchange, Message, Score
 
 EXCHANGES = [Exchange((), "a"), Exchange((), " \n"), Exchange((), "comply")]
 
@@ -81,3 +82,44 @@ def test_a_hanging_moderator_is_left_behind():
     (score,) = Guarded(Hangs(None), 0.05).score(EXCHANGES[:1])
     assert score.cause == "gives: no verdict within 0.05 s"
     release.set()
+
+
+def of(*contents):
+    return [Exchange((Message("user", content),), "an answer") for content in contents]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_where_a_batch_fails_each_conversation_is_asked_for_by_itself(lost):
+    class Fragile(FakeModerator):
+        def score(self, exchanges):
+            verdicts = super().score(exchanges)
+            if all(e.messages[0].content != "odd" for e in exchanges):
+                return verdicts
+            if lost:
+                return verdicts[1:]
+            raise RuntimeError
+
+    inner = Fragile()
+    first, odd, second, other = Guarded(inner, 5).score(of("a", "odd", "a", "b"))
+    assert first.scored
+    assert second.scored
+    assert other.scored
+    cause = "gave no list of 1 verdicts" if lost else "raised RuntimeError"
+    assert odd.cause == f"fake: {cause}"
+    assert [len(call) for call in inner.calls] == [4, 2, 1, 1]
+
+
+def test_what_is_asked_again_keeps_to_the_time_of_the_batch():
+    started = time.monotonic()
+    inner = FakeModerator(error=RuntimeError(), delay=0.1)
+    scores = Guarded(inner, 0.25).score(of(*"abcdefgh"))
+    assert time.monotonic() - started < 0.6
+    assert not any(score.scored for score in scores)
+    assert len(inner.calls) <= 4
+
+
+def test_a_moderator_that_hangs_is_asked_once():
+    inner = FakeModerator(delay=1.0)
+    scores = Guarded(inner, 0.05).score(of("a", "b"))
+    assert {score.cause for score in scores} == {"fake: no verdict within 0.05 s"}
+    assert len(inner.calls) == 1

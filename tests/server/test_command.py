@@ -164,6 +164,26 @@ def test_traces_hold_figures_and_texts_only_where_they_are_recorded(serve: Make)
     assert "Zanzibar" in told.to_json()
 
 
+def test_traces_tell_the_type_of_an_error_and_not_its_message() -> None:
+    pytest.importorskip("opentelemetry.sdk", reason="pip install 'tsalign[otel]'")
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with (
+        pytest.raises(ValueError, match="Zanzibar"),
+        Tracing(provider).request("/v1/completions", "tsalign", "default"),
+    ):
+        raise ValueError("quotes Zanzibar")
+    (span,) = exporter.get_finished_spans()
+    assert not span.status.is_ok
+    assert span.status.description == "ValueError"
+    assert "Zanzibar" not in span.to_json()
+
+
 def test_metrics_count_what_happened(serve: Make) -> None:
     made = serve()
     for text in (PLAIN, WRAPPED):

@@ -9,8 +9,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -92,6 +94,27 @@ def test_a_moderator_that_is_too_slow_is_down(serve: Make) -> None:
     assert_no_text(post(made), 503, "moderator_unavailable")
 
 
+def test_texts_are_judged_in_threads_of_their_own(make: Make) -> None:
+    """So that moderators that hang cannot hold up the server's stop, which needs a thread, too."""
+    service = make().service
+
+    async def judged() -> list[Score]:
+        release = threading.Event()
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        busy = loop.run_in_executor(None, release.wait, 60)
+        exchanges = [Exchange((), TULIPS)]
+        try:
+            served = service.policies.get("default")
+            return await asyncio.wait_for(service.moderated(served, exchanges), 20)
+        finally:
+            release.set()
+            await busy
+
+    (score,) = asyncio.run(judged())
+    assert score.scored
+
+
 def test_under_an_audit_policy_an_unscored_answer_leaves_and_says_so(
     serve: Make, tmp_path: Path
 ) -> None:
@@ -123,6 +146,19 @@ def test_an_engine_that_raises_is_a_500_for_its_requests_only(
     assert "quotes a prompt" not in reply.text
     made.engine.error = None
     assert post(made).json()["choices"][0]["message"]["content"] == TULIPS
+
+
+def test_an_engine_that_cannot_embed_is_a_500_with_the_policys_message(
+    serve: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(prompt: object) -> None:
+        raise EngineError("no server was well")
+
+    made = serve()
+    monkeypatch.setattr(made.engine, "embed", fails)
+    reply = post(made)
+    assert_no_text(reply, 500, "engine_failed")
+    assert reply.json()["error"]["message"] == Policy(name="default").error_message
 
 
 # Deadlines and room

@@ -234,6 +234,38 @@ def test_a_policy_that_cannot_be_written_or_logged_changes_nothing(
     assert not (tmp_path / "default.yaml").exists()
 
 
+def test_a_policy_whose_removal_cannot_be_done_or_logged_stays(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tsalign.errors import StoreError
+
+    store = Store.open(tmp_path / "store.sqlite")
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\n")
+    live = make(folder=tmp_path, store=store).service.policies
+    before = live.get("mine")
+
+    def fails(*args: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", fails)
+        with pytest.raises(StoreError, match=r"cannot delete .*mine.yaml: Permission denied"):
+            live.remove("mine", "me")
+    assert [change.action for change in live.history("mine")] == ["put"]
+
+    def full(change: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(store, "note_policy_change", full)
+    with pytest.raises(StoreError, match="full"):
+        live.remove("mine", "me")
+    assert live.get("mine") is before
+    assert file.read_text() == "name: mine\n"
+    assert live.rescan() == []
+    assert live.get("mine") is before
+
+
 def test_a_file_of_another_policy_is_not_overwritten(make: Make, tmp_path: Path) -> None:
     (tmp_path / "strict.yaml").write_text("name: mine\n")
     live = make(folder=tmp_path).service.policies

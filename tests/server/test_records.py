@@ -221,3 +221,13 @@ def test_writers_at_once(location: str) -> None:
         )
         assert sum(results) == 40
         assert len(list(store.find(run_prefix="serve:"))) == 40
+
+
+def test_a_new_store_is_opened_by_many_at_once(location: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:
+        for store in pool.map(lambda _: Store.open(location), range(8)):
+            store.close()
+    with Store.open(location) as store:
+        assert list(store.find()) == []

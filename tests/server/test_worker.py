@@ -119,6 +119,16 @@ def test_a_cancelled_search_ends_with_its_round(bench: Bench) -> None:
     assert bench.engine.generated <= 2
 
 
+def test_a_search_knows_at_once_that_it_is_cancelled(bench: Bench) -> None:
+    ticket = bench.ticket(HOPELESS)
+    bench.submit(ticket)
+    bench.worker.start()
+    until(lambda: bench.rounds, "a first round")
+    ticket.cancel()
+    assert ticket.search is not None
+    assert ticket.search.done
+
+
 def test_a_prompt_that_cannot_be_opened_leaves_the_others_alone(bench: Bench) -> None:
     bench.gate.set()
     long = bench.ticket("word " * 30_000)

@@ -31,6 +31,7 @@ class Moderator(Protocol):
         """Judge the answer of each exchange: one `Score` per exchange, in the same order.
 
         A verdict that cannot be had is ``Score.unscored(cause)``, never a number. Raising is
-        allowed and leaves the whole batch unscored.
+        allowed: each conversation of the batch is then asked for by itself, and those for which
+        it raises again are unscored.
         """
         ...

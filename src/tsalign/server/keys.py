@@ -73,7 +73,7 @@ class KeyRing:
     """The keys of a file. Reading never blocks; `reload` swaps all of them at once.
 
     Args:
-        keys: who may call; none: the server is open to everybody who can reach it.
+        keys: who may call; none: nobody.
         path: the file that they were read from.
     """
 

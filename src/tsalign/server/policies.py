@@ -200,13 +200,24 @@ class LivePolicies:
 
         Raises:
             PolicyError: there is none.
-            StoreError: the change could not be logged; nothing has changed.
+            StoreError: its file could not be deleted, or the change could not be logged; nothing
+                has changed.
         """
         with self._changing:
             served = self.get(name)
-            self._note("remove", served, by)
-            if name in self._files:
-                self._files.pop(name).path.unlink(missing_ok=True)
+            file = self._files.get(name)
+            if file is not None:
+                try:
+                    file.path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise StoreError(f"cannot delete {file.path}: {error.strerror}") from None
+            try:
+                self._note("remove", served, by)
+            except Exception:
+                if file is not None:
+                    write_whole(file.path, file.text.encode())
+                raise
+            self._files.pop(name, None)
             self._base.pop(name, None)
             self._swap({n: s for n, s in self._current.items() if n != name})
 

@@ -8,10 +8,11 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tsalign.engines.base import EmbeddingTable, Engine, Sampling
-from tsalign.errors import PolicyError
+from tsalign.errors import EngineError, PolicyError
 from tsalign.server.errors import ApiError
 from tsalign.server.keys import LOCAL, ApiKey, KeyRing
 from tsalign.server.metrics import Metrics
@@ -86,6 +87,8 @@ class Service:
     ) -> None:
         self._engines = dict(engines)
         self._moderating = asyncio.Semaphore(_MODERATING)
+        # Threads of their own: moderators that hang must not keep the server from stopping.
+        self._judges = ThreadPoolExecutor(_MODERATING, thread_name_prefix="moderations")
         self.policies = policies
         self.keys = keys
         self.recorder = recorder
@@ -271,7 +274,8 @@ class Service:
         if self._moderating.locked():
             raise self._come_back("the moderator is busy", "full")
         async with self._moderating:
-            return await asyncio.to_thread(served.moderator.score, exchanges)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._judges, served.moderator.score, exchanges)
 
     async def _searched(self, call: Call, observe: Observer | None) -> list[Answered]:
         deadline = time.monotonic() + call.seconds
@@ -311,6 +315,10 @@ class Service:
         except HandedBackError as error:
             reason = "stopping" if "stopping" in str(error) else "deadline"
             raise self._come_back(str(error), reason) from None
+        except EngineError:
+            # The model could not embed the prompt; what failed is in the log.
+            message = call.served.policy.error_message
+            raise self._failed(StopReason.ENGINE_ERROR, message) from None
         finally:
             if not finished:
                 self.metrics.handed_back.labels("disconnected").inc()

@@ -82,8 +82,18 @@ class Tracing:
         if self._tracer is None:
             yield _NoSpan()
             return
+        from opentelemetry.trace import StatusCode
+
         attributes = {"http.route": route, "tsalign.model": model, "tsalign.policy": policy}
+        # A message may quote a prompt: of an error only the type is told.
         with self._tracer.start_as_current_span(
-            f"POST {route}", attributes=attributes, record_exception=False
+            f"POST {route}",
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
-            yield _OtelSpan(span)
+            try:
+                yield _OtelSpan(span)
+            except Exception as error:
+                span.set_status(StatusCode.ERROR, type(error).__name__)
+                raise

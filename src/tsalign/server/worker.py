@@ -86,6 +86,8 @@ class Ticket:
     def cancel(self) -> None:
         """Nobody wants the answer any more: the search ends with its current round."""
         self._cancelled = True
+        if self.search is not None:
+            self.search.cancel()
 
     def resolve(self, result: Answered | BaseException) -> None:
         """Answer; whoever waited may have left."""

@@ -123,7 +123,9 @@ async def watch(
             if not found:
                 yield stream.comment("tsalign")
             for evaluation in found:
-                yield stream.event(told.document(evaluation), "evaluation")
+                # In a thread: the table's directions may be computed, while the engine is busy.
+                document = await asyncio.to_thread(told.document, evaluation)
+                yield stream.event(document, "evaluation")
         try:
             (answered,) = work.result()
         except Exception as error:
