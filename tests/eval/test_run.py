@@ -442,6 +442,13 @@ def test_what_cannot_be_run_is_said_before_anything_is_asked(
     assert engine.generated == 0
 
 
+@pytest.mark.parametrize("changes", [{"models": ()}, {"seeds": ()}, {"scenarios": ()},
+                                     {"dtype": "fp16"}], ids=str)  # fmt: skip
+def test_settings_that_no_run_can_have(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match=next(iter(changes))):
+        settings(tmp_path).with_changes(changes)
+
+
 def test_a_benchmark_named_twice_and_models_of_one_name(tmp_path: Path) -> None:
     path = settings(tmp_path).benchmarks[0]
     with pytest.raises(InputFileError, match="another one gives"):
