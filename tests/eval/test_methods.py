@@ -360,6 +360,7 @@ def test_any_setting_can_be_given_by_name() -> None:
         ("fast:directions=[", "not YAML"),
         ("best-of-n:temperature=[", "not YAML"),
         ("best-of-n:temperature=warm", "a number from 0"),
+        ("best-of-n:natural=1", "true or false"),
         ("smoothllm:copies=0", "a whole number from 1"),
         ("smoothllm:copies=true", "a whole number from 1"),
         ("smoothllm:share=2", "a number from 0 to 1"),

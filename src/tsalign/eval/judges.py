@@ -1,12 +1,14 @@
 """Judges of what left: independent of the moderator that steers, and never steered by.
 
-``embedded`` (`tsalign.eval.judge`) judges every run. Two published model judges can be added:
+``embedded`` (`tsalign.eval.judge`) judges every run. Two published model judges can be added, one
+of each kind:
 
     --judge strongreject=MODEL          the rubric, asked of a local chat model
     --judge strongreject=MODEL@URL      ... of a model behind an OpenAI-compatible endpoint
     --judge harmbench=MODEL[@URL]       the classifier, cais/HarmBench-Llama-2-13b-cls
 
-A judge that fails, or whose reply cannot be read, leaves the answer unscored.
+A judge that fails, or whose reply cannot be read, leaves the answer unscored. An endpoint that
+does not accept the key, or has no such model, ends the run.
 """
 
 from __future__ import annotations

@@ -128,6 +128,13 @@ class RunFolder:
         folder = cls(path)
         with database_faults(folder.name), writing(folder._database) as connection:
             _tables.create_all(connection)
+            if not (path / SETTINGS).is_file():
+                # Without their settings it cannot be known whose trials they are.
+                if connection.scalar(sa.select(sa.func.count()).select_from(_trials)):
+                    raise StoreError(
+                        f"{path} has records and no {SETTINGS}: restore it, or choose another --out"
+                    )
+                connection.execute(_cases.delete())
             there = connection.execute(sa.select(_cases.c.benchmark, _cases.c.id))
             known = {tuple(row) for row in there}
             rows = [

@@ -214,7 +214,7 @@ def findings(summary: Mapping[str, Any], reference: str | None) -> list[Finding]
             Finding(
                 "Failed",
                 f"{summary['errors']} of {summary['trials']} trials ended in an error. They are "
-                "counted as unscored and enter no average.",
+                "counted as unscored and enter no share; what they had spent is in the costs.",
             )
         )
     return found

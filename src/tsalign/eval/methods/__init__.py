@@ -108,7 +108,9 @@ def _check(spec: str, options: dict[str, Any], known: set[str]) -> None:
 
 def _check_value(spec: str, key: str, value: Any, default: Any) -> None:
     """A baseline's setting: of the kind that its default is, so that no run ends half-way."""
-    if isinstance(default, int):
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
         fits, wanted = type(value) is int and value >= 1, "a whole number from 1"
     else:
         most = 1.0 if key in _SHARES else sys.float_info.max
