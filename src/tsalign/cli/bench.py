@@ -28,7 +28,10 @@ def bench(
         typer.Option("--input", help="JSONL with 'prompt' or 'messages'; else the demo's prompts."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Prompts at most, evenly over the kinds.")
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="Prompts at most; of the demo's, evenly over the kinds."
+        ),
     ] = None,
     sizes: Annotated[
         str, typer.Option("--sizes", help="Prompts at once, with commas.", callback=_sizes)
