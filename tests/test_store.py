@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from tsalign.errors import StoreError
-from tsalign.store import Record, Store
+from tsalign.store import Record, Store, differences
 from tsalign.types import (
     AcceptedFrom,
     Cost,
@@ -139,6 +139,17 @@ def test_runs_are_apart(path: Path) -> None:
         store.forget("two")
         assert store.done("two") == set()
         assert len(only(store, "one").evaluations) == 3
+
+
+def test_the_first_few_differences_are_named_the_outermost_first() -> None:
+    deep = {"policy": {"budget": {f"limit {i}": i for i in range(9)}, "text": "x" * 500}}
+    said = differences(deep | {"seed": 0}, deep | {"seed": 1})
+    assert said == "seed: 0 -> 1"
+    said = differences(deep | {"seed": 0}, {"seed": 1})
+    assert said.startswith("seed: 0 -> 1; policy.text: 'xxx")
+    assert said.endswith("-> None; and 6 more")
+    assert len(said) < 300
+    assert differences(deep, deep) == ""
 
 
 def test_a_run_goes_on_only_under_its_own_settings(path: Path) -> None:

@@ -259,15 +259,10 @@ class Store:
             lambda connection: connection.execute(_runs.insert(), row),
         )
         begun = self.settings(run) or {}
-        different = [
-            f"{key}: {begun.get(key)!r} -> {wanted.get(key)!r}"
-            for key in sorted({*begun, *wanted})
-            if begun.get(key) != wanted.get(key)
-        ]
-        if different:
+        if different := differences(begun, wanted):
             raise StoreError(
-                f"{run!r} was begun under other settings ({'; '.join(different)}): go on under "
-                "those, write to another output, or start afresh"
+                f"{run!r} was begun under other settings ({different}): go on under those, write "
+                "to another output, or start afresh"
             )
 
     def forget(self, run: str) -> None:
@@ -537,6 +532,35 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     """A writer takes the lock at once: taken later, it could fail instead of waiting."""
     write = connection.get_execution_options().get("tsalign_write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The settings that differ, by their dotted names: the outermost few, and how many more."""
+    old, new = _flat(begun), _flat(wanted)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    names.sort(key=lambda name: (name.count("."), name))
+    shown = [f"{n}: {_short(old.get(n))} -> {_short(new.get(n))}" for n in names[:_SHOWN]]
+    more = len(names) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
+
+
+_SHOWN = 5
+_SHORT = 60
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
 
 
 _REMEDIES = (

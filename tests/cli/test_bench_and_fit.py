@@ -63,6 +63,26 @@ def test_a_line_that_cannot_be_used_is_named(
     assert "line 2" in ran.err
 
 
+@pytest.mark.parametrize("command", ["bench", "fit"])
+def test_a_file_without_prompts_is_named(
+    cli: Cli, fake: list[str], tmp_path: Path, command: str
+) -> None:
+    empty = write_jsonl(tmp_path / "empty.jsonl", "")
+    options = ["--output", tmp_path / "p.yaml"] if command == "fit" else ["--soak", 3]
+    ran = cli(command, *fake, "--input", empty, *options)
+    assert ran.code == ExitCode.BAD_INPUT
+    assert "holds no prompt" in ran.err
+
+
+def test_fit_says_before_it_begins_that_it_cannot_write(
+    cli: Cli, fake: list[str], lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsalign.fit.fit", lambda *_, **__: pytest.fail("begun"))
+    ran = cli("fit", *fake, "--input", lines, "--output", tmp_path / "nowhere" / "p.yaml")
+    assert ran.code == ExitCode.FAILED
+    assert "there is no folder" in ran.err
+
+
 def test_a_fitted_policy_makes_the_search_short(
     cli: Cli, fake: list[str], lines: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,16 @@ def test_a_run_writes_its_folder_and_says_what_it_found(
     assert {"settings.json", "records.sqlite", "summary.json", "report.html"} <= written
 
 
+def test_long_names_take_lines_and_leave_room_for_figures(cli: Cli, given: list[str]) -> None:
+    name = "fast-no-offsets:directions=rows,subspace_rank=null"
+    ran = cli("eval", *given, "--method", name)
+    assert ran.code == 0, ran.err
+    begins = [line.split(" ")[0] for line in ran.out.splitlines()]
+    assert {"fast-no-offsets:", "directions=rows,", "subspace_rank=null"} <= set(begins)
+    assert "neutralised" in ran.out
+    assert "…" not in ran.out
+
+
 def test_json_is_the_summary(cli: Cli, given: list[str], tmp_path: Path) -> None:
     ran = cli("eval", *given, "--json")
     assert ran.code == 0

@@ -83,7 +83,8 @@ def test_a_run_that_ends_in_the_middle_is_gone_on_with(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--prompt", "x", "--ray", "auto"], "--ray belong to --input"),
+        (["--prompt", "x", "--ray", "auto"], "belong to --input"),
+        (["--prompt", "x", "--ray-workers", "2"], "belong to --input"),
         (["--input", "x", "--output", "y", "--ray-workers", "2"], "--ray-workers belongs to --ray"),
     ],
 )

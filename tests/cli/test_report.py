@@ -76,6 +76,17 @@ def test_the_same_run_twice_passes(cli: Cli, good: Path) -> None:
     assert "figures are the same" in ran.out
 
 
+def test_of_many_settings_that_differ_the_first_are_named(cli: Cli, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        settings = {"id": name, "policy": {f"key-{i}": name for i in range(30)}}
+        with RunFolder.begin(tmp_path / name, settings, [case(0)]) as folder:
+            folder.add([steered(0)])
+    ran = cli("report", tmp_path / "one", tmp_path / "two")
+    (said,) = (line for line in ran.out.splitlines() if line.startswith("settings that differ"))
+    assert said.count("policy.key-") == 10
+    assert said.endswith("and 20 more")
+
+
 def test_names_that_command_a_terminal_do_not(cli: Cli, tmp_path: Path, bad: Path) -> None:
     trials = [replace(steered(i), method="fast\x1b[31m\u202e") for i in range(20)]
     nasty = write_run(tmp_path / "nasty", [*trials, *(steered(i) for i in range(20))])

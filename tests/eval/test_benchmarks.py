@@ -351,6 +351,14 @@ def test_a_broken_file_is_told_where(name: str, content: str, said: str, tmp_pat
         load_benchmark(f"mine={tmp_path / name}")
 
 
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:20] + b"x" * 20 + b[40:]])
+def test_a_packed_file_that_is_damaged_is_told(damage: Any, tmp_path: Path) -> None:
+    path = put(tmp_path / "p.csv.gz", "prompt\n" + "".join(f"Bread {i}?\n" for i in range(99)))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputFileError, match="damaged"):
+        load_benchmark(f"mine={path}")
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.eval.trials import FLAGGED, left_flagged, path, refused, steered
+from tests.eval.trials import FLAGGED, failed, left_flagged, path, refused, steered
 from tsalign.eval import frontier
 from tsalign.eval.frontier import (
     break_even,
@@ -49,6 +49,16 @@ def test_a_method_without_a_trajectory_succeeds_with_what_it_returned() -> None:
     assert success(bare, -0.1) is None
     voted = steered(0, generations=10, trajectory=(TrajectoryPoint(1, 1.8, None, False),))
     assert success(voted) == (10, -0.1)
+
+
+def test_a_search_that_was_broken_off_by_a_failure_is_no_failure_of_the_search() -> None:
+    whole = [steered(i, generations=2 + i) for i in range(4)]
+    broken = [failed(9, initial=FLAGGED, cost=Cost(150, 1, 1, 1, 1.0))]
+    undirected = [steered(i, "random", generations=5) for i in [*range(4), 9]]
+    both = {"fast": [*whole, *broken], "random": undirected}
+    assert frontier.summarise(both, "fast") == frontier.summarise(
+        {"fast": whole, "random": undirected}, "fast"
+    )
 
 
 def test_curves_rise_to_the_neutralised_share_and_fall_in_harm() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tsalign.engines import FakeEngine
-from tsalign.errors import ModeratorError, PromptError
+from tsalign.errors import EngineError, ModeratorError, PromptError
 from tsalign.eval import judges
 from tsalign.eval.judges import (
     Embedded,
@@ -197,6 +197,27 @@ def test_a_local_model_judges_and_a_text_that_is_too_long_is_unscored() -> None:
     assert short == Opinion(1.0)
     assert long.value is None
     assert "no reply" in (long.unscored or "")
+
+
+def test_a_model_that_is_not_there_ends_the_run(endpoint: Endpoint) -> None:
+    endpoint.status = 404
+    judge = load_judge(f"strongreject=gpt@{endpoint.url}", FakeEngine)
+    with pytest.raises(ModeratorError, match="no model 'gpt'"):
+        judge.judge([exchange("x")])
+
+
+def test_a_local_model_that_fails_leaves_what_it_failed_on_unscored() -> None:
+    class Failing(FakeEngine):
+        def generate(self, requests: Any, sampling: Any) -> list[Any]:
+            if any("oven" in r.embedded.prompt.messages[-1].content for r in requests):
+                raise EngineError("out of memory")
+            return super().generate(requests, sampling)
+
+    judge = load_judge("harmbench=local", lambda name: Failing(lambda e, p: "no"))
+    first, second = judge.judge([exchange("In an oven."), exchange("By the sun.")])
+    assert first.value is None
+    assert "no reply" in (first.unscored or "")
+    assert second == Opinion(0.0)
 
 
 @pytest.mark.parametrize(

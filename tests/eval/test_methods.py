@@ -11,7 +11,8 @@ import pytest
 
 from tests.eval.worlds import COMPLIES, REFUSES, answers, context
 from tsalign.engines import FakeEngine, Sampling
-from tsalign.errors import PolicyError, PromptError
+from tsalign.engines.base import EmbeddedPrompt
+from tsalign.errors import PolicyError, PromptError, PromptTooLongError
 from tsalign.eval.methods import BASELINES, NAMES, OWN, Attempt, load_method
 from tsalign.eval.methods.ablations import OPTIMIZER, POLICY
 from tsalign.eval.methods.aligned import Aligned
@@ -219,6 +220,29 @@ def test_smoothllm_swaps_its_share_of_characters() -> None:
     assert swapped(text, 0.0, rng) == text
 
 
+def test_a_misspelt_copy_that_does_not_fit_has_no_vote() -> None:
+    class Narrow(FakeEngine):
+        """Has room for the prompt, and for copies in which no more than so many words differ."""
+
+        def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+            words = zip(asked.messages[-1].content, prompt.messages[-1].content, strict=True)
+            if sum(a != b for a, b in words) > room:
+                raise PromptTooLongError("too long: shorten it")
+            return super().embed(prompt)
+
+    asked = Prompt.of("how is it done " * 20)
+    method = load_method("smoothllm")
+    answered = []
+    for room in (200, 29, 0):  # noqa: B007 - read by the engine
+        answered += answers(method, context(Narrow()), asked)
+    whole, some, none = answered
+    assert whole.cost.generations == 10
+    assert 0 < some.cost.generations < 10
+    assert some.outcome is Outcome.STEERED
+    assert none.outcome is Outcome.ERROR
+    assert "fits" in (none.error or "")
+
+
 @pytest.mark.parametrize(("refusing", "wanted"), [(10, REFUSES), (5, REFUSES), (4, COMPLIES)])
 def test_votes_go_with_the_majority_and_a_tie_refuses(refusing: int, wanted: str) -> None:
     given = iter([REFUSES] * refusing + [COMPLIES] * (10 - refusing))
@@ -275,6 +299,20 @@ def test_gradient_cuff_is_calibrated_on_harmless_prompts_at_nobodys_cost() -> No
     assert sum(refused) < len(refused)
 
 
+def test_gradient_cuff_is_not_calibrated_by_failures() -> None:
+    engine, method = FakeEngine(margin=0.0), GradientCuff(false_positives=0.25)
+    engine.error = RuntimeError("quotes the prompt")
+    setup = context(engine)
+    for answered in answers(method, setup, *list(KINDS.values())):
+        assert answered.outcome is Outcome.ERROR
+        assert "calibrated" in (answered.error or "")
+        assert "quotes" not in (answered.error or "")
+    engine.error = None
+    (answered,) = answers(method, setup, KINDS["one turn"])
+    assert answered.outcome is not Outcome.ERROR
+    assert all(np.isfinite(list(method._calibrated.values())))
+
+
 def test_each_ablation_differs_from_fast_in_what_it_says() -> None:
     whole = load_method("fast").settings["optimizer"]
     for name, changes in OPTIMIZER.items():
@@ -319,6 +357,14 @@ def test_any_setting_can_be_given_by_name() -> None:
         ("best-of-n:temperatur=2", "did you mean 'temperature'"),
         ("fast:descend", "NAME=VALUE"),
         ("none:x=1", "unknown setting"),
+        ("fast:directions=[", "not YAML"),
+        ("best-of-n:temperature=[", "not YAML"),
+        ("best-of-n:temperature=warm", "a number from 0"),
+        ("best-of-n:natural=1", "true or false"),
+        ("smoothllm:copies=0", "a whole number from 1"),
+        ("smoothllm:copies=true", "a whole number from 1"),
+        ("smoothllm:share=2", "a number from 0 to 1"),
+        ("gradient-cuff:threshold=.nan", "a number from 0"),
     ],
 )
 def test_unknown_names_are_told(spec: str, said: str) -> None:

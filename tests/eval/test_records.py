@@ -155,3 +155,17 @@ def test_processes_may_write_to_one_run(tmp_path: Path) -> None:
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     with RunFolder.open(tmp_path) as folder:
         assert len(folder.done()) == len(folder.trials()) == 40
+
+
+def test_records_without_their_settings_are_taken_for_nobodys(tmp_path: Path) -> None:
+    given = cases(3)
+    with RunFolder.begin(tmp_path, SETTINGS_OF_IT, given):
+        pass
+    (tmp_path / SETTINGS).unlink()
+    # Killed before its settings were written: nothing was answered, other cases are no trouble.
+    with RunFolder.begin(tmp_path, {**SETTINGS_OF_IT, "id": "two"}, given[:1]) as folder:
+        assert folder.cases() == given[:1]
+        folder.add([trial(given[0])])
+    (tmp_path / SETTINGS).unlink()
+    with pytest.raises(StoreError, match="restore it"):
+        RunFolder.begin(tmp_path, {**SETTINGS_OF_IT, "id": "three"}, given)

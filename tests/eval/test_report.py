@@ -20,7 +20,7 @@ import pytest
 
 from tests.eval import made_up
 from tests.eval.browser import browser
-from tests.eval.trials import case, failed, left_flagged, refused, steered, trial
+from tests.eval.trials import UNSCORED, case, failed, left_flagged, refused, steered, trial
 from tsalign.errors import PromptError, StoreError
 from tsalign.eval import plots, report
 from tsalign.eval.compare import Tolerance, compare
@@ -28,7 +28,7 @@ from tsalign.eval.metrics import summarise
 from tsalign.eval.records import RunFolder
 from tsalign.eval.tables import Figure, bare, difference_unit, tables, written
 from tsalign.eval.types import Case, Trial
-from tsalign.types import Message
+from tsalign.types import Message, Outcome
 
 pytest.importorskip("matplotlib", reason="the extra eval is not installed")
 pytest.importorskip("jinja2", reason="the extra eval is not installed")
@@ -122,6 +122,25 @@ def test_what_is_masked(kind: Any) -> None:
         assert (passages["what was returned"].text is None) is hidden
         assert (passages["prompt"].text is None) is (kind != "benign")
         assert passages["the model's own answer"].text is None  # it was flagged
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"initial": UNSCORED, "final": UNSCORED}, {"judge_initial": 0.9, "judge_final": 0.9}],
+    ids=["unscored", "judged harmful"],
+)
+def test_a_harmless_prompts_answer_is_masked_unless_all_found_it_harmless(
+    changes: dict[str, Any],
+) -> None:
+    given = case(0, kind="benign")
+    for t, hidden in (
+        (trial(0, kind="benign"), False),
+        (trial(0, kind="benign", **changes), True),
+        (trial(0, kind="benign", text="Another.", outcome=Outcome.STEERED, **changes), True),
+    ):
+        answers = report.examples([t], [given], "fast")[0].passages[1:]
+        assert answers
+        assert all((p.text is None) is hidden for p in answers)
 
 
 def test_a_trial_is_shown_once_and_the_policys_message_is_not_hidden() -> None:
@@ -275,6 +294,48 @@ def test_plots_are_named_for_those_who_do_not_see_them(run: Path) -> None:
         assert not re.search(r"<style|<metadata", inlined)
         for colour in plots.THEME:
             assert colour not in inlined
+
+
+def test_many_methods_with_long_names_are_told_apart_and_the_reference_is_among_them() -> None:
+    settings = [f"directions=rows,subspace_rank={i}" for i in range(6)]
+    names = [f"{name}:{setting}" for name in ("fast-no-offsets", "random") for setting in settings]
+    trials = [steered(i, name) for name in [*names, "fast"] for i in range(8)]
+    summary = summarise(trials, [])
+    assert len(set(plots._styles(summary["methods"], "fast").values())) == len(names) + 1
+    found = {plot.name: plot for plot in plots.plots(summary, "fast")}
+    for name in ("neutralised", "harm", "price"):
+        assert "3 methods" in found[name].says
+        assert found[name].svg.count("subspace_rank=") == 9
+        assert re.search(r">fast</text>", found[name].svg)
+    assert "Left out" not in found["fates"].says
+    assert found["fates"].svg.count("subspace_rank=") == len(names)
+    few = summarise([steered(i, name) for name in ("random", "fast") for i in range(8)], [])
+    assert all("Left out" not in plot.says for plot in plots.plots(few, "fast"))
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "lines"),
+    [
+        ("fast", 4, ["fast"]),
+        ("in-context-defence", 4, ["in-context-defence"]),
+        ("fast:a=1,b=2", 20, ["fast:a=1,b=2"]),
+        ("fast:a=1,b=2", 9, ["fast:a=1,", "b=2"]),
+        ("fast:a=1 @ org/model", 9, ["fast:a=1", "@ org/model"]),
+    ],
+)
+def test_names_are_broken_before_settings_and_model(
+    name: str, width: int, lines: list[str]
+) -> None:
+    assert plots._broken(name, width).split("\n") == lines
+
+
+def test_long_names_may_break_in_tables_and_stay_text(tmp_path: Path) -> None:
+    name = "fast:directions=rows,subspace_rank=null<i>"
+    folder = write_run(tmp_path / "run", [steered(i, name) for i in range(3)], [case(0)])
+    report.write(folder)
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert "fast:<wbr>directions=rows,<wbr>subspace_rank=null&lt;i&gt;</th>" in html
+    assert "<i>" not in html
 
 
 def test_every_colour_of_the_plots_is_one_of_the_page() -> None:

@@ -158,6 +158,38 @@ def test_every_method_runs_in_every_setting(tmp_path: Path) -> None:
     assert not broken & {"fast", "refuse", "reference", "random", "best-of-n"}
 
 
+def test_what_is_named_twice_is_run_once(tmp_path: Path) -> None:
+    once, twice = settings(tmp_path), settings(tmp_path, seeds=(0, 0), methods=("none", "none"))
+    found = run(twice, tmp_path / "twice")
+    assert timeless(found) == [
+        t for t in timeless(run(once, tmp_path / "once")) if t.method == "none"
+    ]
+
+
+def test_a_text_that_does_not_fit_beside_the_prompt_has_no_likelihood(tmp_path: Path) -> None:
+    class Strict(FakeEngine):
+        """As models with learned positions are: a text that is too long is a fault."""
+
+        def log_likelihood(self, requests: Any) -> list[float]:
+            if any(len(e.token_ids) + len(ids) > self.context_length for e, ids in requests):
+                raise EngineError("too long")
+            return super().log_likelihood(requests)
+
+    def engine(name: str) -> FakeEngine:
+        long = " ".join(["word"] * 40)
+        if name == "fake":
+            return Strict(lambda e, p: long if len(e.token_ids) > 8 else REFUSES, name=name)
+        return Strict(name=name, context_length=44)
+
+    found = run(
+        settings(tmp_path, methods=("none",), perplexity_model="small", max_new_tokens=64),
+        tmp_path / "run",
+        loaders(engine),
+    )
+    assert {t.outcome for t in found} == {Outcome.PASSED}
+    assert {t.perplexity is None for t in found} == {True, False}
+
+
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     class KilledError(Exception):
         pass
@@ -265,8 +297,10 @@ def test_whatever_decides_the_result_makes_another_run(
     changes: dict[str, Any], tmp_path: Path
 ) -> None:
     run(settings(tmp_path), tmp_path / "run")
-    with pytest.raises(StoreError, match="other settings"):
+    with pytest.raises(StoreError, match="other settings") as raised:
         run(settings(tmp_path, **changes), tmp_path / "run")
+    assert f"settings.{next(iter(changes))}" in str(raised.value)
+    assert len(str(raised.value)) < 1200
 
 
 def test_other_rows_make_another_run_and_another_place_does_not(tmp_path: Path) -> None:
@@ -395,6 +429,7 @@ def test_base_models_continue_texts(tmp_path: Path) -> None:
         ({"scenarios": ("multiturn",)}, PromptError, "did you mean 'multi-turn'"),
         ({"benchmarks": ("mine=nowhere.csv",)}, InputFileError, "cannot read"),
         ({"policy": policy(categories={"hate": 0.5})}, PolicyError, "hate"),
+        ({"judges": ("harmbench=a", "harmbench=b")}, PromptError, "one of each kind"),
     ],
     ids=str,
 )
@@ -407,10 +442,21 @@ def test_what_cannot_be_run_is_said_before_anything_is_asked(
     assert engine.generated == 0
 
 
+@pytest.mark.parametrize("changes", [{"models": ()}, {"seeds": ()}, {"scenarios": ()},
+                                     {"dtype": "fp16"}], ids=str)  # fmt: skip
+def test_settings_that_no_run_can_have(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match=next(iter(changes))):
+        settings(tmp_path).with_changes(changes)
+
+
 def test_a_benchmark_named_twice_and_models_of_one_name(tmp_path: Path) -> None:
     path = settings(tmp_path).benchmarks[0]
     with pytest.raises(InputFileError, match="another one gives"):
         run(settings(tmp_path, benchmarks=(path, path.replace("=", "[0:2]="))), tmp_path / "a")
+    encoded = settings(tmp_path, benchmarks=(path, path.replace("=", "[0:2]=")),
+                       scenarios=("rot13",))  # fmt: skip
+    with pytest.raises(InputFileError, match="another one gives"):
+        run(encoded, tmp_path / "a")
     same = loaders(lambda name: FakeEngine(name="same"))
     with pytest.raises(EngineError, match="one name"):
         run(settings(tmp_path, models=("a", "b")), tmp_path / "b", same)

@@ -115,6 +115,14 @@ def test_an_address_that_is_taken_is_said(tmp_path: Path) -> None:
     assert code == ExitCode.BAD_INPUT
 
 
+def test_a_key_without_its_certificate_is_not_plain_http(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("")
+    code, _, said = cli("serve", "--model", "fake", "--store", "none", "--tls-key", key)
+    assert code == ExitCode.BAD_INPUT
+    assert "--tls-certificate" in said
+
+
 def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     code, out, _ = cli(

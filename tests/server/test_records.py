@@ -231,3 +231,15 @@ def test_a_new_store_is_opened_by_many_at_once(location: str) -> None:
             store.close()
     with Store.open(location) as store:
         assert list(store.find()) == []
+
+
+def test_audit_shows_no_password_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Store.open(tmp_path / "kept.sqlite")
+    monkeypatch.setattr(Store, "open", classmethod(lambda cls, location: kept))
+    for options in (["--json"], []):
+        words = ["audit", "--store", "postgresql://me:hunter2@db/tsalign", *options]
+        ran = CliRunner().invoke(command_line, words)
+        assert ran.exit_code == 0
+        assert "hunter2" not in ran.stdout + ran.stderr

@@ -150,7 +150,7 @@ def _explain(error: BaseException) -> tuple[str, str, ExitCode]:
     if hasattr(error, "format_message"):  # typer's errors of usage, public in no version
         return "UsageError", _usage(error), ExitCode.BAD_INPUT
     if kind in {"KeyboardInterrupt", "Abort"}:
-        said = "stopped; nothing finished is lost, the same command goes on with --output"
+        said = "stopped; the same command goes on with what is in its --output or --out"
         return kind, said, ExitCode.INTERRUPTED
     # The message of an unforeseen error may quote a text that nobody should see.
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -61,6 +61,20 @@ def read_items(path: Path) -> tuple[list[Item], list[Fault]]:
     return unique, sorted(faults)
 
 
+def read_prompts(path: Path) -> list[Prompt]:
+    """Prompts of a file of which every line is needed.
+
+    Raises:
+        InputFileError: the file cannot be read, a line holds no prompt, or none does.
+    """
+    items, faults = read_items(path)
+    if faults:
+        raise InputFileError(f"{path}, line {faults[0].line}: {faults[0].error}")
+    if not items:
+        raise InputFileError(f"{path} holds no prompt: give at least one line")
+    return [item.prompt for item in items]
+
+
 def read_objects(
     path: Path, parse: Callable[[int, Mapping[str, Any]], Parsed]
 ) -> tuple[list[Parsed], list[Fault]]:

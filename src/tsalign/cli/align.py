@@ -114,8 +114,8 @@ def align(
     if (prompt is None) == (input_ is None):
         raise typer.BadParameter("give either --prompt or --input")
     if prompt is not None:
-        if output is not None or fresh or ray is not None:
-            raise typer.BadParameter("--output, --fresh and --ray belong to --input")
+        if output is not None or fresh or ray is not None or ray_workers is not None:
+            raise typer.BadParameter("--output, --fresh, --ray and --ray-workers belong to --input")
         return _one(setup, _prompt(prompt, system), store, as_json)
     assert input_ is not None
     if output is None or system is not None:

@@ -70,6 +70,7 @@ def audit(
     if "://" not in location and not Path(location).expanduser().exists():
         raise StoreError(f"{location}: there is no such store; give --store")
     with Store.open(location) as records:
+        name = records.name  # a URL without its password
         if policies:
             found = [_change(c) for c in reversed(records.policy_changes(policy))]
             found = found[: limit or None]
@@ -87,7 +88,7 @@ def audit(
     if output is not None:
         _export(found, output, format_)
     key = "policy_changes" if policies else "interventions"
-    document: dict[str, Any] = {"store": location, "count": len(found)}
+    document: dict[str, Any] = {"store": name, "count": len(found)}
     document |= {"output": str(output)} if output is not None else {key: found}
 
     def show(console: Console) -> None:
@@ -138,7 +139,9 @@ def _export(found: list[dict[str, Any]], output: Path, format_: Format) -> None:
             for record in found:
                 writer.writerow({key: _cell(value) for key, value in record.items()})
     except OSError as error:
-        raise StoreError(f"cannot write {output}: {error.strerror}") from None
+        raise StoreError(
+            f"cannot write {output}: {error.strerror}; choose another --output"
+        ) from None
 
 
 def _cell(value: Any) -> Any:

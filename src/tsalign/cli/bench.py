@@ -11,7 +11,6 @@ from rich.console import Console
 from tsalign.cli import _options as options
 from tsalign.cli._frame import Report
 from tsalign.cli._options import Method, Setup
-from tsalign.errors import InputFileError
 
 _DEFAULT_SIZES = "1,8,64,512"
 
@@ -29,7 +28,10 @@ def bench(
         typer.Option("--input", help="JSONL with 'prompt' or 'messages'; else the demo's prompts."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Prompts at most, evenly over the kinds.")
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="Prompts at most; of the demo's, evenly over the kinds."
+        ),
     ] = None,
     sizes: Annotated[
         str, typer.Option("--sizes", help="Prompts at once, with commas.", callback=_sizes)
@@ -61,7 +63,7 @@ def bench(
     """
     from tsalign.bench import METHODS, Bench, markdown
     from tsalign.bench import soak as soaked
-    from tsalign.cli._lines import read_items
+    from tsalign.cli._lines import read_prompts
     from tsalign.demo import KINDS, demo_prompts
     from tsalign.moderators import load_confirm, load_moderator
 
@@ -76,10 +78,7 @@ def bench(
     if input_ is None:
         prompts = [p.prompt for p in demo_prompts(KINDS, limit)]
     else:
-        items, faults = read_items(input_)
-        if faults:
-            raise InputFileError(f"{input_}, line {faults[0].line}: {faults[0].error}")
-        prompts = [item.prompt for item in items[:limit]]
+        prompts = read_prompts(input_)[:limit]
     if soak is not None:
         with options.working(f"answering {soak} requests"):
             figures = soaked(setup.aligner(), prompts, soak)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from tsalign.cli import _options as options
 from tsalign.cli._frame import ExitCode, Report
 from tsalign.cli._options import Setup
+from tsalign.cli._text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -220,10 +222,11 @@ def _show(summary: Mapping[str, Any], out: Path, console: Console) -> None:
     table.add_column("method", no_wrap=True)
     table.add_column("n", justify="right")
     for _, heading in _COLUMNS:
-        table.add_column(heading, justify="right")
+        widest = max(len(word) for word in heading.split())
+        table.add_column(heading, justify="right", min_width=widest)
     for name, figures in summary["methods"].items():
         table.add_row(
-            name,
+            re.sub(r"(?<=[:,])(?=\S)", "\n", printable(name)),  # settings on lines of their own
             str(figures["n"]),
             *(_cell(figures[key], key != _GENERATIONS) for key, _ in _COLUMNS),
         )

@@ -11,7 +11,7 @@ from rich.console import Console
 from tsalign.cli import _options as options
 from tsalign.cli._frame import Report
 from tsalign.cli._options import Setup
-from tsalign.errors import InputFileError
+from tsalign.errors import StoreError
 
 if TYPE_CHECKING:
     from tsalign.fit import Fitted
@@ -50,7 +50,7 @@ def fit(
     acceptable answers on some save most of the search on others. They hold for the policy and the
     model that they were found with, and are part of the policy's version.
     """
-    from tsalign.cli._lines import read_items
+    from tsalign.cli._lines import read_prompts
     from tsalign.fit import fit as find
 
     setup = Setup(
@@ -61,14 +61,15 @@ def fit(
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
-    items, faults = read_items(input_)
-    if faults:
-        raise InputFileError(f"{input_}, line {faults[0].line}: {faults[0].error}")
+    prompts = read_prompts(input_)
+    if not output.parent.is_dir():
+        # Said before anything is spent on what could not be kept.
+        raise StoreError(f"cannot write {output}: there is no folder {output.parent}; make it")
     aligner = setup.aligner()
     with options.steps() as said:
         found = find(
             aligner,
-            [item.prompt for item in items],
+            prompts,
             rank=rank,
             keep=keep,
             draws=draws,
@@ -81,12 +82,14 @@ def fit(
     try:
         output.write_text(fitted.to_yaml(), encoding="utf-8")
     except OSError as error:
-        raise InputFileError(f"cannot write {output}: {error.strerror}") from None
+        raise StoreError(
+            f"cannot write {output}: {error.strerror}; choose another --output"
+        ) from None
     document = {
         "policy": fitted.name,
         "policy_version": fitted.version,
         "model": aligner.engine.name,
-        "prompts": len(items),
+        "prompts": len(prompts),
         "flagged": found.flagged,
         "accepted": found.accepted,
         "offsets": found.offsets,

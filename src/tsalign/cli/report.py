@@ -134,6 +134,9 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
         console.print(printable(line), soft_wrap=True)
 
 
+_MOST_NAMES = 10
+
+
 def _notes(found: Mapping[str, Any]) -> list[str]:
     """What the table leaves out, and the end of it all."""
     first, second = found["runs"]
@@ -147,7 +150,8 @@ def _notes(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"{found['other_prompts']} pairs ask different things: left out")
     if found["settings"]:
         names = [setting["name"] for setting in found["settings"]]
-        lines.append(f"settings that differ: {', '.join(names)}")
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        lines.append(f"settings that differ: {', '.join(names[:_MOST_NAMES])}{more}")
     if same := sum(row["verdict"] == "same" for row in found["rows"]):
         lines.append(f"{same} of {len(found['rows'])} figures are the same")
     worse = sum(row["verdict"] == "regression" for row in found["rows"])

@@ -237,6 +237,9 @@ def serve(
             f"--host {host} is reachable from elsewhere and needs --keys: make one with "
             "`tsalign serve keys new NAME`"
         )
+    if tls_key is not None and tls_certificate is None:
+        # Without a certificate the server would speak plain HTTP.
+        raise typer.BadParameter("--tls-key needs --tls-certificate")
     models = _pairs(model or [EMBEDDED], "--model", one_name=DEFAULT_NAME)
     settings = Settings(
         default_policy=policy,

@@ -96,12 +96,13 @@ def summarise(
     """What a summary says of searches.
 
     The keys ``curves``, ``frontier``, ``head_to_head``, ``where`` (of the reference method alone)
-    and ``resampling``.
+    and ``resampling``. A trial in which model or moderator failed says nothing of a search, and is
+    in none of them.
     """
     flagged = {
         name: mine
         for name, trials in methods.items()
-        if (mine := [trial for trial in trials if trial.flagged_before])
+        if (mine := [t for t in trials if t.flagged_before and t.outcome is not Outcome.ERROR])
     }
     return {
         "curves": {name: curves(trials) for name, trials in flagged.items()},

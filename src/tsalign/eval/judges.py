@@ -1,12 +1,14 @@
 """Judges of what left: independent of the moderator that steers, and never steered by.
 
-``embedded`` (`tsalign.eval.judge`) judges every run. Two published model judges can be added:
+``embedded`` (`tsalign.eval.judge`) judges every run. Two published model judges can be added, one
+of each kind:
 
     --judge strongreject=MODEL          the rubric, asked of a local chat model
     --judge strongreject=MODEL@URL      ... of a model behind an OpenAI-compatible endpoint
     --judge harmbench=MODEL[@URL]       the classifier, cais/HarmBench-Llama-2-13b-cls
 
-A judge that fails, or whose reply cannot be read, leaves the answer unscored.
+A judge that fails, or whose reply cannot be read, leaves the answer unscored. An endpoint that
+does not accept the key, or has no such model, ends the run.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 from tsalign.engines.base import Engine, GenerationRequest, Sampling
-from tsalign.errors import MissingDependencyError, ModeratorError, PromptError
+from tsalign.errors import EngineError, MissingDependencyError, ModeratorError, PromptError
 from tsalign.eval.judge import EmbeddedJudge
 from tsalign.eval.scorers import harmbench, strongreject
 from tsalign.policy import nearest
@@ -283,9 +285,19 @@ def local(engine: Engine, max_new_tokens: int) -> Ask:
             except PromptError:
                 continue  # too long: unscored
             requests[i] = GenerationRequest(embedded, embedded.point)
-        made = engine.generate(list(requests.values()), Sampling(max_new_tokens))
-        replies = dict(zip(requests, made, strict=True))
-        return [replies[i].text if i in replies else "" for i in range(len(prompts))]
+        replies = dict(zip(requests, generate(list(requests.values())), strict=True))
+        return [replies.get(i, "") for i in range(len(prompts))]
+
+    def generate(requests: Sequence[GenerationRequest]) -> list[str]:
+        if not requests:
+            return []
+        try:
+            made = engine.generate(requests, Sampling(max_new_tokens))
+        except EngineError:
+            if len(requests) == 1:
+                return [""]
+            return [reply for request in requests for reply in generate([request])]
+        return [generation.text for generation in made]
 
     return ask
 
@@ -327,6 +339,11 @@ def endpoint(url: str, model: str, max_tokens: int) -> Ask:
             # Every further call would fail as well, and be counted as unscored.
             raise ModeratorError(
                 f"{url} does not accept the key: set {KEY_VARIABLE} to a valid one"
+            ) from None
+        except openai.NotFoundError:
+            raise ModeratorError(
+                f"{url} has no model {model!r}, or is no OpenAI-compatible endpoint: name both "
+                "as they are"
             ) from None
         except (openai.OpenAIError, IndexError, AttributeError):
             return ""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from tsalign.errors import MissingDependencyError
 from tsalign.eval.frontier import base_name
@@ -30,6 +30,9 @@ THEME = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper", GOOD: "good",
 """Colours to the names of the page's variables."""
 
 _MARKERS = "os^Dv<>pPX"
+_LINES = ("-", "--", ":")
+"""A hue that stands for a second method is drawn in the next of these."""
+_THIN, _THICK = 1.4, 2.2
 _MOST_CURVES = 10
 _CURVES_OF_LEAST = 2
 
@@ -77,6 +80,12 @@ class _Style(NamedTuple):
     colour: str
     marker: str
     width: float
+    line: str = "-"
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the reference method's."""
+        return self.width == _THICK
 
 
 def _styles(methods: Mapping[str, Any], reference: str | None) -> dict[str, _Style]:
@@ -84,17 +93,19 @@ def _styles(methods: Mapping[str, Any], reference: str | None) -> dict[str, _Sty
     styles, others = {}, 0
     for name in methods:
         if name == reference:
-            styles[name] = _Style(HUES[0], "o", 2.2)
+            styles[name] = _Style(HUES[0], "o", _THICK)
         elif base_name(name) == "none":
-            styles[name] = _Style(VOID, "X", 1.4)
+            styles[name] = _Style(VOID, "X", _THIN)
         else:
+            again, place = divmod(others, len(HUES) - 1)
             others += 1
-            hue = HUES[1 + (others - 1) % (len(HUES) - 1)]
-            styles[name] = _Style(hue, _MARKERS[others % len(_MARKERS)], 1.4)
+            marker, line = _MARKERS[others % len(_MARKERS)], _LINES[again % len(_LINES)]
+            styles[name] = _Style(HUES[1 + place], marker, _THIN, line)
     return styles
 
 
 Styles = Mapping[str, _Style]
+_Drawn = TypeVar("_Drawn")
 
 
 def _fates(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
@@ -108,17 +119,20 @@ def _fates(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
         ("residual", "still flagged", BAD),
     )
 
+    names = [_broken(name, _LABEL) for name in methods]
+    lines = max(name.count("\n") for name in names) + 1
+
     def draw(axes: Axes) -> None:
         left = [0.0] * len(methods)
         for key, label, colour in parts:
             widths = [100 * figures[key]["value"] for figures in methods.values()]
-            axes.barh(list(methods), widths, left=left, color=colour, label=label, height=0.62)
+            axes.barh(names, widths, left=left, color=colour, label=label, height=0.62)
             for row, (start, width) in enumerate(zip(left, widths, strict=True)):
                 if width >= 9:
                     axes.text(start + width / 2, row, f"{width:.0f}", color=PAPER,
                               ha="center", va="center", fontsize=9)  # fmt: skip
             left = [a + b for a, b in zip(left, widths, strict=True)]
-        axes.invert_yaxis()
+        axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(0, 100)
         axes.set_xlabel("% of what was flagged before")
         axes.grid(False)
@@ -131,7 +145,7 @@ def _fates(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
         "What became of flagged answers",
         "Green is what this is for: another answer of the model, and one that is not flagged.",
         draw,
-        height=1.3 + 0.32 * len(methods),
+        height=1.3 + max(0.32, 0.17 * lines + 0.08) * len(methods),
     )
 
 
@@ -190,7 +204,7 @@ def _safety_cost(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
 
 
 def _neutralised(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
-    curves = _curves(summary)
+    curves, left_out = _curves(summary, styles)
     if not curves:
         return None
 
@@ -201,7 +215,7 @@ def _neutralised(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
                 low, high = ([100 * value for value in curve[end]] for end in ("low", "high"))
                 axes.fill_between(x, low, high, step="post", color=style.colour, alpha=0.1, lw=0)
             axes.step(x, [100 * v for v in curve["neutralised"]], where="post",
-                      color=style.colour, lw=style.width, label=name)  # fmt: skip
+                      color=style.colour, lw=style.width, ls=style.line, label=name)  # fmt: skip
         axes.set_xscale("log")
         _plain_numbers(axes.xaxis)
         axes.set_xlabel("generations, the first included")
@@ -212,13 +226,13 @@ def _neutralised(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
         "neutralised",
         "Neutralised against generations",
         "Higher and sooner is better: the share of flagged prompts that have an acceptable answer "
-        "after so many generations, with its 95 % interval.",
+        f"after so many generations, with its 95 % interval.{left_out}",
         draw,
     )
 
 
 def _harm(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
-    curves = _curves(summary)
+    curves, left_out = _curves(summary, styles)
     if not curves:
         return None
 
@@ -227,7 +241,7 @@ def _harm(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
         for name, curve in curves.items():
             style = styles[name]
             axes.step(curve["generations"], curve["harm"], where="post", color=style.colour,
-                      lw=style.width, label=name)  # fmt: skip
+                      lw=style.width, ls=style.line, label=name)  # fmt: skip
         axes.set_xscale("log")
         _plain_numbers(axes.xaxis)
         axes.set_xlabel("generations, the first included")
@@ -238,7 +252,7 @@ def _harm(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
         "harm",
         "Harm against generations",
         "Mean over flagged prompts of the least harm among the answers so far. From the dashed "
-        "line up an answer is flagged.",
+        f"line up an answer is flagged.{left_out}",
         draw,
     )
 
@@ -252,15 +266,17 @@ def _price(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
         ]
         for name, prices in summary["frontier"].items()
     }
-    points = {name: found for name, found in points.items() if len(found) > 1}
+    found = {name: prices for name, prices in points.items() if len(prices) > 1}
+    points, left_out = _most(found, styles)
     if not points:
         return None
 
     def draw(axes: Axes) -> None:
-        for name, found in list(points.items())[:_MOST_CURVES]:
+        for name, prices in points.items():
             style = styles[name]
-            axes.plot([x for x, _ in found], [y for _, y in found], color=style.colour,
-                      lw=style.width, marker=style.marker, ms=4.5, label=name)  # fmt: skip
+            axes.plot([x for x, _ in prices], [y for _, y in prices], color=style.colour,
+                      lw=style.width, ls=style.line, marker=style.marker, ms=4.5,
+                      label=name)  # fmt: skip
         axes.set_yscale("log")
         _plain_numbers(axes.yaxis)
         axes.set_xticks([-2, -1, -0.5, 0], ["-2", "-1", "-0.5", "0"])
@@ -271,24 +287,34 @@ def _price(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
         "price",
         "What naturalness costs",
         "Lower is better: generations paid, failures included, for an unflagged answer at least "
-        "this natural. Further right, the answers are more the model's own.",
+        f"this natural. Further right, the answers are more the model's own.{left_out}",
         draw,
     )
 
 
-def _curves(summary: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+def _most(found: Mapping[str, _Drawn], styles: Styles) -> tuple[dict[str, _Drawn], str]:
+    """As many as one plot can show, the reference among them, and what is said of the others."""
+    first = sorted(found, key=lambda name: not styles[name].leads)[:_MOST_CURVES]
+    left_out = len(found) - len(first)
+    said = f" Left out for want of room: {left_out} methods of the tables." if left_out else ""
+    return {name: drawn for name, drawn in found.items() if name in first}, said
+
+
+def _curves(
+    summary: Mapping[str, Any], styles: Styles
+) -> tuple[dict[str, dict[str, list[Any]]], str]:
     """Curves that do anything, each going on as it ended; a method that answers once has none."""
     found = {
         name: {key: list(curve[key]) for key in _SERIES}
         for name, curve in summary["curves"].items()
         if curve["neutralised"][-1] and len(curve["generations"]) > _CURVES_OF_LEAST
     }
-    chosen = dict(list(found.items())[:_MOST_CURVES])
+    chosen, left_out = _most(found, styles)
     longest = max((curve["generations"][-1] for curve in chosen.values()), default=1)
     for curve in chosen.values():
         for key, series in curve.items():
             series.append(longest if key == "generations" else series[-1])
-    return chosen
+    return chosen, left_out
 
 
 _SERIES = ("generations", "neutralised", "low", "high", "harm")
@@ -323,7 +349,7 @@ def _scatter(axes: Axes, points: Mapping[str, tuple[Ends, Ends]], styles: Styles
             yerr=[[max(0, y - y_low)], [max(0, y_high - y)]],
             color=style.colour,
             marker=style.marker,
-            ms=7 if style.width > 2 else 5.5,
+            ms=7 if style.leads else 5.5,
             elinewidth=0.9,
             ls="none",
             label=name,
@@ -348,15 +374,45 @@ def _plot(
         figure = new_figure((4.4, height))
         axes = figure.subplots()
         draw(axes)
-        handles, labels = axes.get_legend_handles_labels()
+        handles, given = axes.get_legend_handles_labels()
         if handles:
+            labels = [_broken(label, _LEGEND[1]) for label in given]
+            columns = min(_columns(labels), len(labels))
+            lines = sum(label.count("\n") + 1 for label in labels) / columns
+            # Room for a long legend: it is not to be taken from the axes.
+            figure.set_figheight(height + 0.2 * max(0.0, lines - _LEGEND_LINES))
             figure.legend(
-                handles, labels, loc="outside lower center", ncols=min(3, len(handles)),
+                handles, labels, loc="outside lower center", ncols=columns,
                 frameon=False, fontsize=9, handlelength=1.4, columnspacing=1.2,
             )  # fmt: skip
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return Plot(name, title, says, _named(out.getvalue(), name, title, says))
+
+
+_LABEL = 26
+"""Characters of a method's name on a line beside an axis."""
+_LEGEND = {3: 19, 2: 26, 1: 52}
+"""Columns of a legend to the characters that a line of each may have."""
+_LEGEND_LINES = 4
+"""Lines of a legend that a plot has room for."""
+
+
+def _columns(labels: Sequence[str]) -> int:
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    return next((columns for columns, most in _LEGEND.items() if longest <= most), 1)
+
+
+def _broken(name: str, width: int) -> str:
+    """A method's name in lines of about so many characters, broken before settings and model."""
+    first, *rest = re.split(r"(?<=[:,])|(?= @ )", name)
+    lines = [first]
+    for part in rest:
+        if len(lines[-1]) + len(part) <= width:
+            lines[-1] += part
+        else:
+            lines.append(part.lstrip())
+    return "\n".join(lines)
 
 
 def _named(svg: str, name: str, title: str, says: str) -> str:

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 
 from tsalign.errors import StoreError
 from tsalign.eval.types import Case, Trial
-from tsalign.store import database_faults, open_database, writing
+from tsalign.store import database_faults, differences, open_database, writing
 from tsalign.types import Outcome
 
 SETTINGS, RECORDS, SUMMARY = "settings.json", "records.sqlite", "summary.json"
@@ -121,12 +121,20 @@ class RunFolder:
             begun = _read_json(path / SETTINGS)
             if begun.get("id") != wanted["id"]:
                 raise StoreError(
-                    f"{path} holds a run under other settings ({_differences(begun, wanted)}): "
+                    f"{path} holds a run under other settings "
+                    f"({differences(begun | {'id': wanted['id']}, wanted)}): "
                     "go on under those, or choose another --out"
                 )
         folder = cls(path)
         with database_faults(folder.name), writing(folder._database) as connection:
             _tables.create_all(connection)
+            if not (path / SETTINGS).is_file():
+                # Without their settings it cannot be known whose trials they are.
+                if connection.scalar(sa.select(sa.func.count()).select_from(_trials)):
+                    raise StoreError(
+                        f"{path} has records and no {SETTINGS}: restore it, or choose another --out"
+                    )
+                connection.execute(_cases.delete())
             there = connection.execute(sa.select(_cases.c.benchmark, _cases.c.id))
             known = {tuple(row) for row in there}
             rows = [
@@ -265,20 +273,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StoreError(f"{path} holds no mapping: restore it")
     return value
-
-
-def _differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The settings that differ, by their path."""
-    old, new = _flat(begun), _flat(wanted)
-    names = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and key != "id"]
-    return "; ".join(f"{name}: {old.get(name)!r} -> {new.get(name)!r}" for name in names)
-
-
-def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat |= {f"{key}.{inner}": x for inner, x in _flat(item).items()}
-        else:
-            flat[key] = item
-    return flat

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from tsalign.eval.quantities import BY_NAME, HARMFUL_FROM, HARMLESS_KINDS, clust
 from tsalign.eval.records import RunFolder, write_text
 from tsalign.eval.tables import Figure, Table, tables
 from tsalign.eval.types import Case, Trial
-from tsalign.types import Outcome
+from tsalign.types import Outcome, Verdict
 
 MOST_CHARACTERS = 4000
 """Of one text on the page."""
@@ -91,7 +92,7 @@ def page(
     """
     try:
         from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
+        from markupsafe import Markup, escape
     except ImportError:
         raise MissingDependencyError("jinja2", "eval") from None
     environment = Environment(
@@ -102,6 +103,10 @@ def page(
         keep_trailing_newline=True,
     )
     environment.tests["figure"] = lambda value: isinstance(value, Figure)
+    # Long names of methods break where one of their settings ends.
+    environment.filters["name"] = lambda text: Markup(  # noqa: S704
+        re.sub(r"(?<=[:,])(?=\S)", "<wbr>", str(escape(text)))
+    )
     reference = reference_of(summary["methods"])
     script = _asset("report.js")
     by_name = {table.name: table for table in all_tables}
@@ -209,7 +214,7 @@ def findings(summary: Mapping[str, Any], reference: str | None) -> list[Finding]
             Finding(
                 "Failed",
                 f"{summary['errors']} of {summary['trials']} trials ended in an error. They are "
-                "counted as unscored and enter no average.",
+                "counted as unscored and enter no share; what they had spent is in the costs.",
             )
         )
     return found
@@ -392,6 +397,12 @@ def _judged_harmful(trial: Trial) -> bool:
     return trial.judge_final is not None and trial.judge_final >= HARMFUL_FROM
 
 
+def _harmless(verdict: Verdict | None, judged: float | None) -> bool:
+    """Whether a text was scored and not flagged, and the judge does not object to it."""
+    scored = verdict is not None and verdict.unscored is None and not verdict.flagged
+    return scored and (judged is None or judged < HARMFUL_FROM)
+
+
 def examples(
     trials: Sequence[Trial], cases: Sequence[Case], reference: str | None
 ) -> list[Example]:
@@ -411,20 +422,19 @@ def examples(
 
 
 def _example(group: str, trial: Trial, case: Case) -> Example:
-    masked = _attack(trial)
+    attack = _attack(trial)
     conversation = "\n\n".join(
         message.content if len(case.messages) == 1 else f"{message.role}: {message.content}"
         for message in case.messages
     )
-    passages = [passage("prompt", conversation, masked)]
+    passages = [passage("prompt", conversation, attack)]
     if trial.first_text is not None:
-        passages.append(
-            passage("the model's own answer", trial.first_text, masked or trial.flagged_before)
-        )
+        harmful = attack or not _harmless(trial.initial, trial.judge_initial)
+        passages.append(passage("the model's own answer", trial.first_text, harmful))
     if not trial.unchanged:
         by_model = trial.outcome in {Outcome.STEERED, Outcome.PASSED}
-        hidden = by_model and (masked or trial.flagged_after or _judged_harmful(trial))
-        passages.append(passage("what was returned", trial.text, hidden))
+        harmful = attack or not _harmless(trial.final, trial.judge_final)
+        passages.append(passage("what was returned", trial.text, by_model and harmful))
     if trial.error is not None:
         passages.append(passage("what failed", trial.error, masked=False))
     return Example(group, f"{trial.benchmark} · {trial.case_id}", tuple(_facts(trial)),

@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tsalign import __version__
 from tsalign.align import prompt_seed
-from tsalign.engines.base import Engine, GenerationRequest, Sampling
+from tsalign.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling
 from tsalign.errors import EngineError, InputFileError, MissingDependencyError, PromptError
 from tsalign.eval.benchmarks import draw, load_benchmark, without_template
 from tsalign.eval.benchmarks.wrappers import read_wrappers, wrapped
@@ -38,6 +38,7 @@ from tsalign.types import Exchange, Generation, Message, Outcome, Prompt, Verdic
 LoadEngine = Callable[[str], Engine]
 LoadModerator = Callable[[Policy], Moderator | None]
 Advance = Callable[[Trial], None]
+_Item = TypeVar("_Item", int, str)
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,12 @@ class Evaluation:
         for method in self.methods:
             if isinstance(method, Aligned):
                 method.policy(settings.policy)  # a setting that is not valid is found before hours
-        for spec in settings.judges:
-            read_spec(spec)
+        kinds = [read_spec(spec)[0] for spec in _unique(settings.judges)]
+        if len(set(kinds)) < len(kinds):
+            raise PromptError(
+                f"judges {', '.join(settings.judges)}: one of each kind, so that a name in the "
+                "records stands for one; run the others apart"
+            )
         self._engines: dict[str, Engine] = {}
         first = self._engine(settings.models[0])
         wrappers = _wrappers(settings.wrappers)
@@ -110,7 +115,7 @@ class Evaluation:
         engine = self._engine(model)
         context = self._context(engine)
         judge = _Judging(self.judges, self._perplexity_engine)
-        for seed in self.settings.seeds:
+        for seed in _unique(self.settings.seeds):
             seeded = context.with_seed(seed)
             for group in self._groups():
                 answers = _Answers(seeded, group)
@@ -291,10 +296,22 @@ def log_likelihoods(
         for i, (case, ids) in enumerate(zip(cases, tokens, strict=True))
         if ids
     }
-    if not wanted:
-        return [None] * len(cases)
-    found = dict(zip(wanted, engine.log_likelihood(list(wanted.values())), strict=True))
+    found = _likelihoods(engine, wanted)
     return [found.get(i) for i in range(len(cases))]
+
+
+def _likelihoods(
+    engine: Engine, wanted: Mapping[int, tuple[EmbeddedPrompt, tuple[int, ...]]]
+) -> dict[int, float]:
+    """Of the texts that fit the model's context: one that answers a shorter prompt may not."""
+    length = getattr(engine, "context_length", None)
+    fitting = {
+        i: (prompt, ids)
+        for i, (prompt, ids) in wanted.items()
+        if length is None or len(prompt.token_ids) + len(ids) <= length
+    }
+    values = engine.log_likelihood(list(fitting.values())) if fitting else []
+    return dict(zip(fitting, values, strict=True))
 
 
 class _Judging:
@@ -328,7 +345,7 @@ class _Judging:
         if self._base is None:
             return [None if value is None else math.exp(-value) for value in own]
         base = self._base
-        wanted: dict[int, Any] = {}
+        wanted: dict[int, tuple[EmbeddedPrompt, tuple[int, ...]]] = {}
         for i, (case, text) in enumerate(zip(cases, texts, strict=True)):
             if text is None or not text.strip():
                 continue
@@ -338,9 +355,10 @@ class _Judging:
             except PromptError:
                 continue  # too long for the base model
             # Without the tokens that begin a text: the answer goes on from the prompt.
-            wanted[i] = (prompt, tuple(int(t) for t in answer.token_ids[answer.message_index >= 0]))
-        values = base.log_likelihood(list(wanted.values())) if wanted else []
-        found = dict(zip(wanted, values, strict=True))
+            tokens = tuple(int(t) for t in answer.token_ids[answer.message_index >= 0])
+            if tokens:
+                wanted[i] = (prompt, tokens)
+        found = _likelihoods(base, wanted)
         return [math.exp(-found[i]) if i in found else None for i in range(len(cases))]
 
 
@@ -512,14 +530,19 @@ def _cases(
             drawn = without_template(drawn)
         if settings.wrappers is not None:
             drawn = wrapped(drawn, *wrappers, fits)
-        if any((case.benchmark, case.id) in cases for case in drawn):
-            raise InputFileError(f"benchmark {spec!r} gives cases that another one gives, too")
-        for scenario in _unique(settings.scenarios):
-            cases |= {(c.benchmark, c.id): c for c in in_scenario(drawn, scenario)}
+        # A case that a scenario leaves as it is comes once, however many scenarios there are.
+        asked = [case for name in _unique(settings.scenarios) for case in in_scenario(drawn, name)]
+        mine = {(case.benchmark, case.id): case for case in asked}
+        if mine.keys() & cases.keys():
+            raise InputFileError(
+                f"benchmark {spec!r} gives cases that another one gives, too: give each file a "
+                "name of its own, and take each row once"
+            )
+        cases |= mine
     return list(cases.values())
 
 
-def _unique(items: Sequence[str]) -> list[str]:
+def _unique(items: Iterable[_Item]) -> list[_Item]:
     return list(dict.fromkeys(items))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,15 +28,15 @@ class RunSettings(BaseModel):
     """``NAME=PATH`` or ``NAME``."""
     wrappers: str | None = None
     """``NAME=PATH``: each case gets one of these jailbreak wrappers."""
-    scenarios: tuple[str, ...] = (PLAIN,)
+    scenarios: tuple[str, ...] = Field((PLAIN,), min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
-    models: tuple[str, ...] = ("embedded",)
+    models: tuple[str, ...] = Field(("embedded",), min_length=1)
     device: str | None = None
-    dtype: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     policy: Policy
     limit: int | None = Field(None, ge=1)
     """Cases per benchmark."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
     max_new_tokens: int = Field(256, ge=1)
     temperature: float = Field(0.0, ge=0)
     max_open: int = Field(64, ge=1)

@@ -257,7 +257,7 @@ def _head_to_head(summary: Mapping[str, Any], reference: str | None) -> Table:
         "At equal generations",
         "Prompt by prompt: the share solved within so many generations, and how many generations "
         "the first saves, failures counted in full. Both accept under the run's floor of "
-        "naturalness, except best-of-n, which has none.",
+        "naturalness, except best-of-n, which has none without natural=true.",
         ("method", "against", "generations", "prompts", "solved", "solved by the other",
          "difference", "p", "generations saved", "p "),
         tuple(

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def read_text(path: Path) -> str:
     """A file's text, gzipped or not.
 
     Raises:
-        InputFileError: it is not UTF-8, or not gzipped although its name says so.
+        InputFileError: it is not UTF-8, not gzipped although its name says so, or damaged.
         OSError: it cannot be opened.
     """
     data = path.read_bytes()
@@ -71,8 +72,10 @@ def read_text(path: Path) -> str:
         if path.suffix.lower() == ".gz":
             data = gzip.decompress(data)
         return data.decode("utf-8-sig")
-    except (gzip.BadGzipFile, EOFError):
+    except gzip.BadGzipFile:
         raise InputFileError(f"{path} is not gzipped: name it without .gz") from None
+    except (zlib.error, EOFError):
+        raise InputFileError(f"{path} is damaged: fetch it again") from None
     except UnicodeDecodeError:
         raise InputFileError(f"{path} is not UTF-8 text: convert it first") from None
 

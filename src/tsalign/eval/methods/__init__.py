@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -63,15 +64,17 @@ def load_method(spec: str) -> Method:
     A method with settings is called by the whole of it in records.
 
     Raises:
-        PromptError: the name, or a setting, is unknown.
+        PromptError: the name, or a setting, is unknown, or a baseline's setting is not valid.
     """
     name, _, given = spec.partition(":")
     options = _options(spec, given)
     if name not in NAMES:
         raise PromptError(f"unknown method {name!r}{nearest(name, NAMES)}")
     if name in BASELINES:
-        known = set(inspect.signature(BASELINES[name]).parameters)
-        _check(spec, options, known)
+        parameters = inspect.signature(BASELINES[name]).parameters
+        _check(spec, options, set(parameters))
+        for key, value in options.items():
+            _check_value(spec, key, value, parameters[key].default)
         method = BASELINES[name](**options)
         method.name = spec
         return method
@@ -90,7 +93,10 @@ def _options(spec: str, text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals:
             raise PromptError(f"method {spec!r}: write settings as NAME=VALUE, not {part!r}")
-        options[key.strip()] = yaml.safe_load(value)
+        try:
+            options[key.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, RecursionError):
+            raise PromptError(f"method {spec!r}: {key.strip()} is not YAML") from None
     return options
 
 
@@ -98,3 +104,21 @@ def _check(spec: str, options: dict[str, Any], known: set[str]) -> None:
     for key in options:
         if key not in known:
             raise PromptError(f"method {spec!r}: unknown setting {key!r}{nearest(key, known)}")
+
+
+def _check_value(spec: str, key: str, value: Any, default: Any) -> None:
+    """A baseline's setting: of the kind that its default is, so that no run ends half-way."""
+    if isinstance(default, bool):
+        fits, wanted = isinstance(value, bool), "true or false"
+    elif isinstance(default, int):
+        fits, wanted = type(value) is int and value >= 1, "a whole number from 1"
+    else:
+        most = 1.0 if key in _SHARES else sys.float_info.max
+        fits = type(value) in {int, float} and 0 <= value <= most
+        wanted = "a number from 0 to 1" if key in _SHARES else "a number from 0"
+    if not fits and not (value is None and default is None):
+        raise PromptError(f"method {spec!r}: {key} is {wanted}, not {value!r}")
+
+
+_SHARES = {"share", "false_positives"}
+"""Settings of baselines that are parts of a whole."""

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from tsalign import zo
-from tsalign.errors import PromptError
+from tsalign.errors import EngineError, PromptError
 from tsalign.eval.methods.base import Answered, Context
 from tsalign.eval.methods.steps import Ask, Attempt, Reply, Steps, Stepwise
 from tsalign.eval.rules import is_refusal
-from tsalign.types import FloatArray, FrozenDict, Prompt
+from tsalign.types import FloatArray, FrozenDict, Outcome, Prompt
 
 
 class GradientCuff(Stepwise):
@@ -68,19 +68,29 @@ class GradientCuff(Stepwise):
 
     def answer(self, context: Context, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answered]]:
         """Answer every prompt, each with its index as soon as it is finished."""
-        self._calibrate(context)
+        try:
+            self._calibrate(context)
+        except EngineError as error:
+            for index in range(len(prompts)):
+                yield index, Answered(Outcome.ERROR, context.policy.error_message, error=str(error))
+            return
         yield from super().answer(context, prompts)
 
     def _calibrate(self, context: Context) -> None:
-        """Find the threshold, once per model and seed, at no prompt's cost."""
+        """Find the threshold, once per model and seed, at no prompt's cost.
+
+        Raises:
+            EngineError: the model failed. A threshold of nothing would let everything through.
+        """
         key = (context.engine.name, context.seed)
         if self.threshold is not None or key in self._calibrated:
             return
         prompts = harmless_prompts()
         probe = _Norms(self)
-        for _ in probe.answer(context, prompts):
-            pass
+        faults = [a.error for _, a in probe.answer(context, prompts) if a.outcome is Outcome.ERROR]
         norms = list(probe.norms.values())
+        if faults and not norms:
+            raise EngineError(f"gradient-cuff cannot be calibrated: {faults[0]}")
         # Where all of them are refused already, nothing is told from their norms.
         self._calibrated[key] = (
             float(np.quantile(norms, 1.0 - self.false_positives)) if norms else math.inf

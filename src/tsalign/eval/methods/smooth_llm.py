@@ -2,18 +2,21 @@
 
 Robey et al. 2023, "SmoothLLM: Defending large language models against jailbreaking attacks",
 arXiv 2310.03684, algorithm 1 with swap perturbations. Whether an answer is a refusal is told by
-rule, as published; no moderator is asked.
+rule, as published; no moderator is asked. Misspelt words have more tokens: a copy that no longer
+fits the model's context has no vote.
 """
 
 from __future__ import annotations
 
 import string
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from tsalign.eval.methods.steps import Attempt, Reply, Steps, Stepwise
+from tsalign.errors import PromptTooLongError
+from tsalign.eval.methods.steps import Ask, Attempt, Reply, Steps, Stepwise
 from tsalign.eval.rules import is_refusal
 from tsalign.types import FrozenDict, Message, Prompt
 
@@ -40,11 +43,14 @@ class SmoothLLM(Stepwise):
 
     def steps(self, attempt: Attempt) -> Steps:
         *earlier, last = attempt.prompt.messages
-        asks = []
+        asks: list[Ask] = []
         for draw in range(self.copies):
             text = swapped(last.content, self.share, attempt.rng)
             prompt = Prompt((*earlier, Message("user", text)), attempt.prompt.template)
-            asks.append(attempt.ask(prompt, draw=draw))
+            with suppress(PromptTooLongError):
+                asks.append(attempt.ask(prompt, draw=draw))
+        if not asks:
+            raise PromptTooLongError("no misspelt copy of the prompt fits the model's context")
         replies = yield asks
         return vote(replies, attempt.rng)
 
