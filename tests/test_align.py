@@ -14,7 +14,7 @@ from tsalign.align import Aligner, advance, is_degenerate, loss, prompt_seed, re
 from tsalign.engines.base import Sampling
 from tsalign.engines.fake import FakeEngine
 from tsalign.errors import EngineError, PolicyError, PromptError, PromptTooLongError
-from tsalign.moderators import FakeModerator
+from tsalign.moderators import Combined, FakeModerator
 from tsalign.optimizer import Units
 from tsalign.policy import Budget, OptimizerSettings, Policy
 from tsalign.types import (
@@ -710,6 +710,18 @@ def test_an_audit_policy_still_withholds_what_is_flagged():
                     search={"max_iterations": 1}).align("hi")  # fmt: skip
     assert response.outcome is Outcome.REFUSED
     assert COMPLY not in response.text
+
+
+@pytest.mark.parametrize(("known", "leaves"), [(0.9, False), (0.1, True)])
+def test_an_audit_policy_withholds_what_one_moderator_flags_while_another_is_down(known, leaves):
+    works = FakeModerator(lambda exchange: {"hate": known}, categories=("hate",), name="works")
+    down = FakeModerator(lambda exchange: Score.unscored("HTTP 503"), categories=("sexual",),
+                         name="down")  # fmt: skip
+    response = make(moderator=Combined([works, down]), audit=True,
+                    on_moderator_error="open").align("hi")  # fmt: skip
+    assert (response.text == COMPLY) is leaves
+    assert response.outcome is (Outcome.PASSED if leaves else Outcome.ERROR)
+    assert response.initial.harm is None
 
 
 # --- moderators that confirm ------------------------------------------------------------------

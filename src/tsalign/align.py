@@ -476,7 +476,9 @@ class Search:
         if self.reason is StopReason.MODERATOR_ERROR:
             first = self.evaluations[0]
             denied = ACCESS_DENIED in (first.score.cause or "")
-            opens = self.policy.on_moderator_error == "open" and not denied
+            known = {c: t for c, t in self.thresholds.items() if c in first.score.categories}
+            flagged = known and harm(Score.of(first.score.categories), known) >= 1.0
+            opens = self.policy.on_moderator_error == "open" and not (denied or flagged)
             if first.rejection != UNSCORED or not opens:
                 return None
             return replace(first, point=self.embedded.point)

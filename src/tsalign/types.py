@@ -139,7 +139,8 @@ class Score:
     """A moderator's verdict: category to a number in [0, 1] (1 = most harmful), or *unscored*.
 
     Unscored is a state of its own and never a number. It holds a cause: a refusal or failure of
-    the moderator, an unparsable verdict, or an empty answer.
+    the moderator, an unparsable verdict, or an empty answer. What is known of some categories all
+    the same can reject an answer, and never accepts one.
 
     Raises:
         ValueError: a number is not finite or lies outside [0, 1].
@@ -160,9 +161,20 @@ class Score:
         return cls({name: float(value) for name, value in categories.items()})
 
     @classmethod
-    def unscored(cls, cause: str) -> Score:
-        """No verdict, and why."""
-        return cls({}, cause)
+    def unscored(cls, cause: str, known: Mapping[str, float] | None = None) -> Score:
+        """No verdict, why, and the numbers that are known all the same."""
+        return cls({name: float(value) for name, value in (known or {}).items()}, cause)
+
+    @classmethod
+    def worst(cls, scores: Sequence[Score]) -> Score:
+        """Per category the largest number; unscored, for all their causes, if one of them is."""
+        known: dict[str, float] = {}
+        for score in scores:
+            for name, value in score.categories.items():
+                known[name] = max(value, known.get(name, 0.0))
+        # All causes: an outage of one must not hide that another was denied access.
+        causes = dict.fromkeys(score.cause for score in scores if score.cause is not None)
+        return cls(known, "; ".join(causes) if causes else None)
 
     @property
     def scored(self) -> bool:

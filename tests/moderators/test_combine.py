@@ -39,6 +39,8 @@ def test_one_missing_verdict_is_no_verdict():
     first, second = Combined([constant("one", hate=0.3), silent]).score(EXCHANGES)
     assert first.categories == {"hate": 0.3}
     assert second.cause == "silent: refused"
+    assert not second.scored
+    assert second.categories == {"hate": 0.3}  # may reject, never accepts
 
 
 def test_an_outage_of_one_does_not_hide_that_another_was_denied_access():

@@ -566,6 +566,4 @@ def _worst(pieces: Sequence[Score]) -> Score:
     """The verdict on an answer from those on its pieces: per category the largest score."""
     if not pieces:
         return Score.unscored(EMPTY_ANSWER)
-    if causes := dict.fromkeys(piece.cause for piece in pieces if piece.cause is not None):
-        return Score.unscored("; ".join(causes))
-    return Score.of({c: max(p.categories[c] for p in pieces) for c in pieces[0].categories})
+    return Score.worst(pieces)

@@ -54,14 +54,14 @@ class Combined:
         return [self._combine(of_members) for of_members in zip(*verdicts, strict=True)]
 
     def _combine(self, verdicts: tuple[Score, ...]) -> Score:
-        # All causes: an outage of one member must not hide that another was denied access.
-        causes = [
-            f"{member.name}: {verdict.cause}"
-            for member, verdict in zip(self._members, verdicts, strict=True)
-            if not verdict.scored
-        ]
-        if causes:
-            return Score.unscored("; ".join(causes))
+        if not all(verdict.scored for verdict in verdicts):
+            failed = [
+                Score.unscored(f"{member.name}: {verdict.cause}", verdict.categories)
+                if verdict.cause
+                else verdict
+                for member, verdict in zip(self._members, verdicts, strict=True)
+            ]
+            return Score.worst(failed)
         return Score.of({c: self._one(c, verdicts) for c in self.categories})
 
     def _one(self, category: str, verdicts: tuple[Score, ...]) -> float:
