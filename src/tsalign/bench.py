@@ -191,6 +191,17 @@ class Bench:
             "naturalness_median": self._figure(
                 [r.naturalness for r in steered if r.naturalness is not None], np.median
             ),
+            "naturalness_above_reference": self._mean(
+                [
+                    r.naturalness - other.naturalness
+                    for r, other in zip(
+                        responses[method], responses.get("reference", ()), strict=False
+                    )
+                    if r.outcome is other.outcome is Outcome.STEERED
+                    and r.naturalness is not None
+                    and other.naturalness is not None
+                ]
+            ),
             "seconds_64": self._figure(seconds[method], np.median),
             "seconds_vs_reference_64": self._figure(
                 [
@@ -294,11 +305,15 @@ class Bench:
     def _throughput(
         self, sizes: Sequence[int], said: Callable[[str], None]
     ) -> dict[str, dict[str, Any]]:
-        """Seconds per prompt with so many open at once, each over whole rounds of the prompts."""
+        """Seconds per prompt with so many open at once, the same prompts and seeds for each size.
+
+        Some prompts take fifty times as long as others: two sizes are only to be compared on equal
+        work.
+        """
         taken: dict[int, list[float]] = {size: [] for size in sizes}
+        jobs = self._jobs(max(*sizes, len(self.prompts)))
         for repetition, size in itertools.product(range(self.repetitions), sizes):
             said(f"{size} at once, {repetition + 1} of {self.repetitions}")
-            jobs = self._jobs(max(size, len(self.prompts)))
             aligner = self._aligner("fast")
             started = time.perf_counter()
             for start in range(0, len(jobs), size):
@@ -339,21 +354,28 @@ class Bench:
 
 
 def soak(aligner: Aligner, prompts: Sequence[Prompt], requests: int) -> dict[str, Any]:
-    """Memory of this process before and after so many requests, a tenth of them as warm-up."""
+    """Memory of this process over so many requests, after a tenth as many as warm-up.
+
+    It goes up and down with the batches; ``resident_mib`` has its course, in tenths.
+    """
     endless = itertools.cycle(prompts)
-    for _ in aligner.align_iter(itertools.islice(endless, max(1, requests // 10))):
+    tenth = max(1, requests // 10)
+    for _ in aligner.align_iter(itertools.islice(endless, tenth)):
         pass
-    before = resident_bytes()
+    course = [resident_bytes()]
     outcomes: Counter[str] = Counter()
-    for _, response in aligner.align_iter(itertools.islice(endless, requests)):
+    answered = aligner.align_iter(itertools.islice(endless, requests))
+    for count, (_, response) in enumerate(answered, start=1):
         outcomes[str(response.outcome)] += 1
-    after = resident_bytes()
+        if count % tenth == 0 or count == requests:
+            course.append(resident_bytes())
     return {
         "requests": requests,
         "outcomes": dict(outcomes),
-        "resident_mib_before": before / 2**20,
-        "resident_mib_after": after / 2**20,
-        "growth_bytes_per_request": (after - before) / requests,
+        "resident_mib_before": course[0] / 2**20,
+        "resident_mib_after": course[-1] / 2**20,
+        "resident_mib": [held / 2**20 for held in course],
+        "growth_bytes_per_request": (course[-1] - course[0]) / requests,
     }
 
 
@@ -480,6 +502,11 @@ def markdown(document: Mapping[str, Any]) -> str:
         ("answers generated per steered one", "generations_per_steered", "{:.1f}"),
         ("verdicts per steered answer", "moderator_calls_per_steered", "{:.1f}"),
         ("naturalness, median", "naturalness_median", "{:+.2f}"),
+        (
+            "naturalness where both steered, `reference` = 0",
+            "naturalness_above_reference",
+            "{:+.2f}",
+        ),
         ("tokens preserved, least", "tokens_preserved_min", "{:.2f}"),
     )
     lines = [

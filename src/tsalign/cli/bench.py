@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -45,7 +45,7 @@ def bench(
     ] = 3,
     soak: Annotated[
         int | None,
-        typer.Option("--soak", min=1, help="Only measure memory before and after N requests."),
+        typer.Option("--soak", min=1, help="Only measure memory over N requests."),
     ] = None,
     policy: options.PolicyOption = "default",
     policies: options.PoliciesOption = None,
@@ -101,9 +101,11 @@ def bench(
     )
 
 
-def _print_soak(console: Console, figures: dict[str, object]) -> None:
+def _print_soak(console: Console, figures: dict[str, Any]) -> None:
     before, after = figures["resident_mib_before"], figures["resident_mib_after"]
+    course = figures["resident_mib"]
     console.print(
         f"{figures['requests']} requests: {before:.1f} MiB before, {after:.1f} MiB after, "
+        f"{min(course):.1f} to {max(course):.1f} MiB on the way; "
         f"{figures['growth_bytes_per_request']:.0f} bytes per request"
     )
