@@ -8,7 +8,8 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,11 @@ import torch
 from typer.testing import CliRunner
 
 from tests.engines import tiny, vllm_fake
-from tests.engines.vllm_fake import FakeVllm, wait_until
+from tests.engines.vllm_fake import FakeVllm, status, wait_until
 from tsalign.align import Aligner
 from tsalign.cli import app
 from tsalign.engines import Engine, GenerationRequest, Sampling, _replicas, load_engine
+from tsalign.engines.base import WatchingEngine
 from tsalign.engines.transformers import TransformersEngine
 from tsalign.engines.vllm_server import VllmServerEngine, payload
 from tsalign.errors import (
@@ -33,7 +35,7 @@ from tsalign.errors import (
 )
 from tsalign.moderators import FakeModerator
 from tsalign.policy import Budget, Policy
-from tsalign.types import Outcome, Prompt
+from tsalign.types import Generation, Outcome, Prompt
 
 NEW_TOKENS = 8
 GREEDY = Sampling(max_new_tokens=NEW_TOKENS)
@@ -184,6 +186,76 @@ def test_whole_responses_equal_those_of_transformers(
     ours = responses(engine)
     assert ours == responses(local)
     assert {response["outcome"] for response in ours} > {str(Outcome.PASSED)}
+
+
+def test_answers_that_are_stopped_equal_those_of_transformers(
+    start: Start, connect: Connect, local: TransformersEngine
+) -> None:
+    fake = start()
+    engine = connect(fake, max_batch=4)
+    assert isinstance(engine, WatchingEngine)
+    horizons = (2, 3, 8, None)
+
+    def answers(used: WatchingEngine) -> tuple[list[Generation], set[tuple[int, str]]]:
+        looks: dict[int, int] = {}
+        seen = set()
+
+        def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+            assert places
+            for place, text in zip(places, texts, strict=True):
+                looks[place] = looks.get(place, 0) + 1
+                seen.add((place, text))
+            return [looks[place] == 1 + place % 4 for place in places]
+
+        requests = [
+            replace(request, horizon=horizons[i % 4]) for i, request in enumerate(requests_of(used))
+        ]
+        return used.generate_watched(requests, GREEDY, watch), seen
+
+    found = answers(engine)
+    assert found == answers(local)
+    assert {answer.finish_reason for answer in found[0]} > {"cut", "length"}
+    # Nobody pays for tokens after the mark at which an answer was stopped.
+    fake.bodies.clear()
+    request = replace(requests_of(engine)[0], horizon=2)
+    [stopped] = engine.generate_watched([request], GREEDY, lambda places, _: [True] * len(places))
+    assert (len(stopped.token_ids), stopped.finish_reason) == (2, "cut")
+    assert [body["max_tokens"] for body in fake.bodies] == [2]
+
+
+def test_what_nobody_stops_is_the_whole_answer(start: Start, connect: Connect) -> None:
+    engine = connect(start())
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        return [False] * len(places)
+
+    requests = [replace(request, horizon=3) for request in requests_of(engine)]
+    assert engine.generate_watched(requests, GREEDY, watch) == engine.generate(requests, GREEDY)
+    assert engine.generate_watched([], GREEDY, watch) == []
+    drawn = replace(GREEDY, temperature=1.0)
+    first = engine.generate_watched(requests, drawn, watch)
+    assert first == engine.generate_watched(requests[::-1], drawn, watch)[::-1]
+    assert first != engine.generate_watched(
+        [replace(request, seed=request.seed + 1) for request in requests], drawn, watch
+    )
+
+
+def test_a_server_that_fails_between_two_marks_is_asked_again(
+    start: Start, connect: Connect
+) -> None:
+    fake = start()
+    engine = connect(fake)
+    request = replace(requests_of(engine)[0], horizon=2)
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        if len(fake.bodies) == asked + 1:
+            fake.faults.append(status(503))
+        return [False] * len(places)
+
+    [whole] = engine.generate([request], GREEDY)
+    asked = len(fake.bodies)
+    assert engine.generate_watched([request], GREEDY, watch) == [whole]
+    assert not fake.faults
 
 
 def test_seeds_decide_what_is_drawn(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 
 from tsalign.engines._checkpoint import Checkpoint
 from tsalign.engines._common import check_points, embed, read_answer
-from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
+from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch
 from tsalign.engines.rendering import Renderer
 from tsalign.engines.table import CHUNK_ROWS, ChunkedTable
 from tsalign.errors import EngineError, UnsteerableModelError
@@ -149,21 +151,40 @@ class ClientSide(ABC):
             EngineError: a point is not finite, in the model's dtype too, or has another shape
                 than its prompt's, or vLLM failed.
         """
-        if sampling.max_new_tokens < 1:
-            raise EngineError("max_new_tokens is below 1: ask for at least one token")
-        check_points(requests, torch.finfo(self._dtype).max)
-        asks = [
-            Ask(
-                torch.from_numpy(request.point).to(self._dtype),
-                self._room(len(request.point), sampling),
-                request.seed % 2**63,
-            )
-            for request in requests
-        ]
+        asks = self._asks(requests, sampling)
         if not asks:
             return []
         answers = self._answer(asks, self._sampling(sampling.temperature, sampling.top_p))
         return [self._generation(answer.tokens) for answer in answers]
+
+    def generate_watched(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
+    ) -> list[Generation]:
+        """As `generate`; answers that ``watch`` stops are left as they are, ``cut``.
+
+        vLLM is asked for an answer up to where it is shown, then for what follows, with the
+        embeddings of the answer's tokens behind the prompt's rows. Above temperature 0 each of
+        these parts is drawn by a seed of its own, so that a watched answer is another draw than
+        one of `generate`.
+
+        Raises:
+            EngineError: as `generate`.
+        """
+        asks = dict(enumerate(self._asks(requests, sampling)))
+        horizons = {
+            place: request.horizon
+            for place, request in enumerate(requests)
+            if request.horizon is not None
+        }
+        given = self._sampling(sampling.temperature, sampling.top_p)
+        whole = [place for place in asks if place not in horizons]
+        # Beside each other: what is shown need not wait for the longest of the others.
+        with ThreadPoolExecutor(1, thread_name_prefix="vllm-whole") as beside:
+            others = beside.submit(self._answer, [asks[place] for place in whole], given)
+            answers = self._watched({p: asks[p] for p in horizons}, horizons, given, watch)
+            for place, answer in zip(whole, others.result(), strict=True):
+                answers[place] = self._generation(answer.tokens)
+        return [answers[place] for place in asks]
 
     def generate_from_tokens(
         self, token_ids: NDArray[np.int64], sampling: Sampling, seed: int = 0
@@ -207,6 +228,59 @@ class ClientSide(ABC):
         can change a weight.
         """
         return self._checkpoint.sha256()
+
+    def _asks(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Ask]:
+        if sampling.max_new_tokens < 1:
+            raise EngineError("max_new_tokens is below 1: ask for at least one token")
+        check_points(requests, torch.finfo(self._dtype).max)
+        return [
+            Ask(
+                torch.from_numpy(request.point).to(self._dtype),
+                self._room(len(request.point), sampling),
+                request.seed % 2**63,
+            )
+            for request in requests
+        ]
+
+    def _watched(
+        self,
+        asks: Mapping[int, Ask],
+        marks: Mapping[int, int],
+        sampling: Mapping[str, Any],
+        watch: Watch,
+    ) -> dict[int, Generation]:
+        """Answers by the places of their asks, each shown at its mark and at twice, 4, 8 times."""
+        answers: dict[int, Generation] = {}
+        begun: dict[int, list[int]] = {place: [] for place in asks}
+        marks = dict(marks)
+        while begun:
+            parts = [self._next(asks[place], begun[place], marks[place]) for place in begun]
+            shown = {}
+            for part, (place, tokens), answer in zip(
+                parts, list(begun.items()), self._answer(parts, sampling), strict=True
+            ):
+                tokens += answer.tokens
+                marks[place] *= 2
+                answers[place] = self._generation(tokens)
+                ended = len(answer.tokens) < part.limit or len(tokens) == asks[place].limit
+                if ended or answers[place].finish_reason == "stop":
+                    del begun[place]
+                else:
+                    shown[place] = answers[place].text
+            stops = watch(list(shown), list(shown.values())) if shown else ()
+            for place, stop in zip(shown, stops, strict=True):
+                if stop:
+                    answers[place] = replace(answers[place], finish_reason="cut")
+                    del begun[place]
+        return answers
+
+    def _next(self, ask: Ask, tokens: list[int], mark: int) -> Ask:
+        """For what follows so many tokens of an answer, up to the mark."""
+        assert isinstance(ask.prompt, torch.Tensor)
+        rows = self._rows_of(torch.tensor(tokens, dtype=torch.int64))
+        limit = min(mark, ask.limit) - len(tokens)
+        seed = (ask.seed + len(tokens)) % 2**63
+        return Ask(torch.cat([ask.prompt, rows]), limit, seed)
 
     @property
     def _vocabulary(self) -> int:
