@@ -376,6 +376,13 @@ def test_switching_off_a_category_that_is_not_given_is_fine() -> None:
     assert parse(categories={"illicit": None}).thresholds(("hate",)) == {"hate": 0.5}
 
 
+def test_moderators_that_confirm_cannot_be_left_out() -> None:
+    policy = parse(confirm=["rules"])
+    with pytest.raises(PolicyError, match="confirm=load_confirm"):
+        policy.thresholds(("hate",))
+    assert policy.thresholds(("hate",), ("hate",)) == {"hate": 0.5}
+
+
 def test_a_category_that_only_a_confirming_moderator_gives_is_no_error() -> None:
     policy = parse(categories={"illicit": 0.2, "sexual": None}, default_threshold=0.7)
     steering = policy.thresholds(("hate",), confirmed=("illicit", "sexual"))

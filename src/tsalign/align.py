@@ -112,14 +112,9 @@ class Aligner:
         self.sampling = sampling or Sampling()
         self.seed = seed
         self.max_open = max_open
-        if policy.confirm and confirm is None:
-            raise PolicyError(
-                f"policy {policy.name!r} names moderators that confirm: "
-                "pass confirm=load_confirm(policy)"
-            )
-        second = confirm.categories if confirm else ()
+        second = confirm.categories if confirm else None
         self.thresholds = policy.thresholds(moderator.categories, second)
-        self.confirm_thresholds = policy.active(second)
+        self.confirm_thresholds = policy.active(second or ())
         self.moderator = _Asked(moderator, policy.moderator_timeout)
         self.confirm = _Asked(confirm, policy.moderator_timeout) if confirm else None
         self._units: Units | None = None

@@ -353,18 +353,26 @@ class Policy(_Frozen):
     def tag(self) -> PolicyTag:
         return PolicyTag(self.name, self.version, self.audit)
 
-    def thresholds(self, given: Iterable[str], confirmed: Iterable[str] = ()) -> dict[str, float]:
+    def thresholds(
+        self, given: Iterable[str], confirmed: Iterable[str] | None = None
+    ) -> dict[str, float]:
         """Threshold of every active category of the moderator that steers.
 
         Args:
             given: categories that it gives.
-            confirmed: categories that the moderators that confirm give.
+            confirmed: categories that the moderators that confirm give; None: none confirms.
 
         Raises:
             PolicyError: the policy names a category that none of them gives, or none is active
-                of those that steer, or of those that confirm.
+                of those that steer, or of those that confirm, or it names moderators that confirm
+                and there are none.
         """
-        given, confirmed = tuple(given), tuple(confirmed)
+        if self.confirm and confirmed is None:
+            raise PolicyError(
+                f"policy {self.name!r} names moderators that confirm: "
+                "pass confirm=load_confirm(policy)"
+            )
+        given, confirmed = tuple(given), tuple(confirmed or ())
         known = {*given, *confirmed}
         for category, threshold in self.categories.items():
             if threshold is not None and category not in known:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from transformers.cache_utils import DynamicCache
 
 from tests.engines import tiny
 from tsalign.engines import Engine, GenerationRequest, Sampling, load_engine
@@ -83,9 +82,9 @@ def test_answers_from_embeddings_equal_those_from_tokens(
     prefixes: list[int] = []
     prefix = engine._prefix
 
-    def spy(embeds: torch.Tensor, batch: int) -> Any:
+    def spy(embeds: torch.Tensor, cache: Any = None) -> Any:
         prefixes.append(embeds.shape[1])
-        return prefix(embeds, batch)
+        return prefix(embeds, cache)
 
     monkeypatch.setattr(engine, "_prefix", spy)
     prompts = [asked(engine, question) for question in QUESTIONS]
@@ -497,35 +496,6 @@ def test_batches_are_limited_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:
         assert engine.generate(requests, GREEDY) == expected
         assert max(memory.seen) <= 4
         assert len(memory.seen) >= 3
-
-
-def test_a_cache_with_room_holds_what_a_growing_one_holds() -> None:
-    config = tiny.tiny_model().config
-    roomy, plain = module._roomy_cache(config), DynamicCache(config=config)
-    rng = torch.Generator().manual_seed(0)
-
-    def append(rows: int, tokens: int) -> None:
-        shape = (rows, config.num_key_value_heads, tokens, config.head_dim)
-        keys, values = (torch.randn(shape, generator=rng) for _ in range(2))
-        for ours, theirs in zip(
-            roomy.update(keys, values, 0), plain.update(keys, values, 0), strict=True
-        ):
-            assert torch.equal(ours, theirs)
-
-    append(2, 5)
-    for tokens in (1, 1, module.ROOM, 1, 3):
-        append(2, tokens)
-    address = roomy.layers[0].keys.data_ptr()
-    append(2, 1)
-    assert roomy.layers[0].keys.data_ptr() == address  # written in place
-    for cache in (roomy, plain):
-        cache.batch_repeat_interleave(3)
-    append(6, 1)
-    for cache in (roomy, plain):
-        cache.batch_select_indices(torch.tensor([0, 4]))
-    append(2, 1)
-    append(2, 1)
-    assert roomy.get_seq_length() == plain.get_seq_length()
 
 
 def test_threads_take_turns() -> None:

@@ -149,7 +149,7 @@ class Judge:
         return cls(
             policy,
             moderator,
-            policy.thresholds(moderator.categories, confirm.categories if confirm else ()),
+            policy.thresholds(moderator.categories, confirm.categories if confirm else None),
             Guarded(confirm, policy.moderator_timeout) if confirm else None,
         )
 

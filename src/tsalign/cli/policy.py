@@ -133,7 +133,7 @@ def _check_moderators(policy: Policy) -> None:
     from tsalign.moderators import load_confirm, load_moderator
 
     moderator, confirm = load_moderator(policy), load_confirm(policy)
-    policy.thresholds(moderator.categories, confirm.categories if confirm else ())
+    policy.thresholds(moderator.categories, confirm.categories if confirm else None)
 
 
 def _values(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -24,10 +24,11 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
 
 from tsalign._hf import device_of, quiet, remedy, source_of
 from tsalign.engines._common import check_points, embed, end_tokens, read_answer
+from tsalign.engines._kv_cache import Part, Prefixes, is_plain, joined, roomy_cache
 from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch, is_due
 from tsalign.engines.rendering import Renderer
 from tsalign.engines.table import CHUNK_ROWS, ChunkedTable
@@ -41,6 +42,9 @@ _HF: Any = transformers
 
 MIN_SHARED_ROWS = 64
 """Rows that sharing a prefix must save, over a batch, to be worth a pass of its own."""
+
+MIN_PREFIX_ROWS = 64
+"""Rows of a prompt's beginning, and of each part of it, that are worth keeping."""
 
 COMPACT_SHARE = 0.75
 """Share of a batch's rows still running at which the others are taken out of its cache: taking
@@ -62,7 +66,11 @@ class TransformersEngine:
         tokenizer: its tokenizer, backed by the ``tokenizers`` library.
         name: name of the model in responses; the model's own by default.
         prefix_reuse: whether leading rows that all points of a batch have in common are computed
-            once.
+            once, and beginnings of prompts kept.
+        prefix_tokens: tokens of which keys and values are kept from one call to the next, for
+            prompts that begin alike: a system prompt, the earlier turns of a conversation. What
+            it takes is layers · 2 · heads · d_head numbers per token. 0: nothing is kept, so that
+            nobody's waiting time tells what others have asked.
         max_batch: answers generated together at most.
         batch_tokens: tokens of prompts, padding and answers in one batch at most. Halved
             whenever memory does not suffice.
@@ -83,6 +91,7 @@ class TransformersEngine:
         *,
         name: str | None = None,
         prefix_reuse: bool = True,
+        prefix_tokens: int = 16384,
         max_batch: int = 64,
         batch_tokens: int = 32768,
         static_cache: bool = False,
@@ -105,6 +114,8 @@ class TransformersEngine:
         self._prefix_reuse = shares and model._supports_default_dynamic_cache()
         self._stops = end_tokens(model.generation_config, model.config, self._config, tokenizer)
         self._probe()
+        keeps = prefix_tokens > 0 and self._bridges and is_plain(self._config)
+        self._prefixes = Prefixes(self._config, prefix_tokens) if keeps else None
 
     @classmethod
     def load(
@@ -279,9 +290,15 @@ class TransformersEngine:
         ]
 
         def run(batch: list[int]) -> list[float]:
-            return self._log_likelihood([(texts[i], len(requests[i][1])) for i in batch])
+            return self._log_likelihood([(requests[i][0], texts[i]) for i in batch])
 
         return self._in_batches([len(text) for text in texts], [0] * len(texts), run)
+
+    def forget_prefixes(self) -> None:
+        """Drop what is kept of prompts: after the model was changed, say by another adapter."""
+        with self._lock:
+            if self._prefixes is not None:
+                self._prefixes.clear()
 
     def weights_sha256(self) -> str:
         """SHA-256 over name, dtype, shape and bytes of every parameter and persistent buffer."""
@@ -376,6 +393,7 @@ class TransformersEngine:
             out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError))
             if not out_of_memory and not any(sign in text for sign in _OUT_OF_MEMORY):
                 raise EngineError(f"the model failed: {error!r}") from error
+        self.forget_prefixes()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None
@@ -388,15 +406,20 @@ class TransformersEngine:
         watcher: _Watcher | None,
     ) -> list[Generation]:
         points = [request.point for request in requests]
-        shared = self._shared_rows(points, points, limit)
-        rows, mask = self._padded(points, shared)
+        counts, cache = self._begun(
+            [(request.embedded, _unmoved_rows(request)) for request in requests],
+            points,
+            points,
+            limit,
+        )
+        rows, mask = self._padded(points, counts)
         embeds = rows.to(self._embedding.weight.dtype)
-        cache = self._prefix(embeds[:1, :shared], len(requests)) if shared else None
         draw = None
         if sampling.temperature > 0:
             draw = _Draw(sampling, [request.seed for request in requests], limit)
         if self._bridges:
-            answers = self._decode(embeds[:, shared:], mask, cache, limit, draw, watcher)
+            rest = embeds[:, max(counts) :]
+            answers = self._decode(rest, mask, cache, limit, draw, watcher)
         else:
             options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
             if cache is not None:
@@ -431,7 +454,7 @@ class TransformersEngine:
         rows: list[list[int]] = [[] for _ in range(len(embeds))]
         places = list(range(len(rows)))  # of the batch's rows, ended ones included
         running = set(places)
-        cache = _roomy_cache(self._config) if cache is None else cache
+        cache = roomy_cache(self._config) if cache is None else cache
         logits = self._forward(mask, cache, 1, inputs_embeds=embeds)[:, -1]
         while True:
             chosen = (draw(None, logits) if draw else logits).argmax(-1)
@@ -484,6 +507,65 @@ class TransformersEngine:
     def _generation(self, row: list[int]) -> Generation:
         return read_answer(self._tokenizer, self._stops, row)
 
+    def _begun(
+        self,
+        prompts: Sequence[tuple[EmbeddedPrompt, int]],
+        leading: Sequence[NDArray[Any]],
+        rows: Sequence[NDArray[Any]],
+        limit: int,
+    ) -> tuple[list[int], DynamicCache | None]:
+        """How many rows of each request of a batch are in the cache, and the cache.
+
+        Args:
+            prompts: for each request its prompt, and how many of its leading rows are the
+                prompt's own and may be cached.
+            leading: its rows that may be shared over the batch but for the last.
+            rows: all of its rows, or their tokens.
+            limit: tokens that follow.
+        """
+        prefixes = self._known(prompts, rows, limit)
+        if any(prefixes):
+            counts = [sum(part.tokens for part in parts) for parts in prefixes]
+            return counts, joined(self._config, prefixes)
+        shared = self._shared_rows(leading, rows, limit)
+        if not shared:
+            return [0] * len(rows), None
+        cache = self._prefix(self._embeds(rows[0][:shared]))
+        cache.batch_repeat_interleave(len(rows))
+        return [shared] * len(rows), cache
+
+    def _known(
+        self,
+        prompts: Sequence[tuple[EmbeddedPrompt, int]],
+        rows: Sequence[NDArray[Any]],
+        limit: int,
+    ) -> list[list[Part]]:
+        """The parts of each prompt's beginning that are kept from call to call."""
+        ends = [_part_ends(embedded, own) for embedded, own in prompts]
+        cached = max((end[-1] for end in ends if end), default=0)
+        rest = max(len(row) - (end[-1] if end else 0) for row, end in zip(rows, ends, strict=True))
+        length = cached + rest + limit
+        # Rows of different beginnings stand further apart than any of them is long.
+        fits = self.context_length is None or length <= self.context_length
+        if self._prefixes is None or not cached or not fits or not self._bridgeable(length):
+            return [[] for _ in prompts]
+
+        def compute(tokens: NDArray[np.int64], cache: DynamicCache | None) -> DynamicCache:
+            return self._prefix(self._embeds(tokens), cache)
+
+        return [
+            self._prefixes.get(embedded.token_ids[: end[-1]], end, compute) if end else []
+            for (embedded, _), end in zip(prompts, ends, strict=True)
+        ]
+
+    def _embeds(self, rows: NDArray[Any]) -> torch.Tensor:
+        """``(1, n, d_model)`` embeddings of rows, or of tokens."""
+        given = torch.from_numpy(rows).to(self._device)[None]
+        if given.dim() == 2:
+            embeds: torch.Tensor = self._embedding(given)
+            return embeds
+        return given.to(self._embedding.weight.dtype)
+
     def _shared_rows(
         self, leading: Sequence[NDArray[Any]], rows: Sequence[NDArray[Any]], limit: int
     ) -> int:
@@ -515,42 +597,50 @@ class TransformersEngine:
         return self._bridges and not narrow
 
     def _padded(
-        self, rows: Sequence[NDArray[Any]], shared: int
+        self, rows: Sequence[NDArray[Any]], counts: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(batch, longest, ...)`` rows and ``(batch, longest)`` mask.
+        """``(batch, n, ...)`` rows and ``(batch, n)`` mask.
 
-        Each is the shared prefix, masked zeros, and the rest.
+        Each is as many rows as are cached, masked zeros, and the rest.
         """
-        longest = max(len(row) for row in rows)
+        longest = max(counts) + max(
+            len(row) - count for row, count in zip(rows, counts, strict=True)
+        )
         padded = np.zeros((len(rows), longest, *rows[0].shape[1:]), dtype=rows[0].dtype)
         mask = np.zeros((len(rows), longest), dtype=np.int64)
-        for i, row in enumerate(rows):
-            rest = longest - (len(row) - shared)
-            padded[i, :shared], mask[i, :shared] = row[:shared], 1
-            padded[i, rest:], mask[i, rest:] = row[shared:], 1
+        for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
+            rest = longest - (len(row) - count)
+            padded[i, :count], mask[i, :count] = row[:count], 1
+            padded[i, rest:], mask[i, rest:] = row[count:], 1
         return (
             torch.from_numpy(padded).to(self._device),
             torch.from_numpy(mask).to(self._device),
         )
 
-    def _prefix(self, embeds: torch.Tensor, batch: int) -> DynamicCache:
-        """Key-value cache of ``(1, n, d_model)`` embeddings, repeated for a batch."""
-        cache = _roomy_cache(self._config)
+    def _prefix(self, embeds: torch.Tensor, cache: DynamicCache | None = None) -> DynamicCache:
+        """Key-value cache of ``(1, n, d_model)`` embeddings, after what one holds already."""
+        cache = roomy_cache(self._config) if cache is None else cache
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in self._accepts else {}
         self._model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, **last_only)
-        cache.batch_repeat_interleave(batch)
         return cache
 
-    def _log_likelihood(self, texts: list[tuple[NDArray[np.int64], int]]) -> list[float]:
-        """Of ``(tokens, n)`` texts: mean log-likelihood of the last n tokens of each."""
-        rows = [tokens for tokens, _ in texts]
-        shared = self._shared_rows([tokens[:-count] for tokens, count in texts], rows, 0)
-        ids, mask = self._padded(rows, shared)
-        cache = self._prefix(self._embedding(ids[:1, :shared]), len(rows)) if shared else None
-        kept = max(count for _, count in texts) + 1
-        logits = self._forward(mask, cache, kept, input_ids=ids[:, shared:])[:, -kept:]
+    def _log_likelihood(self, texts: list[tuple[EmbeddedPrompt, NDArray[np.int64]]]) -> list[float]:
+        """Of ``(prompt, tokens)``: mean log-likelihood of the tokens that follow the prompt's."""
+        rows = [tokens for _, tokens in texts]
+        own = [len(prompt.token_ids) for prompt, _ in texts]
+        # The logits of a prompt's last row are those of the answer's first token.
+        counts, cache = self._begun(
+            [(prompt, n - 1) for (prompt, _), n in zip(texts, own, strict=True)],
+            [row[:n] for row, n in zip(rows, own, strict=True)],
+            rows,
+            0,
+        )
+        ids, mask = self._padded(rows, counts)
+        answers = [len(row) - n for row, n in zip(rows, own, strict=True)]
+        kept = max(answers) + 1
+        logits = self._forward(mask, cache, kept, input_ids=ids[:, max(counts) :])[:, -kept:]
         means = []
-        for i, (_, count) in enumerate(texts):
+        for i, count in enumerate(answers):
             chances = logits[i, -count - 1 : -1].float().log_softmax(-1)
             means.append(float(chances.gather(1, ids[i, -count:, None].to(chances.device)).mean()))
         return means
@@ -626,56 +716,13 @@ class TransformersEngine:
         rest = torch.cat([torch.zeros_like(pair[:, :pads]), pair[:, shared:]], dim=1)
         kept = embeds.shape[1] - shared
         try:
-            cache = self._prefix(embeds[:, :shared], 2) if shared else None
+            cache = self._prefix(embeds[:, :shared]) if shared else None
+            if cache:
+                cache.batch_repeat_interleave(2)
             logits = self._forward(mask, cache, kept, inputs_embeds=rest)
         except Exception:
             return False
         return _close(logits[:, -kept:], expected[:, -kept:])
-
-
-ROOM = 64
-"""Tokens for which a key-value cache is given room at a time."""
-
-
-class _RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A layer's cache that is written in place; the base class copies all of it for each token."""
-
-    _rooms: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **options: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append ``(batch, heads, n, d_head)`` keys and values; all of them so far."""
-        held = self.keys, self.values
-        if held[0] is None or held[1] is None or not held[0].numel():
-            keys, values = super().update(key_states, value_states, *args, **options)
-            return keys, values
-        self.keys, keys_room = _appended(held[0], self._rooms[0], key_states)
-        self.values, values_room = _appended(held[1], self._rooms[1], value_states)
-        self._rooms = keys_room, values_room
-        return self.keys, self.values
-
-
-def _appended(
-    held: torch.Tensor, room: torch.Tensor | None, new: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """``held`` with ``new`` after it, and the tensor that both lie in."""
-    start, stop = held.shape[-2], held.shape[-2] + new.shape[-2]
-    # What takes rows out of the batch puts another tensor in the place of ``held``.
-    holds = room is not None and room.data_ptr() == held.data_ptr() and len(room) == len(held)
-    if room is None or not holds or room.shape[-2] < stop:
-        room = held.new_empty(*held.shape[:-2], stop + ROOM, held.shape[-1])
-        room[..., :start, :] = held
-    room[..., start:stop, :] = new
-    return room[..., :stop, :], room
-
-
-def _roomy_cache(config: Any) -> DynamicCache:
-    """The cache that transformers would make, its plain layers with room."""
-    cache: Any = DynamicCache(config=config)
-    roomy: Callable[[], Any] = _RoomyLayer
-    cache.layers = [roomy() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cast("DynamicCache", cache)
 
 
 class _ModelTable(ChunkedTable):
@@ -794,6 +841,31 @@ class _Draw(LogitsProcessor):
         drawn = torch.searchsorted(reached, uniform * reached[:, -1:], right=True)
         drawn = drawn.clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
+
+
+def _unmoved_rows(request: GenerationRequest) -> int:
+    """Leading rows of a point that are the prompt's own, but for its last."""
+    most = len(request.point) - 1
+    if request.point is request.embedded.point:
+        return most
+    same = (request.point[:most] == request.embedded.point[:most]).all(axis=1)
+    return most if same.all() else int(same.argmin())
+
+
+def _part_ends(embedded: EmbeddedPrompt, own: int) -> list[int]:
+    """Where the parts of a prompt's beginning end: before messages, far enough from each other.
+
+    Args:
+        embedded: the prompt.
+        own: leading rows that may belong to it.
+    """
+    index = embedded.message_index
+    begins = np.flatnonzero((index[1:] != index[:-1]) & (index[1:] >= 0)) + 1
+    ends: list[int] = []
+    for end in begins[begins <= own].tolist():
+        if end - (ends[-1] if ends else 0) >= MIN_PREFIX_ROWS:
+            ends.append(end)
+    return ends
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -296,7 +296,9 @@ class LivePolicies:
             model: Aligner(engine, moderator, policy, confirm=confirm)
             for model, engine in self._engines.items()
         }
-        thresholds = policy.thresholds(moderator.categories, confirm.categories if confirm else ())
+        thresholds = policy.thresholds(
+            moderator.categories, confirm.categories if confirm else None
+        )
         judge = Guarded(moderator, policy.moderator_timeout)
         return Served(policy, text, judge, thresholds, aligners, source)
 

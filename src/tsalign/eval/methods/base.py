@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from tsalign.align import FLAGGED, UNCONFIRMED, UNSCORED, rejection
 from tsalign.engines.base import Engine, Sampling
-from tsalign.errors import PolicyError
 from tsalign.eval.types import TrajectoryPoint
 from tsalign.moderators.base import Moderator
 from tsalign.moderators.cache import Cached
@@ -53,11 +52,6 @@ class Context:
         seed: int = 0,
         max_open: int = 64,
     ) -> None:
-        if policy.confirm and confirm is None:
-            raise PolicyError(
-                f"policy {policy.name!r} names moderators that confirm: "
-                "pass confirm=load_confirm(policy)"
-            )
         self.engine = engine
         self.moderator = Cached(Guarded(moderator, policy.moderator_timeout))
         self.policy = policy
@@ -65,9 +59,9 @@ class Context:
         self.sampling = sampling or Sampling()
         self.seed = seed
         self.max_open = max_open
-        confirmed = confirm.categories if confirm else ()
-        self.thresholds = policy.thresholds(moderator.categories, confirmed)
-        self._confirm_thresholds = policy.active(confirmed)
+        second = confirm.categories if confirm else None
+        self.thresholds = policy.thresholds(moderator.categories, second)
+        self._confirm_thresholds = policy.active(second or ())
 
     def with_seed(self, seed: int) -> Context:
         """The same under another seed; the moderators' caches are shared."""
