@@ -25,6 +25,7 @@ DISTRIBUTION = {
 
 ABOUT_AN_EXTRA = {
     "engines/_checkpoint.py": "vllm",
+    "engines/_kv_cache.py": "hf",
     "engines/_client_side.py": "vllm",
     "engines/_replicas.py": "vllm",
     "engines/transformers.py": "hf",
