@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import threading
@@ -631,6 +632,18 @@ def test_load_from_a_folder(folder: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert TransformersEngine(model, TOKENIZER).name == "tiny-chat"
 
 
+def test_options_may_follow_the_name(folder: Path) -> None:
+    engine = load_engine(f"{folder}?max_batch=3&prefix_tokens=0&dtype=bfloat16", dtype="float32")
+    assert isinstance(engine, TransformersEngine)
+    assert (engine.name, engine._max_batch, engine._prefixes) == (folder.name, 3, None)
+    assert engine._model.dtype == torch.float32
+    odd = folder.with_name("is it?max_batch=3")
+    shutil.copytree(folder, odd)
+    engine = load_engine(odd, device="cpu")
+    assert isinstance(engine, TransformersEngine)
+    assert (engine.name, engine._max_batch) == (odd.name, 64)
+
+
 def test_load_says_what_is_wrong(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -646,6 +659,10 @@ def test_load_says_what_is_wrong(
         load_engine("nobody/nothing")
     with pytest.raises(EngineError, match="unknown option 'max_bach'; did you mean 'max_batch'"):
         load_engine(folder, max_bach=2)
+    with pytest.raises(EngineError, match="unknown option 'max_bach'"):
+        load_engine(f"{folder}?max_bach=2")
+    with pytest.raises(EngineError, match="cannot be read"):
+        load_engine(f"{folder}?max_batch")
     with pytest.raises(EngineError, match="unknown device 'gpu': use auto, cpu"):
         load_engine(folder, device="gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

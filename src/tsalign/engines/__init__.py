@@ -65,8 +65,8 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
             - ``vllm:MODEL``, a folder or hub id run by vLLM in this machine's processes;
             - ``vllm-server:URL[,URL...]?model=MODEL``, vLLM servers that serve MODEL.
 
-            After a ``?`` the latter two take options, ``key=value`` joined by ``&``, with
-            values as in YAML.
+            After a ``?`` each takes options, ``key=value`` joined by ``&``, with values as in
+            YAML.
         options: of `TransformersEngine.load`, `VllmEngine.load` or `VllmServerEngine.load`:
             ``device``, ``dtype``, ``revision``, ...; they come before those of a ``?``.
 
@@ -80,6 +80,9 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
         target, _, query = rest.partition("?")
         return _load_vllm(kind, target, {**_query(query), **options})
     engine_class = _engine_class(EMBEDDED)
+    if not Path(name_or_path).is_dir():  # a folder's name may hold a ?
+        name_or_path, _, query = str(name_or_path).partition("?")
+        options = {**_query(query), **options}
     _check_options(options, engine_class.load, engine_class.__init__)
     if str(name_or_path) != EMBEDDED:
         engine: Engine = engine_class.load(name_or_path, **options)
