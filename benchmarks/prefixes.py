@@ -3,14 +3,16 @@
     python -m benchmarks.prefixes --repetitions 3 --policy default
     python -m benchmarks.prefixes --repetitions 3 --policy strict     # no offsets are known
     python -m benchmarks.prefixes --random-model
+    python -m benchmarks.prefixes --soak 3200
 
 The demo's prompts behind a system prompt of some 150 words (``system``), and behind that and two
 earlier turns of their own (``conversation``), answered with and without beginnings that are kept.
 Both engines run the same model in the same process, in turns; each starts with nothing kept.
 Figures are medians over the repetitions.
 
-The embedded model is so small that reading a prompt costs it little. The last line times rounds of
-two candidates per conversation, cut after 8 tokens, on a model of 100 million random weights.
+The embedded model is so small that reading a prompt costs it little. The third line times rounds of
+two candidates per conversation, cut after 8 tokens, on a model of 100 million random weights. The
+last line answers conversations that all begin differently, and shows the memory that they take.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -26,6 +29,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tsalign.align import Aligner
+from tsalign.bench import resident_bytes
 from tsalign.demo import demo_prompts
 from tsalign.engines import GenerationRequest, Sampling, load_engine
 from tsalign.engines.base import EmbeddedPrompt
@@ -151,6 +155,31 @@ def rounds(conversations: int, repetitions: int) -> dict[str, Any]:
     }
 
 
+def soak(conversations: int) -> Iterator[dict[str, Any]]:
+    """Resident memory and tokens kept, ten times on the way."""
+    engine: Any = load_engine("embedded")
+    for start in range(0, conversations, 16):
+        requests = []
+        for number in range(start, start + 16):
+            asked = [
+                Message("system", f"Branch {number}. {SYSTEM}"),
+                Message("user", f"May I keep number {number}?"),
+                Message("assistant", "You may renew it twice, and then you bring it back. " * 4),
+                Message("user", "Thanks. And on Sundays?"),
+            ]
+            embedded = engine.embed(Prompt.of(asked))
+            requests.append(GenerationRequest(embedded, embedded.point))
+        engine.generate(requests, Sampling(max_new_tokens=4))
+        done = start + 16
+        if done * 10 // conversations > start * 10 // conversations:
+            kept = len(engine._prefixes)
+            yield {
+                "conversations": done,
+                "kept_tokens": kept,
+                "resident_mib": resident_bytes() / 2**20,
+            }
+
+
 def candidate(embedded: EmbeddedPrompt, seed: int) -> GenerationRequest:
     """The prompt, the words of its last turn moved a little."""
     noise = np.random.default_rng(seed).standard_normal(embedded.point.shape).astype(np.float32)
@@ -162,8 +191,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--policy", default="default")
+    parser.add_argument("--soak", type=int)
     parser.add_argument("--random-model", action="store_true")
     options = parser.parse_args()
+    if options.soak:
+        for row in soak(options.soak):
+            print(json.dumps(row), flush=True)
+        return
     if options.random_model:
         for conversations in (1, 16):
             print(json.dumps(rounds(conversations, options.repetitions)), flush=True)

@@ -165,11 +165,12 @@ def findings(summary: Mapping[str, Any], reference: str | None) -> list[Finding]
         )
     flagged = summary["methods"][reference]["neutralised_share"]["n"]
     if 0 < flagged < FEW:
+        few = "1 prompt was" if flagged == 1 else f"{flagged} prompts were"
         found.append(
             Finding(
                 "Few prompts",
-                f"Only {flagged} prompts were flagged: too few to tell methods apart. The "
-                "intervals say how little is known; a larger --limit says more.",
+                f"Only {few} flagged: too few to tell methods apart. The intervals "
+                "say how little is known; a larger --limit says more.",
             )
         )
     if said("neutralised_share"):
