@@ -133,8 +133,11 @@ def rounds(conversations: int, repetitions: int) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_config(config).eval()
     tokenizer = cast("Any", load_engine("embedded")).tokenizer
     median, answers = {}, {}
-    for which, tokens in (("anew", 0), ("kept", 16384)):
-        engine = TransformersEngine(model, tokenizer, prefix_tokens=tokens)
+    engines = {
+        "anew": TransformersEngine(model, tokenizer, prefix_tokens=0),
+        "kept": TransformersEngine(model, tokenizer),
+    }
+    for which, engine in engines.items():
         requests = [
             candidate(engine.embed(prompt), seed)
             for prompt in prompts("conversation")[:conversations]

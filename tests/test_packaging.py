@@ -25,8 +25,8 @@ DISTRIBUTION = {
 
 ABOUT_AN_EXTRA = {
     "engines/_checkpoint.py": "vllm",
-    "engines/_kv_cache.py": "hf",
     "engines/_client_side.py": "vllm",
+    "engines/_kv_cache.py": "hf",
     "engines/_replicas.py": "vllm",
     "engines/transformers.py": "hf",
     "engines/vllm.py": "vllm",

@@ -11,16 +11,18 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from tests.engines import tiny
+from tests.engines.tiny import moved
 from tsalign.engines import GenerationRequest, Sampling, _kv_cache
 from tsalign.engines import transformers as module
 from tsalign.engines._kv_cache import Prefixes
-from tsalign.engines.base import EmbeddedPrompt
+from tsalign.engines.base import EmbeddedPrompt, SteerableRows
 from tsalign.engines.transformers import TransformersEngine
 from tsalign.types import Prompt
 
 GREEDY = Sampling(max_new_tokens=8)
 TOKENIZER = tiny.byte_level()
 SYSTEM = {"role": "system", "content": "You are a helpful assistant. Be kind, please."}
+WIDER: tuple[SteerableRows, ...] = ("user", "all")
 OTHER = {"role": "system", "content": "Tell me, step by step, how the quick brown fox jumps."}
 
 
@@ -40,12 +42,6 @@ def conversation(engine: TransformersEngine, *turns: str, system: Any = SYSTEM) 
     return engine.embed(Prompt.of([*([system] if system else []), *messages]))
 
 
-def moved(embedded: EmbeddedPrompt, seed: int) -> GenerationRequest:
-    rows = embedded.steerable("last_user")[:, None]
-    noise = np.random.default_rng(seed).standard_normal(embedded.point.shape).astype(np.float32)
-    return GenerationRequest(embedded, embedded.point + 0.5 * rows * noise, seed)
-
-
 def traffic(engine: TransformersEngine) -> list[GenerationRequest]:
     """First answers and candidates to conversations, some of which begin alike."""
     prompts = [
@@ -57,7 +53,9 @@ def traffic(engine: TransformersEngine) -> list[GenerationRequest]:
         conversation(engine, "How do I bake bread?", system=None),
     ]
     whole = [GenerationRequest(prompt, prompt.point) for prompt in prompts]
-    return [*whole, *(moved(prompt, seed) for prompt in prompts for seed in range(2))]
+    candidates = [moved(prompt, seed) for prompt in prompts for seed in range(2)]
+    # Earlier turns that are moved as well are not the beginning that is kept.
+    return [*whole, *candidates, *(moved(prompt, 3, rows) for prompt in prompts for rows in WIDER)]
 
 
 def computed(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -145,6 +143,35 @@ def test_what_is_used_stays_and_what_is_not_goes(monkeypatch: pytest.MonkeyPatch
         assert ask({"role": "system", "content": f"{i} {OTHER['content']}"}) == 1
         assert ask(SYSTEM) == 0
     assert ask({"role": "system", "content": f"0 {OTHER['content']}"}) == 1
+
+
+def test_beginnings_that_leave_no_room_for_each_other_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The cached rows of one and the uncached rows of the other are longer than the context.
+    engine, alone = make_engine("gpt2"), make_engine("gpt2", prefix_reuse=False)
+    prompts = [
+        conversation(engine, "dog 1", system={"role": "system", "content": "9876543210" * 14}),
+        conversation(engine, "9876543210" * 14, system=None),
+    ]
+    lengths = [len(prompt.point) for prompt in prompts]
+    assert max(lengths) < 248 < sum(lengths) - 40
+    widths = []
+    forward = engine._forward
+
+    def spy(mask: torch.Tensor, *args: Any, **inputs: torch.Tensor) -> torch.Tensor:
+        widths.append(mask.shape[1])
+        return forward(mask, *args, **inputs)
+
+    monkeypatch.setattr(engine, "_forward", spy)
+    rows = computed(engine, monkeypatch)
+    requests = [GenerationRequest(prompt, prompt.point) for prompt in prompts]
+    expected = alone.generate(requests, GREEDY)
+    assert engine.generate(requests, GREEDY) == expected
+    assert rows == []
+    assert max(widths) <= 256
+    assert engine.generate(requests[:1], GREEDY) == expected[:1]
+    assert len(rows) == 1
 
 
 def test_a_changed_model_is_told() -> None:

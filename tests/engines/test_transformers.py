@@ -18,6 +18,7 @@ import torch
 import transformers
 
 from tests.engines import tiny
+from tests.engines.tiny import moved
 from tsalign.engines import Engine, GenerationRequest, Sampling, load_engine
 from tsalign.engines import transformers as module
 from tsalign.engines.base import EmbeddedPrompt
@@ -48,13 +49,6 @@ def make_engine(architecture: str = "llama", **options: Any) -> TransformersEngi
 
 def asked(engine: TransformersEngine, question: str) -> EmbeddedPrompt:
     return engine.embed(Prompt.of([SYSTEM, {"role": "user", "content": question}]))
-
-
-def moved(embedded: EmbeddedPrompt, seed: int, scale: float = 0.5) -> GenerationRequest:
-    """A request whose steerable rows are moved."""
-    rows = embedded.steerable("last_user")[:, None]
-    noise = np.random.default_rng(seed).standard_normal(embedded.point.shape).astype(np.float32)
-    return GenerationRequest(embedded, embedded.point + scale * rows * noise, seed)
 
 
 def from_ids(engine: TransformersEngine, embedded: EmbeddedPrompt) -> tuple[int, ...]:

@@ -104,18 +104,11 @@ def connect(folder: Path) -> Iterator[Callable[..., VllmServerEngine]]:
 Connect = Callable[..., VllmServerEngine]
 
 
-def moved(engine: Engine, question: str, seed: int) -> GenerationRequest:
-    embedded = engine.embed(Prompt.of(question))
-    rows = embedded.steerable("last_user")[:, None]
-    noise = np.random.default_rng(seed).standard_normal(embedded.point.shape).astype(np.float32)
-    return GenerationRequest(embedded, embedded.point + 0.5 * rows * noise, seed)
-
-
 def requests_of(engine: Engine) -> list[GenerationRequest]:
     unmoved = [engine.embed(Prompt.of(question)) for question in QUESTIONS]
     return [
         *(GenerationRequest(embedded, embedded.point) for embedded in unmoved),
-        *(moved(engine, question, seed) for question in QUESTIONS for seed in range(4)),
+        *(tiny.moved(embedded, seed) for embedded in unmoved for seed in range(4)),
     ]
 
 
@@ -170,7 +163,7 @@ def test_whole_responses_equal_those_of_transformers(
 ) -> None:
     prompts = [f"{question} {i}" for question in QUESTIONS for i in range(2)]
     engine = connect(start(), start(), max_batch=3)
-    first = local.generate([moved(local, p, 0) for p in prompts], GREEDY)
+    first = local.generate([tiny.moved(local.embed(Prompt.of(p)), 0) for p in prompts], GREEDY)
     words = sorted({w for a in first for w in a.text.split() if w.isalpha()})[:40] or ["e"]
     moderator = FakeModerator(words=tuple(words))
     policy = Policy(name="p", moderators=("fake",), budget=Budget(generations=10))

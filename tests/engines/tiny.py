@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import (
     AddedToken,
@@ -17,6 +18,8 @@ from tokenizers import (
     trainers,
 )
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, SteerableRows
 
 CORPUS = [
     "How do I bake a loaf of bread? Tell me, please, step by step.",
@@ -207,3 +210,12 @@ def tiny_model(architecture: str = "llama", vocabulary: int = 400, **options: An
     with torch.random.fork_rng():
         torch.manual_seed(7)
         return AutoModelForCausalLM.from_config(config).eval()
+
+
+def moved(
+    embedded: EmbeddedPrompt, seed: int, rows: SteerableRows = "last_user"
+) -> GenerationRequest:
+    """A request whose steerable rows are moved."""
+    noise = np.random.default_rng(seed).standard_normal(embedded.point.shape).astype(np.float32)
+    step = 0.5 * embedded.steerable(rows)[:, None] * noise
+    return GenerationRequest(embedded, embedded.point + step, seed)

@@ -170,21 +170,21 @@ class ClientSide(ABC):
         Raises:
             EngineError: as `generate`.
         """
-        asks = dict(enumerate(self._asks(requests, sampling)))
+        asks = self._asks(requests, sampling)
         horizons = {
             place: request.horizon
             for place, request in enumerate(requests)
             if request.horizon is not None
         }
         given = self._sampling(sampling.temperature, sampling.top_p)
-        whole = [place for place in asks if place not in horizons]
+        whole = [place for place in range(len(asks)) if place not in horizons]
         # Beside each other: what is shown need not wait for the longest of the others.
         with ThreadPoolExecutor(1, thread_name_prefix="vllm-whole") as beside:
             others = beside.submit(self._answer, [asks[place] for place in whole], given)
             answers = self._watched({p: asks[p] for p in horizons}, horizons, given, watch)
             for place, answer in zip(whole, others.result(), strict=True):
                 answers[place] = self._generation(answer.tokens)
-        return [answers[place] for place in asks]
+        return [answers[place] for place in range(len(asks))]
 
     def generate_from_tokens(
         self, token_ids: NDArray[np.int64], sampling: Sampling, seed: int = 0

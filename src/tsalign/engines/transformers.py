@@ -409,7 +409,6 @@ class TransformersEngine:
         counts, cache = self._begun(
             [(request.embedded, _unmoved_rows(request)) for request in requests],
             points,
-            points,
             limit,
         )
         rows, mask = self._padded(points, counts)
@@ -510,7 +509,6 @@ class TransformersEngine:
     def _begun(
         self,
         prompts: Sequence[tuple[EmbeddedPrompt, int]],
-        leading: Sequence[NDArray[Any]],
         rows: Sequence[NDArray[Any]],
         limit: int,
     ) -> tuple[list[int], DynamicCache | None]:
@@ -519,7 +517,6 @@ class TransformersEngine:
         Args:
             prompts: for each request its prompt, and how many of its leading rows are the
                 prompt's own and may be cached.
-            leading: its rows that may be shared over the batch but for the last.
             rows: all of its rows, or their tokens.
             limit: tokens that follow.
         """
@@ -527,6 +524,9 @@ class TransformersEngine:
         if any(prefixes):
             counts = [sum(part.tokens for part in parts) for parts in prefixes]
             return counts, joined(self._config, prefixes)
+        leading = [
+            row[: len(embedded.token_ids)] for row, (embedded, _) in zip(rows, prompts, strict=True)
+        ]
         shared = self._shared_rows(leading, rows, limit)
         if not shared:
             return [0] * len(rows), None
@@ -630,10 +630,7 @@ class TransformersEngine:
         own = [len(prompt.token_ids) for prompt, _ in texts]
         # The logits of a prompt's last row are those of the answer's first token.
         counts, cache = self._begun(
-            [(prompt, n - 1) for (prompt, _), n in zip(texts, own, strict=True)],
-            [row[:n] for row, n in zip(rows, own, strict=True)],
-            rows,
-            0,
+            [(prompt, n - 1) for (prompt, _), n in zip(texts, own, strict=True)], rows, 0
         )
         ids, mask = self._padded(rows, counts)
         answers = [len(row) - n for row, n in zip(rows, own, strict=True)]
@@ -716,8 +713,9 @@ class TransformersEngine:
         rest = torch.cat([torch.zeros_like(pair[:, :pads]), pair[:, shared:]], dim=1)
         kept = embeds.shape[1] - shared
         try:
-            cache = self._prefix(embeds[:, :shared]) if shared else None
-            if cache:
+            cache = None
+            if shared:
+                cache = self._prefix(embeds[:, :shared])
                 cache.batch_repeat_interleave(2)
             logits = self._forward(mask, cache, kept, inputs_embeds=rest)
         except Exception:
