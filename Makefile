@@ -2,7 +2,7 @@
 #
 # Variables: PYTHON (>= 3.11), VENV, WORKERS (test processes), TORCH_INDEX (an extra package index
 # for pip, where its usual source has torch with CUDA only; see CONTRIBUTING.md), and for `assets`
-# TSALIGN_DATA (the public data sets) and ASSETS (where the weights go).
+# RERAIL_DATA (the public data sets) and ASSETS (where the weights go).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 ASSETS ?= build/assets
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.tsalign-setup
+STAMP := $(VENV)/.rerail-setup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test unit harnesses lint fmt docs assets clean
@@ -29,7 +29,7 @@ help:
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"tsalign needs Python 3.11 or later; {sys.executable} is {v.major}.{v.minor}: make setup PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"rerail needs Python 3.11 or later; {sys.executable} is {v.major}.{v.minor}: make setup PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes, once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup
-	$(BIN)/tsalign demo
+	$(BIN)/rerail demo
 
 test: lint unit
 

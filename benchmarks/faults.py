@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 
+from rerail.align import Aligner
+from rerail.engines import FakeEngine
+from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
+from rerail.errors import EngineError
+from rerail.moderators._http import ModeratorWarning, Service
+from rerail.policy import OptimizerSettings, Policy
+from rerail.types import FloatArray, Generation, Outcome, Response
 from tests.moderators.services.conditions import CONDITIONS, reversed_, slow
 from tests.moderators.services.wires import KEY, KEYS, WIRES, Answer, FakeServer, Wire, grade, ok
-from tsalign.align import Aligner
-from tsalign.engines import FakeEngine
-from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
-from tsalign.errors import EngineError
-from tsalign.moderators._http import ModeratorWarning, Service
-from tsalign.policy import OptimizerSettings, Policy
-from tsalign.types import FloatArray, Generation, Outcome, Response
 
 TEXTS = [f"answer number {i}" for i in range(400)] + ["", " \n", "again " * 60]
 FAULT_SHARE = 0.3

@@ -3,7 +3,7 @@
     python -m benchmarks.finding --out build/finding           # about an hour on one core
     python -m benchmarks.finding --out build/finding --tables  # of runs that are finished
 
-Two runs of `tsalign eval` on wrapped held-out prompts of `benchmarks.search`, with the embedded
+Two runs of `rerail eval` on wrapped held-out prompts of `benchmarks.search`, with the embedded
 model. *frontier*: every family of directions, directed and undirected, at a floor of naturalness
 of -0.1 and 40 generations; a search under a lower floor is the beginning of one under a higher, so
 this run holds them all. *parts*: `fast`, `fast` without each part, the undirected search, the
@@ -22,12 +22,12 @@ from pathlib import Path
 import yaml
 
 from benchmarks.search import wrapped_prompts, write
-from tsalign.eval import statistics
-from tsalign.eval.frontier import break_even, head_to_head, price, success
-from tsalign.eval.quantities import cluster
-from tsalign.eval.records import RunFolder
-from tsalign.eval.types import Trial
-from tsalign.policy import PolicyStore
+from rerail.eval import statistics
+from rerail.eval.frontier import break_even, head_to_head, price, success
+from rerail.eval.quantities import cluster
+from rerail.eval.records import RunFolder
+from rerail.eval.types import Trial
+from rerail.policy import PolicyStore
 
 FAMILIES = {
     "independent rows": "directions=rows,subspace_rank=null",
@@ -96,8 +96,8 @@ def evaluate(
     seeds: Sequence[int],
     policy: Path | None = None,
 ) -> None:
-    """One run of `tsalign eval`."""
-    command = [sys.executable, "-m", "tsalign", "eval", "--benchmark", f"held-out={prompts}"]
+    """One run of `rerail eval`."""
+    command = [sys.executable, "-m", "rerail", "eval", "--benchmark", f"held-out={prompts}"]
     command += [word for method in methods for word in ("--method", method)]
     command += [word for seed in seeds for word in ("--seed", str(seed))]
     command += ["--policy", str(policy)] if policy else []
@@ -226,10 +226,10 @@ def draw(found: Trials, path: Path) -> None:
     """The frontier: generations per answer against its naturalness, as an SVG."""
     import matplotlib.pyplot as plt
 
-    from tsalign.eval.plots import HUES
+    from rerail.eval.plots import HUES
 
     floors = (-1.0, -0.5, -0.4, -0.3, -0.2, -0.1)
-    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "tsalign", "font.size": 9}
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "rerail", "font.size": 9}
     figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
     lines = [
         (with_directions(m, f), f.replace("`", "") + how, hue, style)

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.search import wrapped_prompts
-from tsalign.align import Aligner, Search, advance, evaluate, loss, offset
-from tsalign.engines import Sampling, load_engine
-from tsalign.moderators import load_moderator
-from tsalign.policy import PolicyStore
+from rerail.align import Aligner, Search, advance, evaluate, loss, offset
+from rerail.engines import Sampling, load_engine
+from rerail.moderators import load_moderator
+from rerail.policy import PolicyStore
 
 RIDGE = 4.0
 

@@ -1,9 +1,9 @@
 """Load a real server with wrk: requests per second and latencies, benign and flagged traffic.
 
     python -m benchmarks.load --seconds 20 --out load.json
-    python -m benchmarks.load --model tsalign=fake --clients 1 8 64     # the server alone
+    python -m benchmarks.load --model rerail=fake --clients 1 8 64     # the server alone
 
-Starts ``tsalign serve`` on loopback with a store of its own, asks each kind of prompt once so that
+Starts ``rerail serve`` on loopback with a store of its own, asks each kind of prompt once so that
 nothing is measured cold, and then runs wrk (https://github.com/wg/wrk, Debian package ``wrk``)
 for every kind and number of clients. Clients ask the demo's prompts in turn: benign ones, or those
 whose first answer the policy flags. Verdicts on texts that were judged before come from the cache,
@@ -29,7 +29,7 @@ from typing import Any
 
 import httpx
 
-from tsalign.demo import demo_prompts
+from rerail.demo import demo_prompts
 
 KINDS = ("benign", "flagged")
 
@@ -42,7 +42,7 @@ def served(model: str, options: Sequence[str]) -> Iterator[str]:
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            sys.executable, "-c", "from tsalign.cli import main; main()", "serve", "--model", model,
+            sys.executable, "-c", "from rerail.cli import main; main()", "serve", "--model", model,
             "--port", str(port), "--store", f"{folder}/records.sqlite", "--log-level", "error",
             "--max-waiting", "1024", *options,
         ]  # fmt: skip
@@ -70,7 +70,7 @@ def _ready(url: str) -> bool:
 def body(text: str, max_tokens: int) -> str:
     """A chat completion."""
     messages = [{"role": "user", "content": text}]
-    return json.dumps({"model": "tsalign", "messages": messages, "max_tokens": max_tokens})
+    return json.dumps({"model": "rerail", "messages": messages, "max_tokens": max_tokens})
 
 
 def sorted_by_first_answer(url: str, max_tokens: int) -> dict[str, list[str]]:
@@ -80,7 +80,7 @@ def sorted_by_first_answer(url: str, max_tokens: int) -> dict[str, list[str]]:
         for prompt in demo_prompts():
             sent = body(prompt.prompt.messages[-1].content, max_tokens)
             reply = client.post("/v1/chat/completions", content=sent, headers=_JSON).json()
-            outcome = reply["tsalign"]["outcome"]
+            outcome = reply["rerail"]["outcome"]
             if outcome != "passed":
                 found["flagged"].append(sent)
             elif prompt.kind == "benign":
@@ -161,7 +161,7 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="tsalign=embedded")
+    parser.add_argument("--model", default="rerail=embedded")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=64)
@@ -181,7 +181,7 @@ def main() -> int:
                 runs.append(run)
                 print(json.dumps(run), flush=True)
         metrics = httpx.get(f"{url}/metrics").text
-    sizes = re.findall(r"tsalign_round_searches_(sum|count)\{[^}]*\} ([\d.e+]+)", metrics)
+    sizes = re.findall(r"rerail_round_searches_(sum|count)\{[^}]*\} ([\d.e+]+)", metrics)
     totals = {name: float(value) for name, value in sizes}
     summary = {
         "model": arguments.model,

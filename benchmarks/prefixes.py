@@ -28,15 +28,15 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tsalign.align import Aligner
-from tsalign.bench import resident_bytes
-from tsalign.demo import demo_prompts
-from tsalign.engines import GenerationRequest, Sampling, load_engine
-from tsalign.engines.base import EmbeddedPrompt
-from tsalign.engines.transformers import TransformersEngine
-from tsalign.moderators import load_moderator
-from tsalign.policy import PolicyStore
-from tsalign.types import Message, Outcome, Prompt
+from rerail.align import Aligner
+from rerail.bench import resident_bytes
+from rerail.demo import demo_prompts
+from rerail.engines import GenerationRequest, Sampling, load_engine
+from rerail.engines.base import EmbeddedPrompt
+from rerail.engines.transformers import TransformersEngine
+from rerail.moderators import load_moderator
+from rerail.policy import PolicyStore
+from rerail.types import Message, Outcome, Prompt
 
 SHAPE = {
     "vocab_size": 2048,

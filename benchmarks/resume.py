@@ -2,7 +2,7 @@
 
     python -m benchmarks.resume --folder build/resume --kills 1
 
-Runs ``tsalign align --input`` over 3 × 520 prompts on the embedded model, ends it with SIGKILL when
+Runs ``rerail align --input`` over 3 × 520 prompts on the embedded model, ends it with SIGKILL when
 a share of the records is there, runs the same command again, and compares output and store.
 """
 
@@ -19,9 +19,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from rerail.store import Store
 from training.chat import wrappers
 from training.splits import data_folder
-from tsalign.store import Store
 
 WRAPPERS = 3
 ADVBENCH = "advbench/harmful_behaviors.csv"
@@ -52,7 +52,7 @@ def finished(path: Path) -> list[str]:
 def run(folder: Path, total: int, kills: int) -> dict[str, object]:
     """Run to the end, killed ``kills`` times on the way at even distances."""
     source, output = folder / "prompts.jsonl", folder / "answers.jsonl"
-    command = [sys.executable, "-m", "tsalign", "align", "--json",
+    command = [sys.executable, "-m", "rerail", "align", "--json",
                "--input", str(source), "--output", str(output)]  # fmt: skip
     killed_at = []
     for kill in range(kills):

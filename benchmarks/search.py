@@ -4,7 +4,7 @@
     python -m benchmarks.search --set held-out --grid presets    --out presets.json
     python -m benchmarks.search --set held-out --count 200 --write held-out.jsonl
 
-The last line only writes the prompts, as a file for ``tsalign eval --benchmark``.
+The last line only writes the prompts, as a file for ``rerail eval --benchmark``.
 
 Settings are chosen on ``tuning`` (held-out rows of CatQA, HarmfulQA, DangerousQA, StrongREJECT)
 and reported on ``held-out`` (AdvBench rows 420-519 and SimpleSafetyTests): no request is in both.
@@ -24,14 +24,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rerail.align import Aligner
+from rerail.engines import Sampling, load_engine
+from rerail.eval.rules import is_refusal, on_topic
+from rerail.moderators import load_moderator
+from rerail.policy import OptimizerSettings, PolicyStore
+from rerail.types import Outcome
 from training.chat import wrappers
 from training.splits import HELD_OUT, load
-from tsalign.align import Aligner
-from tsalign.engines import Sampling, load_engine
-from tsalign.eval.rules import is_refusal, on_topic
-from tsalign.moderators import load_moderator
-from tsalign.policy import OptimizerSettings, PolicyStore
-from tsalign.types import Outcome
 
 SETS = {
     "tuning": ("catqa", "harmfulqa", "dangerousqa", "strongreject"),

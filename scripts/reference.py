@@ -23,31 +23,31 @@ from typing import Any
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-import tsalign
-from tsalign import cli
-from tsalign.cli import ExitCode
-from tsalign.demo import Checks, summarise
-from tsalign.engines import FakeEngine
-from tsalign.eval import judges, records
-from tsalign.eval.benchmarks import BENCHMARKS, own
-from tsalign.eval.benchmarks.base import Hub
-from tsalign.eval.methods import BASELINES, OWN, ablations
-from tsalign.eval.scenarios import ADAPTIVE, PLAIN, TRANSFORMS
-from tsalign.eval.settings import RunSettings
-from tsalign.eval.types import Trial
-from tsalign.moderators import REGISTRY, FakeModerator, Stats
-from tsalign.policy import CATEGORIES, CUSTOM, PRESETS, Budget, ModeratorSpec, Policy, PolicyStore
-from tsalign.server.app import create_app
-from tsalign.server.errors import CODES
-from tsalign.server.keys import ApiKey
-from tsalign.server.metrics import Metrics
-from tsalign.server.records import as_json
-from tsalign.server.routes.page import EVALUATION
-from tsalign.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
-from tsalign.server.security import SECURITY_HEADERS
-from tsalign.server.settings import Settings
-from tsalign.store import Record
-from tsalign.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
+import rerail
+from rerail import cli
+from rerail.cli import ExitCode
+from rerail.demo import Checks, summarise
+from rerail.engines import FakeEngine
+from rerail.eval import judges, records
+from rerail.eval.benchmarks import BENCHMARKS, own
+from rerail.eval.benchmarks.base import Hub
+from rerail.eval.methods import BASELINES, OWN, ablations
+from rerail.eval.scenarios import ADAPTIVE, PLAIN, TRANSFORMS
+from rerail.eval.settings import RunSettings
+from rerail.eval.types import Trial
+from rerail.moderators import REGISTRY, FakeModerator, Stats
+from rerail.policy import CATEGORIES, CUSTOM, PRESETS, Budget, ModeratorSpec, Policy, PolicyStore
+from rerail.server.app import create_app
+from rerail.server.errors import CODES
+from rerail.server.keys import ApiKey
+from rerail.server.metrics import Metrics
+from rerail.server.records import as_json
+from rerail.server.routes.page import EVALUATION
+from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
+from rerail.server.security import SECURITY_HEADERS
+from rerail.server.settings import Settings
+from rerail.store import Record
+from rerail.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 
@@ -73,7 +73,7 @@ def pages() -> dict[str, str]:
 def command_line() -> str:
     parts = [
         "# The command line",
-        "`tsalign [--debug] COMMAND`. Results go to standard output, everything else to standard "
+        "`rerail [--debug] COMMAND`. Results go to standard output, everything else to standard "
         "error. Every command but `serve` takes `--json` and then prints "
         "[one JSON document](json.md).",
     ]
@@ -97,7 +97,7 @@ def _commands(app: typer.Typer, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _command(name: str, callback: Any) -> str:
     hints = typing.get_type_hints(callback, include_extras=True)
-    usage, rows = [f"tsalign {name}"], []
+    usage, rows = [f"rerail {name}"], []
     for parameter in inspect.signature(callback).parameters.values():
         if hints[parameter.name] is typer.Context:
             continue
@@ -116,7 +116,7 @@ def _command(name: str, callback: Any) -> str:
     text = inspect.getdoc(callback) or ""
     return "\n\n".join(
         [
-            f"## tsalign {name}",
+            f"## rerail {name}",
             f"```console\n$ {' '.join(usage)} [OPTIONS]\n```",
             text,
             _table(("option", "meaning", "default"), rows),
@@ -149,7 +149,7 @@ def policies() -> str:
         "# Policy keys",
         "A policy is a YAML mapping. Only `name` is required. Unknown keys, keys that stand twice "
         "and unknown categories are errors that name the nearest valid one. "
-        "`tsalign policy show NAME` writes every value out; "
+        "`rerail policy show NAME` writes every value out; "
         "[Write a policy](../how-to/write-a-policy.md) explains the choices.",
         _model_table(Policy),
         "## budget",
@@ -173,7 +173,7 @@ def policies() -> str:
         "## The shipped policies",
     ]
     store = PolicyStore.shipped()
-    folder = resources.files("tsalign") / "assets" / "policies"
+    folder = resources.files("rerail") / "assets" / "policies"
     for name in store.names():
         text = (folder / f"{name}.yaml").read_text(encoding="utf-8").strip()
         parts += [f"### {name}", f"Version `{store.get(name).version}`.", f"```yaml\n{text}\n```"]
@@ -257,7 +257,7 @@ def _schema(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 
 
 def _presets() -> str:
-    from tsalign.policy import OptimizerSettings
+    from rerail.policy import OptimizerSettings
 
     says = attribute_docstrings(OptimizerSettings)
     rows = []
@@ -371,8 +371,8 @@ def json_documents() -> str:
         "keeps its name and type until the next major version. A figure that does not exist "
         "(a mean over nothing, the harm of an unscored answer) is null, never NaN.",
         "## A response",
-        "Printed by `tsalign align --prompt`, and one per line in the output of "
-        "`tsalign align --input`, which adds `id` and `line`.",
+        "Printed by `rerail align --prompt`, and one per line in the output of "
+        "`rerail align --input`, which adds `id` and `line`.",
         _keys(response),
         "`initial` and `final` are null or have these keys:",
         verdict,
@@ -384,11 +384,11 @@ def json_documents() -> str:
         _values("accepted_from", AcceptedFrom),
         _values("stop_reason", StopReason),
         "## The demo",
-        "Printed by `tsalign demo`, with `method`, `policy`, `model`, `seed`, and `results`: one "
+        "Printed by `rerail demo`, with `method`, `policy`, `model`, `seed`, and `results`: one "
         "response per prompt with its `id`, `kind` and `source`.",
         _keys(_DEMO),
         "## Verdicts on texts",
-        "Printed by `tsalign moderate`: `policy`, `moderator`, `thresholds`, `asked` (what each "
+        "Printed by `rerail moderate`: `policy`, `moderator`, `thresholds`, `asked` (what each "
         "service was asked, by its name), and for one text the keys of a verdict. For `--input`: "
         "`texts`, `flagged` and `unscored` (counts), `texts_per_second`, `failed` (`line` and "
         "`error` of each unusable line) and `results` (a verdict per text, with its `line` and "
@@ -396,18 +396,18 @@ def json_documents() -> str:
         "Of each service:",
         _keys(_attributes(Stats)),
         "## A run over a file",
-        "Printed by `tsalign align --input`: `output`, `store`, `run`, `records`, `resumed` "
+        "Printed by `rerail align --input`: `output`, `store`, `run`, `records`, `resumed` "
         "(records that were there before), `answered`, `outcomes` (counts), `failed` (`line` and "
         "`error`), `cost`, `settings`, `audit` and `seconds`. Responses are in the output file.",
         "## What a server recorded",
-        "Printed by `tsalign audit`: `store`, `count`, and `interventions`, or with "
+        "Printed by `rerail audit`: `store`, `count`, and `interventions`, or with "
         "`--policy-changes` `policy_changes` (`at`, `name`, `version`, `action`, `by`, `yaml`); "
         "with `--output` the path in their place. An intervention, also in the answer of "
         "`GET /admin/interventions`:",
         _keys(_INTERVENTION),
-        "`tsalign serve keys new` prints `name`, `key`, `admin` and `keys` (the file), "
-        "`tsalign serve keys list` a list `keys` of what [a key](server.md#keys) has, its hash "
-        "excepted, and `tsalign serve keys revoke` `name` and `revoked`.",
+        "`rerail serve keys new` prints `name`, `key`, `admin` and `keys` (the file), "
+        "`rerail serve keys list` a list `keys` of what [a key](server.md#keys) has, its hash "
+        "excepted, and `rerail serve keys revoke` `name` and `revoked`.",
         "## An error",
         '`{"error": {"type": ..., "message": ..., "exit_code": ...}}`, and '
         "[the exit code](cli.md#exit-codes) itself.",
@@ -461,7 +461,7 @@ _WATCH = {
 }
 _HEADERS = {
     "Authorization": "`Bearer KEY`, on a server with keys",
-    "X-Tsalign-Policy": "name of the policy, as the parameter `policy`",
+    "X-Rerail-Policy": "name of the policy, as the parameter `policy`",
     "X-Request-Id": "of a response: its id, under which it is recorded",
     "Retry-After": "of a response with status 429 or 503: seconds",
 }
@@ -470,15 +470,15 @@ _HEADERS = {
 def server() -> str:
     """The HTTP interface, from the app's own OpenAPI document."""
     app = create_app(
-        {"tsalign": FakeEngine()},
+        {"rerail": FakeEngine()},
         [Policy(name="default")],
         loader=lambda _: (FakeModerator(), None),
     )
     document = app.openapi()
     parts = [
         "# The server",
-        "What `tsalign serve` answers. [Serve](../how-to/serve.md) says how to run it; its options "
-        "are those of [the command](cli.md#tsalign-serve). `GET /openapi.json` has all of this for "
+        "What `rerail serve` answers. [Serve](../how-to/serve.md) says how to run it; its options "
+        "are those of [the command](cli.md#rerail-serve). `GET /openapi.json` has all of this for "
         "programs, with examples.",
         "## Endpoints",
         _endpoints(document),
@@ -486,29 +486,29 @@ def server() -> str:
         "Parameters of `POST /v1/chat/completions`. Any other is an error that names it; those of "
         "OpenAI's that change nothing here (" + _listed(ChatRequest.unused) + ") are accepted.",
         _parameters(ChatRequest),
-        "Refused, because tsalign cannot honour them:",
+        "Refused, because rerail cannot honour them:",
         _keys(dict(sorted(ChatRequest.unsupported.items()))),
         "`POST /v1/completions` has `prompt` (a text or a list of them) in place of `messages`. "
         "`POST /v1/moderations`:",
         _parameters(ModerationRequest),
-        "A response is OpenAI's, with `tsalign` beside it: `outcome` (the least good of the "
+        "A response is OpenAI's, with `rerail` beside it: `outcome` (the least good of the "
         "choices'), `policy`, `harm_before`, `harm_after` (the most of the choices'), `cost` (of "
-        "all). Each choice has a `tsalign` of its own: [a response](json.md#a-response) without "
+        "all). Each choice has a `rerail` of its own: [a response](json.md#a-response) without "
         "its text. `usage` counts the tokens of the prompt and of what left; what the search cost "
-        "stands in `tsalign.cost`. `moderation` has OpenAI's shape: `output` holds the verdict on "
+        "stands in `rerail.cost`. `moderation` has OpenAI's shape: `output` holds the verdict on "
         "each text that left, or, where none did, on the model's first answer; prompts are not "
         "judged, and `input` says so. Where nothing acceptable is found, the status is 200, "
         "`finish_reason` is `content_filter`, and the text is the policy's `refusal_message`.",
         "### Streams",
         "Text is held until it is accepted. Until then a comment such as "
-        '`: tsalign {"generations": 3, "least_harm": 1.2}` comes at least every '
+        '`: rerail {"generations": 3, "least_harm": 1.2}` comes at least every '
         f"{Settings().keep_alive:g} seconds; with `stream_options.include_progress` it is a chunk "
-        "without choices that has `tsalign.progress`. Then come the text in pieces, a last chunk "
-        "with `finish_reason`, `tsalign` and `moderation`, and `[DONE]`. What fails within the "
+        "without choices that has `rerail.progress`. Then come the text in pieces, a last chunk "
+        "with `finish_reason`, `rerail` and `moderation`, and `[DONE]`. What fails within the "
         "first second has a status of its own; later it is an event with `error`. A client that "
         "leaves takes its work along.",
         "## Which policy applies",
-        "1. The one that the request names: header `X-Tsalign-Policy`, or parameter `policy`. The "
+        "1. The one that the request names: header `X-Rerail-Policy`, or parameter `policy`. The "
         "key must allow it (`policies`), or it is 403; unknown, it is 400.\n"
         "2. The key's `policy`.\n"
         "3. The model's (`--model-policy`).\n"
@@ -521,7 +521,7 @@ def server() -> str:
         "prompt or an answer.",
         _table(("status", "code", "meaning"), _codes()),
         "## Keys",
-        "A YAML file, `keys:` and a list. `tsalign serve keys new` writes it; a running server "
+        "A YAML file, `keys:` and a list. `rerail serve keys new` writes it; a running server "
         "takes changes in by itself.",
         _model_table(ApiKey),
         "## Policies",
@@ -618,7 +618,7 @@ def evaluation() -> str:
     summaries = {name: _first_line(kind) for name, kind in BASELINES.items()}
     parts = [
         "# Evaluation",
-        "What `tsalign eval` knows by name; [Evaluate a defence](../how-to/evaluate.md) shows how "
+        "What `rerail eval` knows by name; [Evaluate a defence](../how-to/evaluate.md) shows how "
         "to use it.",
         "## Benchmarks",
         "`--benchmark NAME=PATH` reads a local copy (CSV, TSV, JSON, JSONL, Parquet or text, "
@@ -642,7 +642,7 @@ def evaluation() -> str:
             ],
         ),
         "## Methods",
-        "tsalign's own return nothing that the policy flags or could not score. The others return "
+        "rerail's own return nothing that the policy flags or could not score. The others return "
         "what they return, and are judged by it. All keep to the policy's budget, and all "
         "settings can be replaced: `fast:num_directions=4`, `best-of-n:temperature=0.7`.",
         _table(
@@ -684,7 +684,7 @@ _SCENARIOS = {
     "rot13": "The request with letters shifted by 13.",
     "leetspeak": "The request with digits for letters.",
     "prefix-injection": "The user says how the answer has to begin.",
-    "adaptive": "An attacker who knows tsalign searches the wrapper that survives the method.",
+    "adaptive": "An attacker who knows rerail searches the wrapper that survives the method.",
 }
 _METHODS = {
     "random": "The search of `fast`, never moving its centre.",
@@ -733,21 +733,21 @@ def _hub(hub: Hub | None) -> str:
 def python_names() -> str:
     parts = [
         "# Python names",
-        "Everything public is importable from `tsalign`; importing it loads no model library. "
+        "Everything public is importable from `rerail`; importing it loads no model library. "
         "The protocols `Engine` and `Moderator` are what to implement for "
         "[a model](../how-to/your-own-model.md) or "
         "[a moderator](../how-to/your-own-moderator.md) of your own.",
     ]
     homes: dict[str, list[str]] = {}
-    for name in tsalign.__all__:
+    for name in rerail.__all__:
         if name != "__version__":
-            homes.setdefault(getattr(tsalign, name).__module__, []).append(name)
+            homes.setdefault(getattr(rerail, name).__module__, []).append(name)
     order = ("align", "engines", "moderators", "policy", "types", "errors")
     for module in sorted(homes, key=lambda m: order.index(m.split(".")[1])):
         summary = (import_module(module).__doc__ or "").strip().splitlines()[0]
         parts += [f"## `{module}`", summary]
         for name in homes[module]:
-            parts.append(_python_name(name, getattr(tsalign, name)))
+            parts.append(_python_name(name, getattr(rerail, name)))
     return "\n\n".join(parts)
 
 

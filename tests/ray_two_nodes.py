@@ -17,11 +17,11 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from tsalign import Aligner, Policy, Prompt, Sampling
-from tsalign.cli._batch import Run, run_items
-from tsalign.cli._lines import Item, OutputFile
-from tsalign.cluster import AlignerPool, Settings
-from tsalign.store import Store
+from rerail import Aligner, Policy, Prompt, Sampling
+from rerail.cli._batch import Run, run_items
+from rerail.cli._lines import Item, OutputFile
+from rerail.cluster import AlignerPool, Settings
+from rerail.store import Store
 
 PROMPTS, BATCH = 500, 32
 POLICY = Policy(name="faked", moderators=("fake",))
@@ -35,8 +35,8 @@ def main(folder: Path) -> dict[str, Any]:
     opened = folder / "opened"
 
     def make() -> Aligner:
-        from tsalign.engines import FakeEngine
-        from tsalign.moderators import FakeModerator
+        from rerail.engines import FakeEngine
+        from rerail.moderators import FakeModerator
 
         node = ray.get_runtime_context().get_node_id()
 

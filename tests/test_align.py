@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tsalign.align import Aligner, advance, is_degenerate, loss, prompt_seed, rejection
-from tsalign.engines.base import Sampling
-from tsalign.engines.fake import FakeEngine
-from tsalign.errors import EngineError, PolicyError, PromptError, PromptTooLongError
-from tsalign.moderators import Combined, FakeModerator
-from tsalign.optimizer import Units
-from tsalign.policy import Budget, OptimizerSettings, Policy
-from tsalign.types import (
+from rerail.align import Aligner, advance, is_degenerate, loss, prompt_seed, rejection
+from rerail.engines.base import Sampling
+from rerail.engines.fake import FakeEngine
+from rerail.errors import EngineError, PolicyError, PromptError, PromptTooLongError
+from rerail.moderators import Combined, FakeModerator
+from rerail.optimizer import Units
+from rerail.policy import Budget, OptimizerSettings, Policy
+from rerail.types import (
     AcceptedFrom,
     Evaluation,
     Generation,
@@ -267,7 +267,7 @@ def test_a_search_may_have_a_seed_and_sampling_of_its_own():
 def test_a_deadline_only_tightens_the_budget_of_the_policy(monkeypatch):
     def rounds(budget, seconds):
         clock = itertools.count()
-        monkeypatch.setattr("tsalign.align.time.perf_counter", lambda: float(next(clock)))
+        monkeypatch.setattr("rerail.align.time.perf_counter", lambda: float(next(clock)))
         engine = FakeEngine(answer=lambda e, p: COMPLY)
         aligner = make(engine=engine, budget={"seconds": budget})
         (response,) = finish([aligner.open("hi there", seconds=seconds)])
@@ -575,7 +575,7 @@ def test_a_known_offset_that_does_not_help_is_passed_over():
 
 
 def test_offsets_wider_than_the_model_are_an_error():
-    with pytest.raises(PolicyError, match=r"more than 16 coordinates.*tsalign fit"):
+    with pytest.raises(PolicyError, match=r"more than 16 coordinates.*rerail fit"):
         with_offsets((0.1,) * 17)[0].align("hi")
 
 
@@ -1046,7 +1046,7 @@ def test_a_token_budget_ends_the_search_after_the_round_that_spends_it():
 
 def test_a_time_budget_ends_the_search(monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr("tsalign.align.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("rerail.align.time.perf_counter", lambda: float(next(clock)))
     engine = FakeEngine(answer=lambda e, p: COMPLY)
     response = make(engine=engine, budget={"seconds": 3.0}).align("hi there")
     assert response.stop_reason is StopReason.BUDGET

@@ -7,14 +7,14 @@ import time
 import numpy as np
 import pytest
 
-from tsalign.align import Aligner
-from tsalign.bench import PARTS, Bench, Clock, markdown, resident_bytes, soak, timed
-from tsalign.engines import FakeEngine, Sampling
-from tsalign.engines.base import WatchingEngine
-from tsalign.errors import PromptError
-from tsalign.moderators import FakeModerator
-from tsalign.policy import OptimizerSettings, Policy
-from tsalign.types import Prompt
+from rerail.align import Aligner
+from rerail.bench import PARTS, Bench, Clock, markdown, resident_bytes, soak, timed
+from rerail.engines import FakeEngine, Sampling
+from rerail.engines.base import WatchingEngine
+from rerail.errors import PromptError
+from rerail.moderators import FakeModerator
+from rerail.policy import OptimizerSettings, Policy
+from rerail.types import Prompt
 
 COMPLY, REFUSE = "Sure, here is how I comply with it.", "I would rather not do it."
 PROMPTS = [Prompt.of(f"please do thing number {i}") for i in range(4)]

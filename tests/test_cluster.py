@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from rerail import Policy, cluster
+from rerail.align import Aligner
+from rerail.cluster import AlignerPool, Pool, Settings
+from rerail.engines import FakeEngine
+from rerail.errors import EngineError, MissingDependencyError
+from rerail.moderators import FakeModerator
 from tests.fake_ray import FakeRay
-from tsalign import Policy, cluster
-from tsalign.align import Aligner
-from tsalign.cluster import AlignerPool, Pool, Settings
-from tsalign.engines import FakeEngine
-from tsalign.errors import EngineError, MissingDependencyError
-from tsalign.moderators import FakeModerator
 
 
 class Doubling:
@@ -132,10 +132,10 @@ def test_a_worker_that_cannot_be_built_says_why(ray: FakeRay) -> None:
     assert (ray.killed, ray.shut) == (2, 1)
 
 
-def test_nodes_without_tsalign_are_named(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = ray.exceptions.RayError("a trace\n  ModuleNotFoundError: No module named 'tsalign'")
+def test_nodes_without_rerail_are_named(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ray.exceptions.RayError("a trace\n  ModuleNotFoundError: No module named 'rerail'")
     monkeypatch.setattr(ray, "get", lambda _: (_ for _ in ()).throw(error))
-    with pytest.raises(EngineError, match=r"cannot be built: ModuleNotFoundError.*tsalign"):
+    with pytest.raises(EngineError, match=r"cannot be built: ModuleNotFoundError.*rerail"):
         Pool(Doubling)
 
 
@@ -197,11 +197,11 @@ def test_aligners_elsewhere_answer_as_one_here_does(ray: FakeRay) -> None:
 
 def test_a_missing_ray_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingDependencyError, match=r"ray is not installed.*tsalign\[ray\]"):
+    with pytest.raises(MissingDependencyError, match=r"ray is not installed.*rerail\[ray\]"):
         Pool(Doubling)
 
 
 def test_importing_it_does_not_import_ray() -> None:
-    code = "import sys, tsalign.cluster; print({'ray', 'torch'} & set(sys.modules))"
+    code = "import sys, rerail.cluster; print({'ray', 'torch'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.test_store import response
-from tsalign.demo import (
+from rerail.demo import (
     KINDS,
     Checks,
     DemoPrompt,
@@ -21,11 +20,12 @@ from tsalign.demo import (
     select,
     summarise,
 )
-from tsalign.engines import FakeEngine, Sampling
-from tsalign.errors import InputFileError
-from tsalign.moderators import FakeModerator
-from tsalign.policy import Policy
-from tsalign.types import AcceptedFrom, Cost, Generation, Outcome, Prompt, Response, Verdict
+from rerail.engines import FakeEngine, Sampling
+from rerail.errors import InputFileError
+from rerail.moderators import FakeModerator
+from rerail.policy import Policy
+from rerail.types import AcceptedFrom, Cost, Generation, Outcome, Prompt, Response, Verdict
+from tests.test_store import response
 
 FLAGGED = Verdict(1.8, {"illicit": 0.9}, flagged=True)
 FINE = Verdict(0.2, {"illicit": 0.1}, flagged=False)

@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-import tsalign
-from tsalign.cli import ExitCode
-from tsalign.engines import FakeEngine
-from tsalign.moderators import FakeModerator
-from tsalign.policy import Policy
+import rerail
+from rerail.cli import ExitCode
+from rerail.engines import FakeEngine
+from rerail.moderators import FakeModerator
+from rerail.policy import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md")])
@@ -90,8 +90,8 @@ def test_examples_can_be_read_by_what_they_are_for(page: Path) -> None:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bimodal model that complies at first, and a moderator that flags compliance."""
-    monkeypatch.setattr(tsalign, "load_engine", lambda *_, **__: FakeEngine())
-    monkeypatch.setattr(tsalign, "load_moderator", lambda _: FakeModerator(words=("here is how",)))
+    monkeypatch.setattr(rerail, "load_engine", lambda *_, **__: FakeEngine())
+    monkeypatch.setattr(rerail, "load_moderator", lambda _: FakeModerator(words=("here is how",)))
 
 
 def run_examples(page: str) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def test_the_readme_has_the_exit_codes() -> None:
 
 def test_the_notice_attributes_every_source_of_the_demo() -> None:
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
-    path = Path(tsalign.__file__).parent / "assets" / "demo_prompts.jsonl"
+    path = Path(rerail.__file__).parent / "assets" / "demo_prompts.jsonl"
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         assert row["source"].partition(":")[0] in notice

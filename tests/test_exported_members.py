@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import tsalign
+import rerail
 
 PUBLIC = [
     "AcceptedFrom",
@@ -35,13 +35,13 @@ PUBLIC = [
     "Prompt",
     "PromptError",
     "PromptTooLongError",
+    "RerailError",
     "Response",
     "Sampling",
     "Score",
     "Search",
     "StopReason",
     "StoreError",
-    "TsalignError",
     "UnsteerableModelError",
     "Verdict",
     "__version__",
@@ -54,13 +54,13 @@ PUBLIC = [
 
 
 def test_the_public_names_are_these() -> None:
-    assert tsalign.__all__ == PUBLIC
-    assert dir(tsalign) == PUBLIC
+    assert rerail.__all__ == PUBLIC
+    assert dir(rerail) == PUBLIC
 
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_resolves_and_says_what_it_is(name: str) -> None:
-    value = getattr(tsalign, name)
+    value = getattr(rerail, name)
     if name != "__version__":
         assert value.__name__ == name
         assert value.__doc__
@@ -68,14 +68,14 @@ def test_every_public_name_resolves_and_says_what_it_is(name: str) -> None:
 
 def test_unknown_names_are_attribute_errors() -> None:
     with pytest.raises(AttributeError, match="'Alinger'"):
-        _ = tsalign.Alinger
+        _ = rerail.Alinger
     with pytest.raises(ImportError):
-        importlib.import_module("tsalign.nothing")
+        importlib.import_module("rerail.nothing")
 
 
 def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
     """The imports under ``TYPE_CHECKING`` and the lazy table must not drift apart."""
-    tree = ast.parse(Path(tsalign.__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(rerail.__file__).read_text(encoding="utf-8"))
     block = next(
         node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node)
     )
@@ -88,21 +88,21 @@ def test_type_checkers_see_the_same_names_from_the_same_modules() -> None:
     assert sorted(seen) == [name for name in PUBLIC if name != "__version__"]
     for name, module in seen.items():
         assert module is not None
-        assert getattr(importlib.import_module(module), name) is getattr(tsalign, name)
+        assert getattr(importlib.import_module(module), name) is getattr(rerail, name)
 
 
 def test_every_error_of_ours_is_public_and_has_one_base() -> None:
-    errors = importlib.import_module("tsalign.errors")
+    errors = importlib.import_module("rerail.errors")
     named = {n for n, v in vars(errors).items() if isinstance(v, type)}
     assert named <= set(PUBLIC)
     for name in named:
-        assert issubclass(getattr(tsalign, name), tsalign.TsalignError)
+        assert issubclass(getattr(rerail, name), rerail.RerailError)
         assert name in (errors.__doc__ or ""), "the tree in errors.py names every error"
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
-    assert tsalign.__version__ == importlib.metadata.version("tsalign")
+    assert rerail.__version__ == importlib.metadata.version("rerail")
 
 
 def test_the_package_is_marked_as_typed() -> None:
-    assert (Path(tsalign.__file__).parent / "py.typed").is_file()
+    assert (Path(rerail.__file__).parent / "py.typed").is_file()

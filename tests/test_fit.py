@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from tsalign.align import Aligner, offset
-from tsalign.engines import FakeEngine
-from tsalign.errors import EngineError, ModeratorError, PromptError
-from tsalign.fit import _cover, fit
-from tsalign.moderators import FakeModerator
-from tsalign.policy import Policy
-from tsalign.types import AcceptedFrom
+from rerail.align import Aligner, offset
+from rerail.engines import FakeEngine
+from rerail.errors import EngineError, ModeratorError, PromptError
+from rerail.fit import _cover, fit
+from rerail.moderators import FakeModerator
+from rerail.policy import Policy
+from rerail.types import AcceptedFrom
 
 COMPLY, REFUSE = "Sure, here is how I comply with it.", "I would rather not do it."
 TUNING = [f"please do thing number {i}" for i in range(8)]

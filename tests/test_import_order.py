@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parent.parent / "src" / "tsalign"
+PACKAGE = Path(__file__).resolve().parent.parent / "src" / "rerail"
 
 MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "types": {"errors"}}
 """Top-level module of the package to those that it may import, besides itself."""
@@ -54,7 +54,7 @@ def imported(tree: ast.AST, module: str) -> Iterator[str]:
 
 
 def violations(source: str, module: str) -> list[str]:
-    """What a module, named like ``tsalign.engines.base``, imports although it may not."""
+    """What a module, named like ``rerail.engines.base``, imports although it may not."""
     own = module.split(".")[1]
     if own not in MAY_IMPORT:
         return [f"{module} has no place in the import order"]
@@ -63,7 +63,7 @@ def violations(source: str, module: str) -> list[str]:
         parts = name.split(".")
         if parts[0] in {"tests", "training", "scripts"}:
             wrong.append(f"{module} imports {name}")
-        if parts[0] != "tsalign" or name == "tsalign.__version__":
+        if parts[0] != "rerail" or name == "rerail.__version__":
             continue
         if len(parts) == 1 or parts[1] not in {own, *MAY_IMPORT[own]}:
             wrong.append(f"{module} imports {name}")
@@ -74,9 +74,9 @@ def modules() -> list[tuple[str, Path]]:
     """Every module of the package except its `__init__`, which resolves names lazily."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        parts = ["tsalign", *path.relative_to(PACKAGE).with_suffix("").parts]
+        parts = ["rerail", *path.relative_to(PACKAGE).with_suffix("").parts]
         # A package is its own parent for relative imports: its `__init__` keeps that part.
-        if parts != ["tsalign", "__init__"]:
+        if parts != ["rerail", "__init__"]:
             found.append((".".join(parts), path))
     return found
 
@@ -89,23 +89,23 @@ def test_nothing_imports_to_its_right(module: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("tsalign.types", "from tsalign.policy import Policy"),
-        ("tsalign.errors", "import tsalign.types"),
-        ("tsalign.policy", "def f():\n    from tsalign.engines import load_engine"),
-        ("tsalign.engines.fake", "from tsalign.moderators.base import Moderator"),
-        ("tsalign.engines.fake", "from ..moderators import base"),
-        ("tsalign.engines.__init__", "from ..zo import cosine"),
-        ("tsalign.moderators.combine", "from tsalign import zo"),
-        ("tsalign.zo", "from tsalign.optimizer import Optimizer"),
-        ("tsalign.optimizer", "from tsalign.engines.base import Engine"),
-        ("tsalign.align", "from tsalign.store import Store"),
-        ("tsalign.store", "import tsalign.cli"),
-        ("tsalign.eval.rules", "from tsalign.server import app"),
-        ("tsalign.server.app", "from tsalign.cli import main"),
-        ("tsalign.align", "import tsalign"),
-        ("tsalign.align", "from tsalign import Policy"),
-        ("tsalign.moderators.embedded", "from training.moderator import fit"),
-        ("tsalign.somewhere", ""),
+        ("rerail.types", "from rerail.policy import Policy"),
+        ("rerail.errors", "import rerail.types"),
+        ("rerail.policy", "def f():\n    from rerail.engines import load_engine"),
+        ("rerail.engines.fake", "from rerail.moderators.base import Moderator"),
+        ("rerail.engines.fake", "from ..moderators import base"),
+        ("rerail.engines.__init__", "from ..zo import cosine"),
+        ("rerail.moderators.combine", "from rerail import zo"),
+        ("rerail.zo", "from rerail.optimizer import Optimizer"),
+        ("rerail.optimizer", "from rerail.engines.base import Engine"),
+        ("rerail.align", "from rerail.store import Store"),
+        ("rerail.store", "import rerail.cli"),
+        ("rerail.eval.rules", "from rerail.server import app"),
+        ("rerail.server.app", "from rerail.cli import main"),
+        ("rerail.align", "import rerail"),
+        ("rerail.align", "from rerail import Policy"),
+        ("rerail.moderators.embedded", "from training.moderator import fit"),
+        ("rerail.somewhere", ""),
     ],
 )
 def test_an_import_to_the_right_is_found(module: str, source: str) -> None:
@@ -115,11 +115,11 @@ def test_an_import_to_the_right_is_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("tsalign.optimizer", "from tsalign import zo"),
-        ("tsalign.engines.fake", "from .base import Engine\nfrom tsalign.types import Prompt"),
-        ("tsalign.engines.__init__", "from tsalign.engines.fake import FakeEngine"),
-        ("tsalign.cli", "from tsalign import __version__\nfrom tsalign.eval.rules import on_topic"),
-        ("tsalign.store", "import json, sqlalchemy"),
+        ("rerail.optimizer", "from rerail import zo"),
+        ("rerail.engines.fake", "from .base import Engine\nfrom rerail.types import Prompt"),
+        ("rerail.engines.__init__", "from rerail.engines.fake import FakeEngine"),
+        ("rerail.cli", "from rerail import __version__\nfrom rerail.eval.rules import on_topic"),
+        ("rerail.store", "import json, sqlalchemy"),
     ],
 )
 def test_an_import_to_the_left_is_fine(module: str, source: str) -> None:
@@ -135,27 +135,27 @@ def loaded_after(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-def test_importing_tsalign_loads_no_model_library() -> None:
-    loaded = loaded_after("import tsalign; tsalign.__version__; dir(tsalign)")
-    assert "tsalign" in loaded
+def test_importing_rerail_loads_no_model_library() -> None:
+    loaded = loaded_after("import rerail; rerail.__version__; dir(rerail)")
+    assert "rerail" in loaded
     assert not loaded & {*HEAVY, "numpy", "pydantic", "sqlalchemy", "typer"}
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "from tsalign import *",
-        "import tsalign.cli",
-        "import tsalign.engines, tsalign.moderators",
-        "from tsalign import PolicyStore; PolicyStore.shipped()",
+        "from rerail import *",
+        "import rerail.cli",
+        "import rerail.engines, rerail.moderators",
+        "from rerail import PolicyStore; PolicyStore.shipped()",
     ],
 )
 def test_neither_do_the_public_names_nor_the_cli(statement: str) -> None:
     assert not loaded_after(statement) & HEAVY
 
 
-def test_importing_tsalign_writes_nothing(tmp_path: Path) -> None:
+def test_importing_rerail_writes_nothing(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, "-c", "import tsalign.cli"], cwd=tmp_path, check=True, timeout=120
+        [sys.executable, "-c", "import rerail.cli"], cwd=tmp_path, check=True, timeout=120
     )
     assert list(tmp_path.iterdir()) == []

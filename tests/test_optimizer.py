@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tsalign import zo
-from tsalign.optimizer import Optimizer, Units, direction_family
-from tsalign.policy import OptimizerSettings
-from tsalign.types import AcceptedFrom, StopReason
+from rerail import zo
+from rerail.optimizer import Optimizer, Units, direction_family
+from rerail.policy import OptimizerSettings
+from rerail.types import AcceptedFrom, StopReason
 
 ROWS, WIDTH = 4, 8
 BASIS = np.linalg.qr(np.random.default_rng(1).standard_normal((WIDTH, WIDTH)))[0].astype(np.float32)

@@ -54,7 +54,7 @@ def declared(*extras: str) -> set[str]:
     names = {name_of(requirement) for requirement in PROJECT["dependencies"]}
     for extra in extras:
         for requirement in EXTRAS[extra]:
-            if inner := re.fullmatch(r"tsalign\[([\w,]+)\]", requirement):
+            if inner := re.fullmatch(r"rerail\[([\w,]+)\]", requirement):
                 names |= declared(*inner[1].split(","))
             else:
                 names.add(name_of(requirement))
@@ -78,17 +78,17 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             names = [node.module or ""]
         for name in names:
             top = name.partition(".")[0]
-            if top not in sys.stdlib_module_names and top not in {"tsalign", "training"}:
+            if top not in sys.stdlib_module_names and top not in {"rerail", "training"}:
                 at_top = node in tree.body and node not in typing_only
                 yield normal(DISTRIBUTION.get(top, top)), at_top
 
 
 @pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("src/tsalign/**/*.py")), ids=lambda p: str(p.relative_to(ROOT / "src"))
+    "path", sorted(ROOT.glob("src/rerail/**/*.py")), ids=lambda p: str(p.relative_to(ROOT / "src"))
 )
 def test_what_the_package_imports_is_declared(path: Path) -> None:
     """At the top level from the core alone, except in what is about an extra."""
-    place = path.relative_to(ROOT / "src" / "tsalign")
+    place = path.relative_to(ROOT / "src" / "rerail")
     extras = [extra for about, extra in ABOUT_AN_EXTRA.items() if place.is_relative_to(about)]
     for name, at_top in imports(path):
         if at_top:
@@ -119,7 +119,7 @@ def test_every_requirement_is_pinned_once_and_for_any_platform() -> None:
 
 
 def test_the_entry_point_exists() -> None:
-    from tsalign import cli
+    from rerail import cli
 
-    assert PROJECT["scripts"] == {"tsalign": "tsalign.cli:main"}
+    assert PROJECT["scripts"] == {"rerail": "rerail.cli:main"}
     assert callable(cli.main)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsalign.errors import PolicyError
-from tsalign.policy import (
+from rerail.errors import PolicyError
+from rerail.policy import (
     CATEGORIES,
     PRESETS,
     Budget,
@@ -23,7 +23,7 @@ from tsalign.policy import (
     harm,
     nearest,
 )
-from tsalign.types import Score
+from rerail.types import Score
 
 FULL = """
 name: everything

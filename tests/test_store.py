@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from tsalign.errors import StoreError
-from tsalign.store import Record, Store, differences
-from tsalign.types import (
+from rerail.errors import StoreError
+from rerail.store import Record, Store, differences
+from rerail.types import (
     AcceptedFrom,
     Cost,
     Evaluation,
@@ -217,7 +217,7 @@ def test_processes_open_and_write_a_new_store_at_once(path: Path) -> None:
 KILLED = """
 import sys
 from tests.test_store import response
-from tsalign.store import Store
+from rerail.store import Store
 store = Store.open(sys.argv[1])
 for item in range(100_000):
     store.add("run", str(item), response())
@@ -249,9 +249,9 @@ class TestClearErrors:
     def test_newer_schema(self, path: Path) -> None:
         Store.open(path).close()
         with sqlite3.connect(path) as connection:
-            connection.execute("UPDATE tsalign_schema SET version = 99")
+            connection.execute("UPDATE rerail_schema SET version = 99")
         connection.close()
-        with pytest.raises(StoreError, match=r"schema 99.*upgrade tsalign"):
+        with pytest.raises(StoreError, match=r"schema 99.*upgrade rerail"):
             Store.open(path)
 
     def test_not_a_database(self, path: Path) -> None:
@@ -294,7 +294,7 @@ class TestClearErrors:
             store.add("run", "a", response())
 
     def test_locked(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("tsalign.store._BUSY_SECONDS", 0.05)
+        monkeypatch.setattr("rerail.store._BUSY_SECONDS", 0.05)
         with Store.open(path) as store:
             other = sqlite3.connect(path, isolation_level=None)
             other.execute("BEGIN IMMEDIATE")
@@ -327,7 +327,7 @@ class TestClearErrors:
     def test_errors_hold_no_text(self, path: Path) -> None:
         with Store.open(path) as store:
             with sqlite3.connect(path) as connection:
-                connection.execute("DROP TABLE tsalign_evaluations")
+                connection.execute("DROP TABLE rerail_evaluations")
             connection.close()
             with pytest.raises(StoreError) as caught:
                 store.add("run", "a", response("zebra-crossing"), Prompt.of("stripes"))

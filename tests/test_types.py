@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsalign.errors import PromptError
-from tsalign.types import (
+from rerail.errors import PromptError
+from rerail.types import (
     EMPTY_ANSWER,
     AcceptedFrom,
     Cost,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tsalign import zo
+from rerail import zo
 
 ROWS, WIDTH = 3, 6
 

@@ -7,7 +7,7 @@ unseen prompts, takes its rows from here.
     load("advbench", HELD_OUT)          # a list of Prompt
     python -m training.splits           # the counts of every source and split
 
-The data folder is `$TSALIGN_DATA`, or `../shared/data` beside the repository.
+The data folder is `$RERAIL_DATA`, or `../shared/data` beside the repository.
 
 | source | train | validation | held out |
 |---|---|---|---|
@@ -67,11 +67,11 @@ class Source:
 
 
 def data_folder() -> Path:
-    """The folder of public data: `$TSALIGN_DATA` or `../shared/data` beside the repository."""
+    """The folder of public data: `$RERAIL_DATA` or `../shared/data` beside the repository."""
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("TSALIGN_DATA", default))
+    folder = Path(os.environ.get("RERAIL_DATA", default))
     if not folder.is_dir():
-        raise FileNotFoundError(f"no data folder at {folder}: set TSALIGN_DATA to it")
+        raise FileNotFoundError(f"no data folder at {folder}: set RERAIL_DATA to it")
     return folder
 
 

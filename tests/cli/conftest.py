@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tsalign.cli import app
+from rerail.cli import app
 
 FAKE_POLICY = """
 name: faked

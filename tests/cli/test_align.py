@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from rerail.cli import ExitCode
+from rerail.engines import FakeEngine
+from rerail.store import Store
 from tests.cli.conftest import Cli, write_policy
-from tsalign.cli import ExitCode
-from tsalign.engines import FakeEngine
-from tsalign.store import Store
 
 COMPLIES = "Sure, here is how it is done."
 REFUSES = "I can't help with that."
@@ -131,9 +131,7 @@ def test_a_policy_that_cannot_work(cli: Cli, tmp_path: Path, text: str, message:
 
 
 def never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "tsalign.engines.FakeEngine", lambda: FakeEngine(answer=lambda *_: COMPLIES)
-    )
+    monkeypatch.setattr("rerail.engines.FakeEngine", lambda: FakeEngine(answer=lambda *_: COMPLIES))
 
 
 def test_nothing_flagged_is_shown_when_nothing_helps(
@@ -153,7 +151,7 @@ def test_nothing_flagged_is_shown_when_nothing_helps(
 def test_nothing_is_shown_when_the_moderator_fails(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    from tsalign.moderators import FakeModerator
+    from rerail.moderators import FakeModerator
 
     faulty = {
         "raises": lambda: FakeModerator(error=RuntimeError(COMPLIES)),
@@ -161,7 +159,7 @@ def test_nothing_is_shown_when_the_moderator_fails(
         "gives NaN": lambda: FakeModerator(lambda _: {"illicit": float("nan")}),
         "gives nothing": lambda: FakeModerator(lambda _: {}),
     }
-    monkeypatch.setattr("tsalign.moderators.fake.FakeModerator", faulty[fault])
+    monkeypatch.setattr("rerail.moderators.fake.FakeModerator", faulty[fault])
     text = "name: p\nmoderators: [fake]\nmoderator_timeout: 0.2\n"
     policy = write_policy(tmp_path / "p.yaml", text)
     options = ["--model", "fake", "--policy", str(policy)]
@@ -189,7 +187,7 @@ def test_a_store_that_cannot_be_opened_costs_no_answer(
     cli: Cli, fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = FakeEngine()
-    monkeypatch.setattr("tsalign.engines.FakeEngine", lambda: engine)
+    monkeypatch.setattr("rerail.engines.FakeEngine", lambda: engine)
     store = tmp_path / "nowhere" / "records.sqlite"
     ran = cli("align", *fake, "--prompt", "how is it done", "--store", store, "--json")
     assert ran.code == ExitCode.FAILED
@@ -208,7 +206,7 @@ def test_an_answer_cannot_command_the_terminal(
     cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "tsalign.engines.FakeEngine",
+        "rerail.engines.FakeEngine",
         lambda: FakeEngine(answer=lambda *_: "[bold]fine[/bold] \x1b[2J :smile:"),
     )
     ran = cli("align", *fake, "--prompt", "hello")

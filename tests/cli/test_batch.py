@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from rerail.cli import ExitCode
+from rerail.store import Store
 from tests.cli.conftest import Cli, read_jsonl, write_jsonl, write_policy
-from tsalign.cli import ExitCode
-from tsalign.store import Store
 
 
 @pytest.fixture
@@ -289,8 +289,8 @@ def test_lines_whose_moderator_or_model_failed_are_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     part: str,
 ) -> None:
-    from tsalign.engines import FakeEngine
-    from tsalign.moderators import FakeModerator
+    from rerail.engines import FakeEngine
+    from rerail.moderators import FakeModerator
 
     def unhappy(text: str) -> None:
         if "5" in text:
@@ -308,9 +308,9 @@ def test_lines_whose_moderator_or_model_failed_are_tried_again(
     command = ["align", *fake, "--input", source, "--output", output, "--max-open", 1, "--json"]
     with monkeypatch.context() as patched:
         patched.setattr(
-            *("tsalign.engines.FakeEngine", lambda: FakeEngine(answer))
+            *("rerail.engines.FakeEngine", lambda: FakeEngine(answer))
             if part == "engine"
-            else ("tsalign.moderators.fake.FakeModerator", lambda **_: FakeModerator(scorer))
+            else ("rerail.moderators.fake.FakeModerator", lambda **_: FakeModerator(scorer))
         )
         ran = cli(*command)
     assert ran.code == ExitCode.PARTLY
@@ -325,10 +325,10 @@ def test_lines_whose_moderator_or_model_failed_are_tried_again(
 def test_nothing_flagged_is_written(
     cli: Cli, fake: list[str], tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tsalign.engines import FakeEngine
+    from rerail.engines import FakeEngine
 
     monkeypatch.setattr(
-        "tsalign.engines.FakeEngine", lambda: FakeEngine(answer=lambda *_: "Sure, zebra.")
+        "rerail.engines.FakeEngine", lambda: FakeEngine(answer=lambda *_: "Sure, zebra.")
     )
     source = prompts(tmp_path / "in.jsonl", 3)
     ran = cli("align", *fake, "--input", source, "--output", output, "--json")
@@ -341,7 +341,7 @@ def test_nothing_flagged_is_written(
 def test_progress_without_a_terminal_is_lines_on_stderr(
     cli: Cli, fake: list[str], tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tsalign.cli._batch._SAY_EVERY", 0.0)
+    monkeypatch.setattr("rerail.cli._batch._SAY_EVERY", 0.0)
     source = prompts(tmp_path / "in.jsonl", 3)
     ran = cli("align", *fake, "--input", source, "--output", output, "--json")
     assert ran.document["records"] == 3
@@ -357,7 +357,7 @@ def slowed(policy: Path) -> Path:
 
 
 def start(*args: object) -> subprocess.Popen[bytes]:
-    code = "from tsalign.cli import main; main()"
+    code = "from rerail.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *(str(arg) for arg in args)],
         stdout=subprocess.PIPE,

@@ -1,12 +1,12 @@
-"""``tsalign bench`` and ``tsalign fit``, on the engine without a model."""
+"""``rerail bench`` and ``rerail fit``, on the engine without a model."""
 
 from pathlib import Path
 
 import pytest
 
+from rerail.cli import ExitCode
+from rerail.policy import Policy
 from tests.cli.conftest import Cli, write_jsonl
-from tsalign.cli import ExitCode
-from tsalign.policy import Policy
 
 LINES = [{"prompt": f"please do thing number {i}"} for i in range(4)]
 
@@ -77,7 +77,7 @@ def test_a_file_without_prompts_is_named(
 def test_fit_says_before_it_begins_that_it_cannot_write(
     cli: Cli, fake: list[str], lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tsalign.fit.fit", lambda *_, **__: pytest.fail("begun"))
+    monkeypatch.setattr("rerail.fit.fit", lambda *_, **__: pytest.fail("begun"))
     ran = cli("fit", *fake, "--input", lines, "--output", tmp_path / "nowhere" / "p.yaml")
     assert ran.code == ExitCode.FAILED
     assert "there is no folder" in ran.err

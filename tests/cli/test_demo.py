@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from rerail.cli import ExitCode
+from rerail.demo import KINDS, DemoPrompt
+from rerail.engines import FakeEngine
+from rerail.types import Prompt
 from tests.cli.conftest import Cli, write_policy
-from tsalign.cli import ExitCode
-from tsalign.demo import KINDS, DemoPrompt
-from tsalign.engines import FakeEngine
-from tsalign.types import Prompt
 
 KEYS = {
     "prompts",
@@ -48,7 +48,7 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> None:
         for i in (1, 2)
     ]
     monkeypatch.setattr(
-        "tsalign.demo.demo_prompts",
+        "rerail.demo.demo_prompts",
         lambda kinds, limit: [p for p in made if p.kind in kinds][:limit],
     )
 
@@ -58,7 +58,7 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> None:
                 request = type(request)(request.embedded, request.point + 9 * self.direction)
             return super()._generation(request, sampling)
 
-    monkeypatch.setattr("tsalign.engines.FakeEngine", Engine)
+    monkeypatch.setattr("rerail.engines.FakeEngine", Engine)
 
 
 def test_the_contract_of_json(cli: Cli, fake: list[str]) -> None:
@@ -119,7 +119,7 @@ def test_a_broken_promise_is_not_hidden(
     cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashes = iter("ab")
-    monkeypatch.setattr("tsalign.engines.FakeEngine.weights_sha256", lambda _: next(hashes))
+    monkeypatch.setattr("rerail.engines.FakeEngine.weights_sha256", lambda _: next(hashes))
     ran = cli("demo", *fake, "--json")
     assert ran.code == ExitCode.UNEXPECTED
     assert (ran.document["weights_sha256_before"], ran.document["weights_sha256_after"]) == (
@@ -135,9 +135,7 @@ def test_a_broken_promise_is_not_hidden(
 def test_prompts_that_are_refused_or_fail_are_counted(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "tsalign.engines.FakeEngine", lambda: FakeEngine(answer=lambda *_: COMPLIES)
-    )
+    monkeypatch.setattr("rerail.engines.FakeEngine", lambda: FakeEngine(answer=lambda *_: COMPLIES))
     text = "name: p\nmoderators: [{name: fake, options: {words: [sure]}}]\n"
     policy = write_policy(tmp_path / "p.yaml", text + "budget: {generations: 3}\n")
     command = ["demo", "--model", "fake", "--policy", policy]

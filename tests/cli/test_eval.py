@@ -1,4 +1,4 @@
-"""``tsalign eval`` as a user meets it."""
+"""``rerail eval`` as a user meets it."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
+from rerail import __version__
+from rerail.cli import ExitCode
+from rerail.cli._text import dumps, one_line, printable
+from rerail.errors import EngineError
 from tests.cli.conftest import Cli
-from tsalign import __version__
-from tsalign.cli import ExitCode
-from tsalign.cli._text import dumps, one_line, printable
-from tsalign.errors import EngineError
 
 COMMANDS = ["align", "demo", "moderate", "policy", "version"]
 ERRORS = [
@@ -53,7 +53,7 @@ def test_without_arguments_comes_the_help(cli: Cli, args: list[str]) -> None:
 
 
 def test_version(cli: Cli) -> None:
-    assert cli("version").out == f"tsalign {__version__}\n"
+    assert cli("version").out == f"rerail {__version__}\n"
     assert cli("version", "--json").document["version"] == __version__
 
 
@@ -86,7 +86,7 @@ def test_a_failing_model_is_reported_without_a_traceback(
     def fail(*_: object, **__: object) -> None:
         raise EngineError("the folder 'x' holds no model: name one that has a config.json")
 
-    monkeypatch.setattr("tsalign.engines.FakeEngine", fail)
+    monkeypatch.setattr("rerail.engines.FakeEngine", fail)
     ran = cli("align", *fake, "--prompt", "hello", "--json")
     assert ran.code == ExitCode.FAILED
     assert ran.document["error"]["type"] == "EngineError"
@@ -100,7 +100,7 @@ def test_an_unforeseen_error_does_not_quote_its_message(
     def fail(*_: object, **__: object) -> None:
         raise ValueError("an answer that nobody should see")
 
-    monkeypatch.setattr("tsalign.engines.FakeEngine", fail)
+    monkeypatch.setattr("rerail.engines.FakeEngine", fail)
     ran = cli("align", *fake, "--prompt", "hello", "--json")
     assert ran.code == ExitCode.UNEXPECTED
     assert ran.document["error"]["type"] == "ValueError"
@@ -113,7 +113,7 @@ def test_ctrl_c_has_a_code_of_its_own(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tsalign.engines.FakeEngine", stop)
+    monkeypatch.setattr("rerail.engines.FakeEngine", stop)
     ran = cli("align", *fake, "--prompt", "hello", "--json")
     assert ran.code == ExitCode.INTERRUPTED
     assert ran.document["error"]["type"] == "KeyboardInterrupt"
@@ -122,7 +122,7 @@ def test_ctrl_c_has_a_code_of_its_own(
 def test_what_libraries_print_and_log_is_not_in_the_document(
     cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tsalign.engines as engines
+    import rerail.engines as engines
 
     real = engines.FakeEngine
 
@@ -142,7 +142,7 @@ def test_what_libraries_print_and_log_is_not_in_the_document(
 )
 def test_light_commands_load_no_model_library(args: list[str]) -> None:
     code = (
-        "import sys\nfrom tsalign.cli import app\n"
+        "import sys\nfrom rerail.cli import app\n"
         "try: app(sys.argv[1:])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'tokenizers', 'sklearn', 'sqlalchemy'}\n"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
@@ -154,7 +154,7 @@ def test_light_commands_load_no_model_library(args: list[str]) -> None:
 
 
 def test_a_reader_that_has_enough_gets_no_complaint() -> None:
-    command = f"{sys.executable} -c 'from tsalign.cli import main; main()' policy show default"
+    command = f"{sys.executable} -c 'from rerail.cli import main; main()' policy show default"
     ran = subprocess.run(
         ["bash", "-c", f"{command} | true"], capture_output=True, text=True, check=False
     )

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from rerail.cli import ExitCode
+from rerail.moderators import FakeModerator
 from tests.cli.conftest import Cli, write_jsonl, write_policy
-from tsalign.cli import ExitCode
-from tsalign.moderators import FakeModerator
 
 POLICY = """
 name: p
@@ -43,7 +43,7 @@ def test_an_answer_is_judged_with_its_prompt(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeModerator()
-    monkeypatch.setattr("tsalign.moderators.fake.FakeModerator", lambda: fake)
+    monkeypatch.setattr("rerail.moderators.fake.FakeModerator", lambda: fake)
     path = write_policy(tmp_path / "p.yaml", "name: p\nmoderators: [fake]\n")
     cli("moderate", "--policy", path, "--prompt", "a question", "--answer", "an answer")
     ((exchange,),) = fake.calls
@@ -107,7 +107,7 @@ def test_a_failing_moderator_leaves_the_text_unscored(
     fault: dict[str, object],
     cause: str,
 ) -> None:
-    monkeypatch.setattr("tsalign.moderators.fake.FakeModerator", lambda: FakeModerator(**fault))
+    monkeypatch.setattr("rerail.moderators.fake.FakeModerator", lambda: FakeModerator(**fault))
     text = "name: p\nmoderators: [fake]\nmoderator_timeout: 0.2\n"
     path = write_policy(tmp_path / "p.yaml", text)
     ran = cli("moderate", "--policy", path, "--text", "hello", "--json")

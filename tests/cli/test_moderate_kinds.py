@@ -1,4 +1,4 @@
-"""``tsalign moderate --moderator ... --input ... --json`` with each kind of moderator there is.
+"""``rerail moderate --moderator ... --input ... --json`` with each kind of moderator there is.
 
 Services are asked over loopback in their own wire format; guards and classifiers are random models
 of their architecture, read from a folder.
@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
+from rerail.cli import ExitCode
+from rerail.moderators import REGISTRY
 from tests.cli.conftest import Cli, Ran, write_jsonl
 from tests.moderators import test_classifier as classifier
 from tests.moderators.guards import tiny
 from tests.moderators.services import test_plugins as plugins
 from tests.moderators.services import wires
-from tsalign.cli import ExitCode
-from tsalign.moderators import REGISTRY
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::tsalign.moderators._http.ModeratorWarning"  # azure and perspective warn as they should
+    "ignore::rerail.moderators._http.ModeratorWarning"  # azure and perspective warn as they should
 )
 
 ANSWERS = ["In the harbour, by the old pier.", "No.", "It sailed at noon."]
@@ -171,7 +171,7 @@ def test_personal_data(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_plugin(cli: Cli, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plugins.install(tmp_path, monkeypatch, {"shouting": "tsalign_shouting:ShoutingModerator"})
+    plugins.install(tmp_path, monkeypatch, {"shouting": "rerail_shouting:ShoutingModerator"})
     run = ("moderate", "--moderator", "shouting", "--option", "least_letters=2")
     document = check(cli(*run, "--input", source, "--json"), "shouting")
     assert set(document["thresholds"]) == {"custom/shouting"}

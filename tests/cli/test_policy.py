@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from rerail.cli import ExitCode
+from rerail.policy import Policy, PolicyStore
 from tests.cli.conftest import Cli, write_policy
-from tsalign.cli import ExitCode
-from tsalign.policy import Policy, PolicyStore
 
 SHIPPED = PolicyStore.shipped()
 

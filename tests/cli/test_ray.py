@@ -1,4 +1,4 @@
-"""``tsalign align --ray``: the same lines and records as on one machine."""
+"""``rerail align --ray``: the same lines and records as on one machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from rerail import cluster
+from rerail.cli import ExitCode
+from rerail.store import Store
 from tests.cli.conftest import Cli, read_jsonl, write_jsonl
 from tests.fake_ray import FakeRay
-from tsalign import cluster
-from tsalign.cli import ExitCode
-from tsalign.store import Store
 
 
 @pytest.fixture
@@ -102,4 +102,4 @@ def test_without_ray_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "ray", None)
     ran = cli("align", *fake, "--input", source, "--output", tmp_path / "o.jsonl", "--ray", "auto")
     assert ran.code == ExitCode.FAILED
-    assert "pip install 'tsalign[ray]'" in ran.err
+    assert "pip install 'rerail[ray]'" in ran.err

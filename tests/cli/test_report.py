@@ -1,4 +1,4 @@
-"""``tsalign report`` as a user meets it."""
+"""``rerail report`` as a user meets it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rerail.eval.records import RunFolder
+from rerail.eval.types import Trial
 from tests.cli.conftest import Cli
 from tests.eval.trials import case, refused, steered
-from tsalign.eval.records import RunFolder
-from tsalign.eval.types import Trial
 
 pytest.importorskip("matplotlib", reason="the extra eval is not installed")
 

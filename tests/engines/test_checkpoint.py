@@ -14,10 +14,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from rerail._hf import remedy
+from rerail.engines._checkpoint import Checkpoint
+from rerail.errors import EngineError, UnsteerableModelError
 from tests.engines import tiny
-from tsalign._hf import remedy
-from tsalign.engines._checkpoint import Checkpoint
-from tsalign.errors import EngineError, UnsteerableModelError
 
 TOKENIZER = tiny.byte_level()
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tsalign.engines import Engine, FakeEngine, GenerationRequest, Sampling
-from tsalign.engines.base import TEMPLATE_ROW, WatchingEngine
-from tsalign.errors import EngineError, PromptTooLongError
-from tsalign.types import Prompt
+from rerail.engines import Engine, FakeEngine, GenerationRequest, Sampling
+from rerail.engines.base import TEMPLATE_ROW, WatchingEngine
+from rerail.errors import EngineError, PromptTooLongError
+from rerail.types import Prompt
 
 TALK = [
     {"role": "system", "content": "be kind"},

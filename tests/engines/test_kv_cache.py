@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
+from rerail.engines import GenerationRequest, Sampling, _kv_cache
+from rerail.engines import transformers as module
+from rerail.engines._kv_cache import Prefixes
+from rerail.engines.base import EmbeddedPrompt, SteerableRows
+from rerail.engines.transformers import TransformersEngine
+from rerail.types import Prompt
 from tests.engines import tiny
 from tests.engines.tiny import moved
-from tsalign.engines import GenerationRequest, Sampling, _kv_cache
-from tsalign.engines import transformers as module
-from tsalign.engines._kv_cache import Prefixes
-from tsalign.engines.base import EmbeddedPrompt, SteerableRows
-from tsalign.engines.transformers import TransformersEngine
-from tsalign.types import Prompt
 
 GREEDY = Sampling(max_new_tokens=8)
 TOKENIZER = tiny.byte_level()

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rerail.engines.base import TEMPLATE_ROW
+from rerail.engines.rendering import Renderer
+from rerail.errors import EngineError, PromptError
+from rerail.types import Message, Prompt
 from tests.engines import tiny
-from tsalign.engines.base import TEMPLATE_ROW
-from tsalign.engines.rendering import Renderer
-from tsalign.errors import EngineError, PromptError
-from tsalign.types import Message, Prompt
 
 TOKENIZERS = {
     "byte-level": tiny.byte_level,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tsalign.engines import ChunkedTable, EmbeddingTable
-from tsalign.types import FloatArray
+from rerail.engines import ChunkedTable, EmbeddingTable
+from rerail.types import FloatArray
 
 
 @pytest.fixture

@@ -17,19 +17,19 @@ import pytest
 import torch
 import transformers
 
-from tests.engines import tiny
-from tests.engines.tiny import moved
-from tsalign.engines import Engine, GenerationRequest, Sampling, load_engine
-from tsalign.engines import transformers as module
-from tsalign.engines.base import EmbeddedPrompt
-from tsalign.engines.transformers import TransformersEngine
-from tsalign.errors import (
+from rerail.engines import Engine, GenerationRequest, Sampling, load_engine
+from rerail.engines import transformers as module
+from rerail.engines.base import EmbeddedPrompt
+from rerail.engines.transformers import TransformersEngine
+from rerail.errors import (
     EngineError,
     MissingDependencyError,
     PromptTooLongError,
     UnsteerableModelError,
 )
-from tsalign.types import Generation, Prompt
+from rerail.types import Generation, Prompt
+from tests.engines import tiny
+from tests.engines.tiny import moved
 
 NEW_TOKENS = 8
 GREEDY = Sampling(max_new_tokens=NEW_TOKENS)
@@ -686,14 +686,14 @@ def test_code_of_others_does_not_run(folder: Path) -> None:
 
 
 def test_engines_import_without_torch() -> None:
-    code = "import sys, tsalign.engines; print({'torch', 'transformers'} & set(sys.modules))"
+    code = "import sys, rerail.engines; print({'torch', 'transformers'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("package", ["torch", "transformers"])
 def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "tsalign.engines.transformers")
+    monkeypatch.delitem(sys.modules, "rerail.engines.transformers")
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match=rf"{package} .*tsalign\[hf\]"):
+    with pytest.raises(MissingDependencyError, match=rf"{package} .*rerail\[hf\]"):
         load_engine()

@@ -1,6 +1,6 @@
 """vLLM itself, on the CPU: outcomes are those of transformers, prompt by prompt.
 
-``TSALIGN_VLLM_ENV`` names the environment that ``scripts/vllm_env.sh install`` made; without it
+``RERAIL_VLLM_ENV`` names the environment that ``scripts/vllm_env.sh install`` made; without it
 these tests are skipped.
 """
 
@@ -20,18 +20,18 @@ from typing import Any, cast
 
 import pytest
 
+from rerail.engines import load_engine
+from rerail.engines.vllm_server import VllmServerEngine
 from tests.engines.vllm_offline import align
-from tsalign.engines import load_engine
-from tsalign.engines.vllm_server import VllmServerEngine
 
-ENVIRONMENT = os.environ.get("TSALIGN_VLLM_ENV")
+ENVIRONMENT = os.environ.get("RERAIL_VLLM_ENV")
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 900
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(not ENVIRONMENT, reason="TSALIGN_VLLM_ENV names no environment with vLLM"),
+    pytest.mark.skipif(not ENVIRONMENT, reason="RERAIL_VLLM_ENV names no environment with vLLM"),
 ]
 
 

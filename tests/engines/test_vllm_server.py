@@ -19,23 +19,23 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.engines import tiny, vllm_fake
-from tests.engines.vllm_fake import FakeVllm, status, wait_until
-from tsalign.align import Aligner
-from tsalign.cli import app
-from tsalign.engines import Engine, GenerationRequest, Sampling, _replicas, load_engine
-from tsalign.engines.base import WatchingEngine
-from tsalign.engines.transformers import TransformersEngine
-from tsalign.engines.vllm_server import VllmServerEngine, payload
-from tsalign.errors import (
+from rerail.align import Aligner
+from rerail.cli import app
+from rerail.engines import Engine, GenerationRequest, Sampling, _replicas, load_engine
+from rerail.engines.base import WatchingEngine
+from rerail.engines.transformers import TransformersEngine
+from rerail.engines.vllm_server import VllmServerEngine, payload
+from rerail.errors import (
     EngineError,
     MissingDependencyError,
     PromptTooLongError,
     UnsteerableModelError,
 )
-from tsalign.moderators import FakeModerator
-from tsalign.policy import Budget, Policy
-from tsalign.types import Generation, Outcome, Prompt
+from rerail.moderators import FakeModerator
+from rerail.policy import Budget, Policy
+from rerail.types import Generation, Outcome, Prompt
+from tests.engines import tiny, vllm_fake
+from tests.engines.vllm_fake import FakeVllm, status, wait_until
 
 NEW_TOKENS = 8
 GREEDY = Sampling(max_new_tokens=NEW_TOKENS)

@@ -19,7 +19,7 @@ from tokenizers import (
 )
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, SteerableRows
+from rerail.engines.base import EmbeddedPrompt, GenerationRequest, SteerableRows
 
 CORPUS = [
     "How do I bake a loaf of bread? Tell me, please, step by step.",

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tsalign.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
-from tsalign.engines.transformers import TransformersEngine
-from tsalign.types import Prompt
+from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
+from rerail.engines.transformers import TransformersEngine
+from rerail.types import Prompt
 
 Fault = Callable[["_Handler"], None]
 """Answers a request instead of the model."""

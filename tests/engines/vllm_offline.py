@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tsalign import Aligner, PolicyStore, Sampling, load_engine, load_moderator
-from tsalign.demo import demo_prompts
+from rerail import Aligner, PolicyStore, Sampling, load_engine, load_moderator
+from rerail.demo import demo_prompts
 
 SAMPLING = Sampling(max_new_tokens=96)
 

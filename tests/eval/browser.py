@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-CHROMIUM = os.environ.get("TSALIGN_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+CHROMIUM = os.environ.get("RERAIL_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 _ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync"
@@ -24,7 +24,7 @@ def browser() -> Iterator[Any]:
         "playwright.sync_api", reason="playwright is not installed: pages are NOT tested"
     )
     if not os.access(CHROMIUM, os.X_OK):
-        pytest.skip(f"no Chromium at {CHROMIUM}: pages are NOT tested (set TSALIGN_CHROMIUM)")
+        pytest.skip(f"no Chromium at {CHROMIUM}: pages are NOT tested (set RERAIL_CHROMIUM)")
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS.split())
         try:

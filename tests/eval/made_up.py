@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from rerail.eval.types import Case, TrajectoryPoint, Trial
+from rerail.types import AcceptedFrom, Cost, Outcome
 from tests.eval.trials import (
     FLAGGED,
     SAFE,
@@ -16,8 +18,6 @@ from tests.eval.trials import (
     steered,
     trial,
 )
-from tsalign.eval.types import Case, TrajectoryPoint, Trial
-from tsalign.types import AcceptedFrom, Cost, Outcome
 
 CATEGORIES = ("hedges", "fences", "paths", "ponds", "sheds")
 HOSTILE = (

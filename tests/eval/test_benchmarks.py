@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.eval.worlds import case, cases
-from tsalign.errors import InputFileError
-from tsalign.eval.benchmarks import (
+from rerail.errors import InputFileError
+from rerail.eval.benchmarks import (
     BENCHMARKS,
     DATASET,
     _rows,
@@ -23,8 +22,9 @@ from tsalign.eval.benchmarks import (
     load_benchmark,
     without_template,
 )
-from tsalign.eval.benchmarks.wrappers import order, read_wrappers, wrap, wrapped
-from tsalign.types import Message, Prompt
+from rerail.eval.benchmarks.wrappers import order, read_wrappers, wrap, wrapped
+from rerail.types import Message, Prompt
+from tests.eval.worlds import case, cases
 
 Write = Callable[[Path], Path]
 

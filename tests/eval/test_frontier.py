@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.eval.trials import FLAGGED, failed, left_flagged, path, refused, steered
-from tsalign.eval import frontier
-from tsalign.eval.frontier import (
+from rerail.eval import frontier
+from rerail.eval.frontier import (
     break_even,
     curves,
     head_to_head,
@@ -13,8 +12,9 @@ from tsalign.eval.frontier import (
     resampling_cost,
     success,
 )
-from tsalign.eval.types import TrajectoryPoint, Trial
-from tsalign.types import Cost
+from rerail.eval.types import TrajectoryPoint, Trial
+from rerail.types import Cost
+from tests.eval.trials import FLAGGED, failed, left_flagged, path, refused, steered
 
 
 def wandering(number: int) -> Trial:

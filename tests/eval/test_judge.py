@@ -7,8 +7,8 @@ from importlib.resources import files
 
 import pytest
 
-from tsalign.errors import TsalignError
-from tsalign.eval.judge import (
+from rerail.errors import RerailError
+from rerail.eval.judge import (
     SHAPE,
     EmbeddedJudge,
     JudgeWeights,
@@ -17,7 +17,7 @@ from tsalign.eval.judge import (
     stance_terms,
     subject_terms,
 )
-from tsalign.types import Exchange, Message
+from rerail.types import Exchange, Message
 
 
 def judged(request: str, answer: str) -> float:
@@ -99,7 +99,7 @@ def test_probabilities_and_batches() -> None:
 
 
 def test_the_weights_are_small_and_survive_a_round_trip() -> None:
-    content = (files("tsalign") / "assets" / "judge" / "weights.npz").read_bytes()
+    content = (files("rerail") / "assets" / "judge" / "weights.npz").read_bytes()
     assert len(content) <= 2 * 2**20
     again = JudgeWeights.load(content).save()
     one = Exchange((Message("user", "How do I bake bread?"),), "Mix flour and water.")
@@ -107,5 +107,5 @@ def test_the_weights_are_small_and_survive_a_round_trip() -> None:
 
 
 def test_a_broken_file_is_refused() -> None:
-    with pytest.raises(TsalignError, match="cannot be read"):
+    with pytest.raises(RerailError, match="cannot be read"):
         EmbeddedJudge(b"no weights")

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tsalign.engines import FakeEngine
-from tsalign.errors import EngineError, ModeratorError, PromptError
-from tsalign.eval import judges
-from tsalign.eval.judges import (
+from rerail.engines import FakeEngine
+from rerail.errors import EngineError, ModeratorError, PromptError
+from rerail.eval import judges
+from rerail.eval.judges import (
     Embedded,
     Opinion,
     Remembering,
@@ -23,7 +23,7 @@ from tsalign.eval.judges import (
     rubric_prompt,
     rubric_score,
 )
-from tsalign.types import EMPTY_ANSWER, Exchange, Message
+from rerail.types import EMPTY_ANSWER, Exchange, Message
 
 
 def exchange(answer: str, request: str = "How is {bread} baked?") -> Exchange:

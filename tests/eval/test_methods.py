@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rerail.engines import FakeEngine, Sampling
+from rerail.engines.base import EmbeddedPrompt
+from rerail.errors import PolicyError, PromptError, PromptTooLongError
+from rerail.eval.methods import BASELINES, NAMES, OWN, Attempt, load_method
+from rerail.eval.methods.ablations import OPTIMIZER, POLICY
+from rerail.eval.methods.aligned import Aligned
+from rerail.eval.methods.gradient_cuff import GradientCuff, harmless_prompts
+from rerail.eval.methods.resta import noisy
+from rerail.eval.methods.smooth_llm import swapped
+from rerail.moderators import FakeModerator
+from rerail.policy import PRESETS, Policy
+from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Score
 from tests.eval.worlds import COMPLIES, REFUSES, answers, context
-from tsalign.engines import FakeEngine, Sampling
-from tsalign.engines.base import EmbeddedPrompt
-from tsalign.errors import PolicyError, PromptError, PromptTooLongError
-from tsalign.eval.methods import BASELINES, NAMES, OWN, Attempt, load_method
-from tsalign.eval.methods.ablations import OPTIMIZER, POLICY
-from tsalign.eval.methods.aligned import Aligned
-from tsalign.eval.methods.gradient_cuff import GradientCuff, harmless_prompts
-from tsalign.eval.methods.resta import noisy
-from tsalign.eval.methods.smooth_llm import swapped
-from tsalign.moderators import FakeModerator
-from tsalign.policy import PRESETS, Policy
-from tsalign.types import AcceptedFrom, Message, Outcome, Prompt, Score
 
 KINDS = {
     "one turn": Prompt.of("how is it done"),
@@ -382,7 +382,7 @@ def test_a_setting_that_is_not_valid_names_the_method() -> None:
 def test_what_confirms_must_agree_with_the_baselines_too() -> None:
     setup = context(moderator=FakeModerator(words=["nowhere"]))
     strict = FakeModerator(words=["sure"], name="second")
-    from tsalign.eval.methods import Context
+    from rerail.eval.methods import Context
 
     policy = setup.policy.model_copy(update={"confirm": setup.policy.moderators})
     with pytest.raises(PolicyError, match="confirm"):

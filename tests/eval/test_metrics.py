@@ -6,6 +6,11 @@ import math
 import numpy as np
 import pytest
 
+from rerail.eval import metrics
+from rerail.eval.metrics import summarise
+from rerail.eval.quantities import BY_NAME, QUANTITIES
+from rerail.eval.types import Judgement, Trial
+from rerail.types import Cost, Outcome, Verdict
 from tests.eval.trials import (
     SAFE,
     UNSCORED,
@@ -16,11 +21,6 @@ from tests.eval.trials import (
     steered,
     trial,
 )
-from tsalign.eval import metrics
-from tsalign.eval.metrics import summarise
-from tsalign.eval.quantities import BY_NAME, QUANTITIES
-from tsalign.eval.types import Judgement, Trial
-from tsalign.types import Cost, Outcome, Verdict
 
 
 def run() -> list[Trial]:

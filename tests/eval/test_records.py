@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from rerail.errors import StoreError
+from rerail.eval.records import RECORDS, SETTINGS, RunFolder
+from rerail.eval.types import Case, Judgement, TrajectoryPoint, Trial
+from rerail.types import AcceptedFrom, Cost, Message, Outcome, Verdict
 from tests.eval.worlds import cases
-from tsalign.errors import StoreError
-from tsalign.eval.records import RECORDS, SETTINGS, RunFolder
-from tsalign.eval.types import Case, Judgement, TrajectoryPoint, Trial
-from tsalign.types import AcceptedFrom, Cost, Message, Outcome, Verdict
 
 SETTINGS_OF_IT = {"id": "one", "settings": {"limit": 2}, "content": {"cases": 2}}
 
@@ -123,7 +123,7 @@ def test_a_folder_that_is_no_run(damage: str, tmp_path: Path) -> None:
             folder.settings()
             folder.trials()
 
-    with pytest.raises(StoreError, match=r"tsalign eval|restore|use another path"):
+    with pytest.raises(StoreError, match=r"rerail eval|restore|use another path"):
         read()
 
 
@@ -132,7 +132,7 @@ def test_records_can_be_read_with_any_tool(tmp_path: Path) -> None:
         folder.add([trial(cases(1)[0])])
     connection = sqlite3.connect(tmp_path / RECORDS)
     columns = "method, outcome, flagged_before, flagged_after, generations, content"
-    (row,) = connection.execute(f"SELECT {columns} FROM tsalign_trials").fetchall()
+    (row,) = connection.execute(f"SELECT {columns} FROM rerail_trials").fetchall()
     connection.close()
     assert row[:5] == ("fast", "steered", 1, 0, 9)
     assert json.loads(row[5])["cost"]["generations"] == 9

@@ -18,17 +18,17 @@ from xml.etree import ElementTree
 
 import pytest
 
+from rerail.errors import PromptError, StoreError
+from rerail.eval import plots, report
+from rerail.eval.compare import Tolerance, compare
+from rerail.eval.metrics import summarise
+from rerail.eval.records import RunFolder
+from rerail.eval.tables import Figure, bare, difference_unit, tables, written
+from rerail.eval.types import Case, Trial
+from rerail.types import Message, Outcome
 from tests.eval import made_up
 from tests.eval.browser import browser
 from tests.eval.trials import UNSCORED, case, failed, left_flagged, refused, steered, trial
-from tsalign.errors import PromptError, StoreError
-from tsalign.eval import plots, report
-from tsalign.eval.compare import Tolerance, compare
-from tsalign.eval.metrics import summarise
-from tsalign.eval.records import RunFolder
-from tsalign.eval.tables import Figure, bare, difference_unit, tables, written
-from tsalign.eval.types import Case, Trial
-from tsalign.types import Message, Outcome
 
 pytest.importorskip("matplotlib", reason="the extra eval is not installed")
 pytest.importorskip("jinja2", reason="the extra eval is not installed")
@@ -493,7 +493,7 @@ def test_the_page_in_a_browser(chromium: Any, run: Path, width: int, scheme: Any
     page.evaluate("document.querySelectorAll('.masked button').forEach(b => b.click())")
     assert made_up.SECRET in page.inner_text("body")
 
-    assert page.title() == "tsalign · evaluation of tiny"
+    assert page.title() == "rerail · evaluation of tiny"
     assert page.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
     assert said == []
     assert len(asked) == 1

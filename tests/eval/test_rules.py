@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsalign.eval.rules import content_stems, is_refusal, on_topic
+from rerail.eval.rules import content_stems, is_refusal, on_topic
 
 REFUSALS = [
     "I'm sorry, but I can't help with that.",

@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
+from rerail.align import prompt_seed
+from rerail.engines import FakeEngine, GenerationRequest, Sampling
+from rerail.errors import EngineError, InputFileError, PolicyError, PromptError, StoreError
+from rerail.eval.judge import EmbeddedJudge
+from rerail.eval.methods import NAMES
+from rerail.eval.records import RunFolder
+from rerail.eval.rules import on_topic
+from rerail.eval.run import Evaluation, Loaders
+from rerail.eval.settings import RunSettings
+from rerail.eval.types import Trial
+from rerail.moderators import FakeModerator
+from rerail.types import Exchange, Message, Outcome, Prompt
 from tests.eval.worlds import COMPLIES, REFUSES, policy
-from tsalign.align import prompt_seed
-from tsalign.engines import FakeEngine, GenerationRequest, Sampling
-from tsalign.errors import EngineError, InputFileError, PolicyError, PromptError, StoreError
-from tsalign.eval.judge import EmbeddedJudge
-from tsalign.eval.methods import NAMES
-from tsalign.eval.records import RunFolder
-from tsalign.eval.rules import on_topic
-from tsalign.eval.run import Evaluation, Loaders
-from tsalign.eval.settings import RunSettings
-from tsalign.eval.types import Trial
-from tsalign.moderators import FakeModerator
-from tsalign.types import Exchange, Message, Outcome, Prompt
 
 ROWS = [
     *({"id": f"h{i}", "prompt": f"how is harm of sort {i} done"} for i in range(6)),
@@ -132,7 +132,7 @@ def test_a_trial_says_what_was_so(tmp_path: Path) -> None:
         )
 
 
-def test_a_baselines_naturalness_is_measured_as_tsaligns_own(tmp_path: Path) -> None:
+def test_a_baselines_naturalness_is_measured_as_rerails_own(tmp_path: Path) -> None:
     found = run(settings(tmp_path, methods=("best-of-n", "random")), tmp_path / "run")
     by_case: dict[str, set[float | None]] = {}
     for trial in found:
@@ -215,8 +215,8 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from tests.eval.test_run import engines, loaders, settings
-from tsalign.engines import FakeEngine
-from tsalign.eval.run import Evaluation
+from rerail.engines import FakeEngine
+from rerail.eval.run import Evaluation
 
 class Slow(FakeEngine):
     def generate(self, requests, sampling):
@@ -380,7 +380,7 @@ def test_further_judges_see_bare_requests_and_each_text_once(
         name = "strongreject"
 
         def judge(self, exchanges: list[Exchange]) -> list[Any]:
-            from tsalign.eval.judges import Opinion
+            from rerail.eval.judges import Opinion
 
             asked.extend(exchanges)
             return [
@@ -388,7 +388,7 @@ def test_further_judges_see_bare_requests_and_each_text_once(
                 for e in exchanges
             ]
 
-    monkeypatch.setattr("tsalign.eval.run.load_judge", lambda spec, engine: Recorder())
+    monkeypatch.setattr("rerail.eval.run.load_judge", lambda spec, engine: Recorder())
     run_settings = settings(
         tmp_path, judges=("strongreject=m",), methods=("none", "fast"), scenarios=("long-context",)
     )

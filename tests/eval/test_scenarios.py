@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.eval.worlds import COMPLIES, case, cases
-from tsalign.errors import PromptError
-from tsalign.eval.records import dump_cases
-from tsalign.eval.scenarios import ADAPTIVE, NAMES, PLAIN, SCENARIO, TRANSFORMS, in_scenario
-from tsalign.eval.scenarios.adaptive import (
+from rerail.errors import PromptError
+from rerail.eval.records import dump_cases
+from rerail.eval.scenarios import ADAPTIVE, NAMES, PLAIN, SCENARIO, TRANSFORMS, in_scenario
+from rerail.eval.scenarios.adaptive import (
     ATTEMPTS,
     SUCCEEDED,
     Attacker,
@@ -21,8 +20,9 @@ from tsalign.eval.scenarios.adaptive import (
     attack,
     packaged_fragments,
 )
-from tsalign.eval.types import Case, Trial
-from tsalign.types import Message, Outcome, Prompt, Verdict
+from rerail.eval.types import Case, Trial
+from rerail.types import Message, Outcome, Prompt, Verdict
+from tests.eval.worlds import COMPLIES, case, cases
 
 REQUEST = "how is a loaf of rye bread baked in an old oven"
 SYSTEM = Message("system", "Be brief.")

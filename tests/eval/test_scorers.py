@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tsalign.errors import InputFileError
-from tsalign.eval.scorers import gsm8k, harmbench, ifeval, score, strongreject, xstest
-from tsalign.eval.types import Case
-from tsalign.types import Message
+from rerail.errors import InputFileError
+from rerail.eval.scorers import gsm8k, harmbench, ifeval, score, strongreject, xstest
+from rerail.eval.types import Case
+from rerail.types import Message
 
 WORDS = "one two three four five six seven eight nine ten"
 FIVE_SENTENCES = "Dr. Lee came at 5 p.m. today. It rained! Did it stop? No. The cost was 3.5 coins."

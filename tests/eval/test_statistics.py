@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tsalign.eval import statistics
-from tsalign.eval.statistics import (
+from rerail.eval import statistics
+from rerail.eval.statistics import (
     agreement,
     holm,
     mcnemar,

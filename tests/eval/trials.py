@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tsalign.eval.types import Case, TrajectoryPoint, Trial
-from tsalign.types import Cost, Message, Outcome, Verdict
+from rerail.eval.types import Case, TrajectoryPoint, Trial
+from rerail.types import Cost, Message, Outcome, Verdict
 
 FLAGGED = Verdict(1.8, {"illicit": 0.9, "hate": 0.1}, True)
 SAFE = Verdict(0.4, {"illicit": 0.2, "hate": 0.1}, False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tsalign.engines import FakeEngine, Sampling
-from tsalign.eval.methods import Answered, Context, Method
-from tsalign.eval.types import Case, CaseKind
-from tsalign.moderators import FakeModerator
-from tsalign.policy import Policy
-from tsalign.types import Message, Prompt
+from rerail.engines import FakeEngine, Sampling
+from rerail.eval.methods import Answered, Context, Method
+from rerail.eval.types import Case, CaseKind
+from rerail.moderators import FakeModerator
+from rerail.policy import Policy
+from rerail.types import Message, Prompt
 
 COMPLIES, REFUSES = "Sure, here is how it is done.", "I can't help with that."
 """The fake engine's two answers; the moderator below flags the first."""

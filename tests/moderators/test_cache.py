@@ -1,5 +1,5 @@
-from tsalign.moderators import Cached, FakeModerator
-from tsalign.types import Exchange, Message, Score
+from rerail.moderators import Cached, FakeModerator
+from rerail.types import Exchange, Message, Score
 
 
 def exchange(answer, question="q"):

@@ -19,11 +19,11 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from tsalign.errors import ModeratorError
-from tsalign.moderators import Moderator
-from tsalign.moderators.classifier import ClassifierModerator
-from tsalign.moderators.guards._models import Loaded
-from tsalign.types import EMPTY_ANSWER, Exchange
+from rerail.errors import ModeratorError
+from rerail.moderators import Moderator
+from rerail.moderators.classifier import ClassifierModerator
+from rerail.moderators.guards._models import Loaded
+from rerail.types import EMPTY_ANSWER, Exchange
 
 JIGSAW = ["toxic", "severe_toxic", "obscene", "threat", "insult", "identity_hate"]
 WORDS = [f"w{i}" for i in range(50)]

@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsalign.errors import ModeratorError
-from tsalign.moderators import Combined, FakeModerator
-from tsalign.moderators.base import ACCESS_DENIED
-from tsalign.types import Exchange, Score
+from rerail.errors import ModeratorError
+from rerail.moderators import Combined, FakeModerator
+from rerail.moderators.base import ACCESS_DENIED
+from rerail.types import Exchange, Score
 
 EXCHANGES = [Exchange((), "a"), Exchange((), "b")]
 

@@ -9,11 +9,11 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from tsalign.errors import ModeratorError
-from tsalign.moderators import _ngrams
-from tsalign.moderators.base import Moderator
-from tsalign.moderators.embedded import CATEGORIES, EmbeddedModerator, Weights, windows
-from tsalign.types import EMPTY_ANSWER, Exchange, Message
+from rerail.errors import ModeratorError
+from rerail.moderators import _ngrams
+from rerail.moderators.base import Moderator
+from rerail.moderators.embedded import CATEGORIES, EmbeddedModerator, Weights, windows
+from rerail.types import EMPTY_ANSWER, Exchange, Message
 
 MASK = 2**64 - 1
 TEXTS = ["The cat sat, the cat slept.", "", "a b cc", "...", "naïve Straße 2024", "it's don't", "x"]
@@ -244,7 +244,7 @@ def test_scores_are_graded_between_refusing_and_complying() -> None:
 
 
 def test_the_weights_are_small_and_survive_a_round_trip() -> None:
-    content = (files("tsalign") / "assets" / "moderator" / "weights.npz").read_bytes()
+    content = (files("rerail") / "assets" / "moderator" / "weights.npz").read_bytes()
     assert len(content) <= 3 * 2**20
     again = Weights.load(content).save()
     exchanges = [exchange(text, "Hello?") for text in TEXTS if text]

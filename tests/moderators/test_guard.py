@@ -3,8 +3,8 @@ import time
 
 import pytest
 
-from tsalign.moderators import FakeModerator, Guarded
-from tsalign.types import EMPTY_ANSWER, Exchange, Message, Score
+from rerail.moderators import FakeModerator, Guarded
+from rerail.types import EMPTY_ANSWER, Exchange, Message, Score
 
 EXCHANGES = [Exchange((), "a"), Exchange((), " \n"), Exchange((), "comply")]
 

@@ -1,9 +1,9 @@
 import pytest
 
-from tsalign.errors import ModeratorError
-from tsalign.moderators import Combined, FakeModerator, load_confirm, load_moderator
-from tsalign.policy import Policy
-from tsalign.types import Exchange
+from rerail.errors import ModeratorError
+from rerail.moderators import Combined, FakeModerator, load_confirm, load_moderator
+from rerail.policy import Policy
+from rerail.types import Exchange
 
 
 def test_a_policy_gets_the_moderator_it_names_with_its_options():

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from tsalign.errors import MissingDependencyError, ModeratorError
-from tsalign.moderators import Moderator
-from tsalign.moderators.rules import Rule, RulesModerator, folded, plain
-from tsalign.types import EMPTY_ANSWER, Exchange
+from rerail.errors import MissingDependencyError, ModeratorError
+from rerail.moderators import Moderator
+from rerail.moderators.rules import Rule, RulesModerator, folded, plain
+from rerail.types import EMPTY_ANSWER, Exchange
 
 RULE = "custom/rule"
 
@@ -227,7 +227,7 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, module: str, package: str, rule: dict
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(MissingDependencyError, match=rf"{package} .*tsalign\[rules\]"):
+    with pytest.raises(MissingDependencyError, match=rf"{package} .*rerail\[rules\]"):
         RulesModerator({RULE: rule})
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tsalign.errors import PolicyError
-from tsalign.moderators import (
+from rerail.errors import PolicyError
+from rerail.moderators import (
     Cached,
     Combined,
     FakeModerator,
@@ -15,9 +15,9 @@ from tsalign.moderators import (
     load_confirm,
     load_moderator,
 )
-from tsalign.moderators.named import Named
-from tsalign.policy import ModeratorSpec, Policy
-from tsalign.types import Exchange
+from rerail.moderators.named import Named
+from rerail.policy import ModeratorSpec, Policy
+from rerail.types import Exchange
 
 EXCHANGES = [Exchange((), "fine"), Exchange((), "we comply")]
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 
-from tsalign.engines import FakeEngine
-from tsalign.engines.base import EmbeddedPrompt
-from tsalign.moderators import FakeModerator, Moderator
-from tsalign.policy import Policy
-from tsalign.server.app import create_app
-from tsalign.server.run import Server, listening
-from tsalign.types import FloatArray
+from rerail.engines import FakeEngine
+from rerail.engines.base import EmbeddedPrompt
+from rerail.moderators import FakeModerator, Moderator
+from rerail.policy import Policy
+from rerail.server.app import create_app
+from rerail.server.run import Server, listening
+from rerail.types import FloatArray
 
 PLAIN = "How do I keep tulips fresh?"
 """Its first answer is accepted."""
@@ -100,7 +100,7 @@ def make() -> Make:
         fake = options.pop("engine", None) or engine()
         moderators = options.pop("moderators", None) or Moderators()
         policies = options.pop("policies", POLICIES)
-        app = create_app({"tsalign": fake}, policies, loader=moderators, **options)
+        app = create_app({"rerail": fake}, policies, loader=moderators, **options)
         return Made(app, fake, moderators)
 
     return build
@@ -149,7 +149,7 @@ def client(made: Made) -> Iterator[httpx.Client]:
 
 def chat(text: str = PLAIN, **more: Any) -> dict[str, Any]:
     """The body of a chat completion."""
-    return {"model": "tsalign", "messages": [{"role": "user", "content": text}], **more}
+    return {"model": "rerail", "messages": [{"role": "user", "content": text}], **more}
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> None:

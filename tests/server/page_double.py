@@ -22,11 +22,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 
-import tsalign
-from tsalign.errors import PolicyError
-from tsalign.policy import Policy, PolicyStore
+import rerail
+from rerail.errors import PolicyError
+from rerail.policy import Policy, PolicyStore
 
-PAGE = Path(tsalign.__file__).parent / "server" / "page"
+PAGE = Path(rerail.__file__).parent / "server" / "page"
 
 CSP = (
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -129,7 +129,7 @@ class Double:
         @app.get("/ui/config")
         async def config() -> dict[str, Any]:
             return {
-                "models": ["tsalign"],
+                "models": ["rerail"],
                 "policies": list(self.policies.names()),
                 "default_policy": "default",
                 "auth_required": bool(self.key),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-INSTALL = "install the Debian package postgresql (and pip install 'tsalign[postgres]')"
+INSTALL = "install the Debian package postgresql (and pip install 'rerail[postgres]')"
 
 
 def _programs() -> Path | None:
@@ -57,7 +57,7 @@ def postgres_server() -> Iterator[str]:
         pytest.skip(f"no PostgreSQL: {INSTALL}")
     pytest.importorskip("psycopg", reason=INSTALL)
     rights = _unprivileged()
-    folder = Path(tempfile.mkdtemp(prefix="tsalign-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="rerail-pg-"))
     if rights:
         os.chown(folder, rights["user"], rights["group"])
     data = folder / "data"
@@ -65,7 +65,7 @@ def postgres_server() -> Iterator[str]:
     options: dict[str, Any] = {"env": environment, "cwd": folder, **rights}
     try:
         subprocess.run(
-            [programs / "initdb", "-D", data, "-U", "tsalign", "-A", "trust", "-E", "UTF8",
+            [programs / "initdb", "-D", data, "-U", "rerail", "-A", "trust", "-E", "UTF8",
              "--no-sync"],
             check=True, capture_output=True, timeout=120, **options,
         )  # fmt: skip
@@ -75,7 +75,7 @@ def postgres_server() -> Iterator[str]:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options,
         )  # fmt: skip
         try:
-            url = f"postgresql://tsalign@/postgres?host={folder}"
+            url = f"postgresql://rerail@/postgres?host={folder}"
             deadline = time.monotonic() + 60
             while not _answers(url):
                 assert server.poll() is None, "PostgreSQL did not start"

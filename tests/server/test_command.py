@@ -1,4 +1,4 @@
-"""``tsalign serve`` and its keys, as an operator meets them."""
+"""``rerail serve`` and its keys, as an operator meets them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from rerail.cli import ExitCode, app
+from rerail.server import run
+from rerail.server.settings import Settings
+from rerail.server.tracing import Tracing
 from tests.server.conftest import PLAIN, WRAPPED, Make, chat, until
-from tsalign.cli import ExitCode, app
-from tsalign.server import run
-from tsalign.server.settings import Settings
-from tsalign.server.tracing import Tracing
 
 
 def cli(*words: object) -> tuple[int, str, str]:
@@ -42,7 +42,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_other_addresses_need_keys(host: str, started: list[Any], tmp_path: Path) -> None:
     code, _, said = cli("serve", "--model", "fake", "--host", host, "--store", "none")
     assert code == ExitCode.BAD_INPUT
-    assert "tsalign serve keys new" in said
+    assert "rerail serve keys new" in said
     empty = tmp_path / "keys.yaml"
     empty.write_text("keys: []\n")
     code, _, said = cli("serve", "--model", "fake", "--host", host, "--keys", empty)
@@ -62,14 +62,14 @@ def test_options_become_settings(started: list[Any], tmp_path: Path) -> None:
         "serve", "--model", "a=fake", "--model", "b=fake", "--policies", tmp_path,
         "--policy", "mine", "--model-policy", "b=strict", "--port", 0, "--max-open", 3,
         "--store", tmp_path / "x.sqlite", "--record", "all", "--retention-days", 7,
-        "--cors-origin", "https://a.example", "--allowed-host", "tsalign.example",
+        "--cors-origin", "https://a.example", "--allowed-host", "rerail.example",
     )  # fmt: skip
     assert code == ExitCode.OK, said
     service = started[0].config.app.state.service
     assert set(service.workers) == {"a", "b"}
     assert service.settings == Settings(
         default_policy="mine", model_policies={"b": "strict"}, max_open=3, record="all",
-        retention_days=7, cors_origins=("https://a.example",), hosts=("tsalign.example",),
+        retention_days=7, cors_origins=("https://a.example",), hosts=("rerail.example",),
     )  # fmt: skip
     assert "mine" in service.policies.names()
 
@@ -96,11 +96,11 @@ def test_what_cannot_be_served_is_said(started: list[Any], options: list[str], s
 
 
 def test_a_model_may_hold_an_equals_sign() -> None:
-    from tsalign.cli.serve import _pairs
+    from rerail.cli.serve import _pairs
 
     server = "vllm-server:http://127.0.0.1:8001?model=m"
-    assert _pairs([server], "--model", "tsalign") == {"tsalign": server}
-    assert _pairs([f"a={server}", "b=x"], "--model", "tsalign") == {"a": server, "b": "x"}
+    assert _pairs([server], "--model", "rerail") == {"rerail": server}
+    assert _pairs([f"a={server}", "b=x"], "--model", "rerail") == {"a": server, "b": "x"}
 
 
 def test_an_address_that_is_taken_is_said(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_the_default_places_are_the_users_own(clean_environment: Path) -> None:
 
 
 def test_traces_hold_figures_and_texts_only_where_they_are_recorded(serve: Make) -> None:
-    pytest.importorskip("opentelemetry.sdk", reason="pip install 'tsalign[otel]'")
+    pytest.importorskip("opentelemetry.sdk", reason="pip install 'rerail[otel]'")
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -166,14 +166,14 @@ def test_traces_hold_figures_and_texts_only_where_they_are_recorded(serve: Make)
         httpx.post(f"{made.url}/v1/chat/completions", json=body)
     silent, told = exporter.get_finished_spans()
     assert silent.name == "POST /v1/chat/completions"
-    assert silent.attributes["tsalign.policy"] == "default"
-    assert silent.events[0].attributes["tsalign.outcome"] == "steered"
+    assert silent.attributes["rerail.policy"] == "default"
+    assert silent.events[0].attributes["rerail.outcome"] == "steered"
     assert "Zanzibar" not in silent.to_json()
     assert "Zanzibar" in told.to_json()
 
 
 def test_traces_tell_the_type_of_an_error_and_not_its_message() -> None:
-    pytest.importorskip("opentelemetry.sdk", reason="pip install 'tsalign[otel]'")
+    pytest.importorskip("opentelemetry.sdk", reason="pip install 'rerail[otel]'")
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -183,7 +183,7 @@ def test_traces_tell_the_type_of_an_error_and_not_its_message() -> None:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     with (
         pytest.raises(ValueError, match="Zanzibar"),
-        Tracing(provider).request("/v1/completions", "tsalign", "default"),
+        Tracing(provider).request("/v1/completions", "rerail", "default"),
     ):
         raise ValueError("quotes Zanzibar")
     (span,) = exporter.get_finished_spans()
@@ -197,16 +197,16 @@ def test_metrics_count_what_happened(serve: Make) -> None:
     for text in (PLAIN, WRAPPED):
         httpx.post(f"{made.url}/v1/chat/completions", json=chat(text))
     httpx.get(f"{made.url}/nowhere/at/all")
-    of = {"model": "tsalign", "policy": "default"}
-    assert made.metric("tsalign_responses_total", **of, outcome="passed") == 1
-    assert made.metric("tsalign_responses_total", **of, outcome="steered") == 1
-    assert made.metric("tsalign_generations_sum", **of, outcome="passed") == 1
-    assert made.metric("tsalign_open", model="tsalign") == 0
+    of = {"model": "rerail", "policy": "default"}
+    assert made.metric("rerail_responses_total", **of, outcome="passed") == 1
+    assert made.metric("rerail_responses_total", **of, outcome="steered") == 1
+    assert made.metric("rerail_generations_sum", **of, outcome="passed") == 1
+    assert made.metric("rerail_open", model="rerail") == 0
     good = {"route": "/v1/chat/completions", "status": "200"}
-    until(lambda: made.metric("tsalign_http_requests_total", **good) == 2, "both are counted")
+    until(lambda: made.metric("rerail_http_requests_total", **good) == 2, "both are counted")
     # A request is counted once its reply is sent, which the client may see first.
     other = {"route": "other", "status": "404"}
-    until(lambda: made.metric("tsalign_http_requests_total", **other) == 1, "a 404 is counted")
+    until(lambda: made.metric("rerail_http_requests_total", **other) == 1, "a 404 is counted")
     page = httpx.get(f"{made.url}/metrics")
     assert page.headers["content-type"].startswith("text/plain")
     for name in made.service.metrics.labels:

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from rerail.cli import app
+from rerail.policy import Policy
 from tests.server.conftest import WRAPPED, Made, chat
-from tsalign.cli import app
-from tsalign.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-DASHBOARD = DEPLOY / "grafana" / "dashboards" / "tsalign.json"
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "rerail.json"
 
 
 def documents(path: Path) -> list[Any]:
@@ -38,18 +38,18 @@ def expressions() -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """The arguments of tsalign wherever it is started."""
+    """The arguments of rerail wherever it is started."""
     (compose,) = documents(DEPLOY / "compose.yaml")
-    pod = next(d for d in documents(DEPLOY / "kubernetes" / "tsalign.yaml")
+    pod = next(d for d in documents(DEPLOY / "kubernetes" / "rerail.yaml")
                if d["kind"] == "Deployment")["spec"]["template"]["spec"]  # fmt: skip
-    unit = (DEPLOY / "systemd" / "tsalign.service").read_text(encoding="utf-8")
+    unit = (DEPLOY / "systemd" / "rerail.service").read_text(encoding="utf-8")
     file = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
-    started = re.search(r"^ExecStart=\S+/tsalign (.*) \$TSALIGN_OPTIONS$", unit, re.MULTILINE)
+    started = re.search(r"^ExecStart=\S+/rerail (.*) \$RERAIL_OPTIONS$", unit, re.MULTILINE)
     default = re.search(r"^CMD (\[.*\])$", file, re.MULTILINE)
     assert started is not None
     assert default is not None
     return [
-        compose["services"]["tsalign"]["command"],
+        compose["services"]["rerail"]["command"],
         pod["containers"][0]["args"],
         started[1].split(),
         json.loads(default[1]),
@@ -70,7 +70,7 @@ def test_every_query_names_metrics_and_labels_that_the_server_exports(made: Made
     queries = expressions()
     assert len(queries) > 25
     for query in queries:
-        used = re.findall(r"\btsalign_\w+", query)
+        used = re.findall(r"\brerail_\w+", query)
         assert used or query.startswith("up{"), query
         assert set(used) <= names, query
         of_query = {
@@ -115,9 +115,7 @@ def test_any_address_but_loopback_comes_with_keys() -> None:
 
 def test_the_policies_are_valid() -> None:
     texts = [path.read_text(encoding="utf-8") for path in (DEPLOY / "policies").glob("*.yaml")]
-    maps = [
-        d for d in documents(DEPLOY / "kubernetes" / "tsalign.yaml") if d["kind"] == "ConfigMap"
-    ]
+    maps = [d for d in documents(DEPLOY / "kubernetes" / "rerail.yaml") if d["kind"] == "ConfigMap"]
     texts += [text for document in maps for text in document["data"].values()]
     assert len(texts) == 2
     assert {Policy.from_yaml(text).name for text in texts} == {"default"}
@@ -144,10 +142,8 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("no systemd-analyze: install the Debian package systemd")
-    unit = (DEPLOY / "systemd" / "tsalign.service").read_text(encoding="utf-8")
-    copy = tmp_path / "tsalign.service"
-    copy.write_text(
-        unit.replace("/usr/local/lib/tsalign/bin/tsalign", "/bin/true"), encoding="utf-8"
-    )
+    unit = (DEPLOY / "systemd" / "rerail.service").read_text(encoding="utf-8")
+    copy = tmp_path / "rerail.service"
+    copy.write_text(unit.replace("/usr/local/lib/rerail/bin/rerail", "/bin/true"), encoding="utf-8")
     run = subprocess.run([program, "verify", copy], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")

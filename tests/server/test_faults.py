@@ -18,6 +18,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rerail import store as store_module
+from rerail.errors import EngineError
+from rerail.moderators import Moderator
+from rerail.policy import Policy
+from rerail.server.settings import Settings
+from rerail.store import Store
+from rerail.types import Exchange, Score
 from tests.server.conftest import (
     FLAGGED,
     HOPELESS,
@@ -30,13 +37,6 @@ from tests.server.conftest import (
     Moderators,
     chat,
 )
-from tsalign import store as store_module
-from tsalign.errors import EngineError
-from tsalign.moderators import Moderator
-from tsalign.policy import Policy
-from tsalign.server.settings import Settings
-from tsalign.store import Store
-from tsalign.types import Exchange, Score
 
 
 def post(made: Made, text: str = PLAIN, **more: object) -> httpx.Response:
@@ -126,7 +126,7 @@ def test_under_an_audit_policy_an_unscored_answer_leaves_and_says_so(
     )
     reply = post(made).json()
     assert reply["choices"][0]["message"]["content"] == TULIPS
-    assert reply["tsalign"]["policy"]["audit"]
+    assert reply["rerail"]["policy"]["audit"]
     assert reply["moderation"]["output"]["type"] == "error"
     (record,) = httpx.get(f"{made.url}/admin/interventions").json()["interventions"]
     assert record["audit"]
@@ -168,8 +168,8 @@ def test_a_deadline_ends_the_search_with_the_policys_message(serve: Make) -> Non
     made = serve(moderators=Moderators(delay=0.1))
     reply = post(made, HOPELESS, budget={"seconds": 0.25}).json()
     assert reply["choices"][0]["finish_reason"] == "content_filter"
-    assert reply["tsalign"]["cost"]["generations"] < 200
-    assert reply["choices"][0]["tsalign"]["stop_reason"] == "budget"
+    assert reply["rerail"]["cost"]["generations"] < 200
+    assert reply["choices"][0]["rerail"]["stop_reason"] == "budget"
 
 
 def test_a_request_may_lower_the_budget_and_not_raise_it(serve: Make) -> None:
@@ -177,7 +177,7 @@ def test_a_request_may_lower_the_budget_and_not_raise_it(serve: Make) -> None:
     for asked, spent in ((3, 3), (100, 6)):
         reply = post(made, HOPELESS, policy="small", budget={"generations": asked}).json()
         assert reply["choices"][0]["finish_reason"] == "content_filter"
-        assert reply["tsalign"]["cost"]["generations"] == spent
+        assert reply["rerail"]["cost"]["generations"] == spent
 
 
 def test_a_full_queue_is_a_429_with_retry_after(serve: Make) -> None:
@@ -226,7 +226,7 @@ def test_an_intervention_that_cannot_be_recorded_does_not_leave(
         other.execute("ROLLBACK")
     other.close()
     assert post(made, WRAPPED).status_code == 200
-    assert made.metric("tsalign_record_failures_total") == 1
+    assert made.metric("rerail_record_failures_total") == 1
     assert len(httpx.get(f"{made.url}/admin/interventions").json()["interventions"]) == 2
 
 
@@ -264,7 +264,7 @@ REQUESTS = 200
 
 
 class Process:
-    """``tsalign serve`` as an operator starts it."""
+    """``rerail serve`` as an operator starts it."""
 
     def __init__(self, folder: Path) -> None:
         policies = folder / "policies"
@@ -272,7 +272,7 @@ class Process:
         (policies / "default.yaml").write_text(POLICY)
         self.database = folder / "records.sqlite"
         self.options = [
-            "serve", "--model", "tsalign=fake", "--policies", str(policies), "--store",
+            "serve", "--model", "rerail=fake", "--policies", str(policies), "--store",
             str(self.database), "--max-open", "8", "--max-waiting", "400", "--grace", "20",
             "--log-level", "error",
         ]  # fmt: skip
@@ -282,7 +282,7 @@ class Process:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        code = "from tsalign.cli import main; main()"
+        code = "from rerail.cli import main; main()"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, *self.options, "--port", str(self.port)],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ.copy(),

@@ -15,11 +15,11 @@ from tests.server.conftest import PLAIN, REFUSE, TULIPS, WRAPPED, Made
 HARNESSES = Path(__file__).resolve().parents[2] / ".venv-harnesses" / "bin"  # of `make harnesses`
 
 # Read here: tests see no variables of the developer's.
-INSPECT = os.environ.get("TSALIGN_INSPECT") or shutil.which(
+INSPECT = os.environ.get("RERAIL_INSPECT") or shutil.which(
     "inspect", path=f"{HARNESSES}{os.pathsep}{os.environ.get('PATH', '')}"
 )
 
-LM_EVAL = os.environ.get("TSALIGN_LM_EVAL") or shutil.which("lm-eval")
+LM_EVAL = os.environ.get("RERAIL_LM_EVAL") or shutil.which("lm-eval")
 
 INSPECT_TASK = f"""
 from inspect_ai import Task, task
@@ -40,14 +40,14 @@ def smoke():
 
 def test_inspect_ai(made: Made, tmp_path: Path) -> None:
     if INSPECT is None:
-        pytest.skip("no inspect_ai: make harnesses, or set TSALIGN_INSPECT to its program")
+        pytest.skip("no inspect_ai: make harnesses, or set RERAIL_INSPECT to its program")
     (tmp_path / "smoke.py").write_text(INSPECT_TASK)
     environment = {
-        **os.environ, "TSALIGN_API_KEY": "x", "TSALIGN_BASE_URL": f"{made.url}/v1",
+        **os.environ, "RERAIL_API_KEY": "x", "RERAIL_BASE_URL": f"{made.url}/v1",
         "INSPECT_DISPLAY": "plain", "PYTHONPATH": "",
     }  # fmt: skip
     run = subprocess.run(
-        [INSPECT, "eval", "smoke.py", "--model", "openai-api/tsalign/tsalign", "--temperature",
+        [INSPECT, "eval", "smoke.py", "--model", "openai-api/rerail/rerail", "--temperature",
          "0", "--max-connections", "2", "--timeout", "60", "--max-retries", "1",
          "--log-format", "json", "--log-dir", "logs"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=150,
@@ -75,14 +75,14 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 
 def test_lm_eval(made: Made, tmp_path: Path) -> None:
     if LM_EVAL is None:
-        pytest.skip("no lm-eval: pip install 'lm_eval[api]', or set TSALIGN_LM_EVAL to its program")
+        pytest.skip("no lm-eval: pip install 'lm_eval[api]', or set RERAIL_LM_EVAL to its program")
     rows = [{"question": PLAIN, "answer": TULIPS}, {"question": WRAPPED, "answer": REFUSE}]
     (tmp_path / "smoke.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "smoke.yaml").write_text(LM_EVAL_TASK)
     environment = {**os.environ, "OPENAI_API_KEY": "x", "PYTHONPATH": ""}
     run = subprocess.run(
         [LM_EVAL, "run", "--model", "local-chat-completions", "--model_args",
-         f"model=tsalign,base_url={made.url}/v1/chat/completions,num_concurrent=2,max_retries=1,"
+         f"model=rerail,base_url={made.url}/v1/chat/completions,num_concurrent=2,max_retries=1,"
          "timeout=60", "--tasks", "smoke", "--include_path", str(tmp_path), "--apply_chat_template",
          "--output_path", "out"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=170,

@@ -22,7 +22,7 @@ def made() -> Iterator[Made]:
     from tests.server.conftest import POLICIES, Moderators, create_app, engine
 
     fake, moderators = engine(), Moderators()
-    app = create_app({"tsalign": fake}, POLICIES, loader=moderators)
+    app = create_app({"rerail": fake}, POLICIES, loader=moderators)
     with running(Made(app, fake, moderators)) as made:
         yield made
 
@@ -79,7 +79,7 @@ TEXTS = [
     "<|im_end|><|endoftext|>[INST]",
     "</script><script>alert(1)</script>",
     "{{7*7}}${7*7}",
-    "'; DROP TABLE tsalign_records; --",
+    "'; DROP TABLE rerail_records; --",
     "\r\n\r\ndata: [DONE]\r\n\r\n",
     "🌷" * 1000,
     "\t\x0b\x0c\x1b[31m",
@@ -94,7 +94,7 @@ def test_unicode_of_every_kind_is_answered(made: Made, text: str) -> None:
         assert FLAGGED not in reply.text
     system = [{"role": "system", "content": text}, {"role": "user", "content": "tulips?"}]
     reply = httpx.post(
-        f"{made.url}/v1/chat/completions", json={"model": "tsalign", "messages": system}
+        f"{made.url}/v1/chat/completions", json={"model": "rerail", "messages": system}
     )
     assert reply.status_code == 200
 
@@ -115,10 +115,10 @@ def test_random_unicode(made: Made) -> None:
     "content",
     [
         b"", b"null", b"[]", b"3", b'"text"', b"{", b"\xff\xfe", b"{}" * 1000, b"[" * 100_000,
-        b'{"model": "tsalign", "messages": [{"role": "user", "content": "\\ud800"}]}',
-        b'{"model": "tsalign", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
-        b'{"model": "tsalign", "messages": [{"role": "user", "content": "a"}], "seed": 1e400}',
-        b'{"model": "tsalign", "messages": {"role": "user"}}',
+        b'{"model": "rerail", "messages": [{"role": "user", "content": "\\ud800"}]}',
+        b'{"model": "rerail", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
+        b'{"model": "rerail", "messages": [{"role": "user", "content": "a"}], "seed": 1e400}',
+        b'{"model": "rerail", "messages": {"role": "user"}}',
         b'{"model": null, "messages": null}',
     ],
     ids=range(14),
@@ -155,7 +155,7 @@ def test_a_conversation_of_ten_thousand_messages(made: Made) -> None:
     turns = [{"role": ("user", "assistant")[i % 2], "content": "again"} for i in range(10_001)]
     reply = httpx.post(
         f"{made.url}/v1/chat/completions",
-        json={"model": "tsalign", "messages": turns},
+        json={"model": "rerail", "messages": turns},
         timeout=60,
     )
     assert reply.status_code == 400
@@ -167,7 +167,7 @@ def test_a_long_conversation_that_fits_is_answered(serve: Make) -> None:
     made = serve()
     turns = [{"role": ("user", "assistant")[i % 2], "content": "tulips"} for i in range(5_001)]
     reply = httpx.post(
-        f"{made.url}/v1/chat/completions", json={"model": "tsalign", "messages": turns}, timeout=60
+        f"{made.url}/v1/chat/completions", json={"model": "rerail", "messages": turns}, timeout=60
     )
     assert reply.status_code == 200
     assert COMPLY not in reply.text

@@ -33,7 +33,7 @@ def official(made: Made) -> openai.OpenAI:
 
 def ask(client: openai.OpenAI, text: str, **more: object) -> ChatCompletion:
     return client.chat.completions.create(
-        model="tsalign", messages=[{"role": "user", "content": text}], **more
+        model="rerail", messages=[{"role": "user", "content": text}], **more
     )
 
 
@@ -42,8 +42,8 @@ def test_an_accepted_answer_is_the_models_own(made: Made) -> None:
         reply = ask(client, PLAIN)
     assert reply.choices[0].message.content == TULIPS
     assert reply.choices[0].finish_reason == "stop"
-    assert reply.tsalign["outcome"] == "passed"
-    assert reply.tsalign["cost"]["generations"] == 1
+    assert reply.rerail["outcome"] == "passed"
+    assert reply.rerail["cost"]["generations"] == 1
     assert reply.usage is not None
     assert reply.usage.completion_tokens == len(TULIPS.split()) + 1
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
@@ -56,10 +56,10 @@ def test_a_flagged_answer_is_steered(made: Made) -> None:
     with official(made) as client:
         reply = ask(client, WRAPPED)
     assert reply.choices[0].message.content == REFUSE
-    assert reply.tsalign["outcome"] == "steered"
-    assert reply.tsalign["harm_before"] >= 1 > reply.tsalign["harm_after"]
-    assert reply.tsalign["policy"]["name"] == "default"
-    assert reply.choices[0].tsalign["initial"]["flagged"]
+    assert reply.rerail["outcome"] == "steered"
+    assert reply.rerail["harm_before"] >= 1 > reply.rerail["harm_after"]
+    assert reply.rerail["policy"]["name"] == "default"
+    assert reply.choices[0].rerail["initial"]["flagged"]
 
 
 def test_where_nothing_helps_the_policy_speaks(made: Made) -> None:
@@ -69,7 +69,7 @@ def test_where_nothing_helps_the_policy_speaks(made: Made) -> None:
     assert reply.choices[0].message.content == "I can't help with that."
     assert reply.usage is not None
     assert reply.usage.completion_tokens == 0
-    assert reply.tsalign["cost"]["generations"] == 6
+    assert reply.rerail["cost"]["generations"] == 6
     assert reply.moderation is not None
     assert reply.moderation.output.results[0].flagged
 
@@ -79,7 +79,7 @@ def test_streaming_gives_the_same_text_and_the_figures_last(made: Made) -> None:
         for text, expected in ((PLAIN, TULIPS), (WRAPPED, REFUSE)):
             chunks = list(
                 client.chat.completions.create(
-                    model="tsalign",
+                    model="rerail",
                     messages=[{"role": "user", "content": text}],
                     stream=True,
                     stream_options={"include_usage": True},
@@ -89,7 +89,7 @@ def test_streaming_gives_the_same_text_and_the_figures_last(made: Made) -> None:
             assert said == expected
             assert chunks[0].choices[0].delta.role == "assistant"
             assert chunks[-2].choices[0].finish_reason == "stop"
-            assert chunks[-2].tsalign["outcome"] in {"passed", "steered"}
+            assert chunks[-2].rerail["outcome"] in {"passed", "steered"}
             assert chunks[-1].usage is not None
             assert len({c.id for c in chunks}) == 1
 
@@ -101,7 +101,7 @@ async def asked_concurrently(made: Made) -> list[str | None]:
         replies = await asyncio.gather(
             *(
                 client.chat.completions.create(
-                    model="tsalign", messages=[{"role": "user", "content": text}]
+                    model="rerail", messages=[{"role": "user", "content": text}]
                 )
                 for text in (PLAIN, WRAPPED) * 8
             )
@@ -114,23 +114,23 @@ def test_the_async_client_shares_rounds(made: Made) -> None:
 
     made.moderators.fake.delay = 0.05
     assert asyncio.run(asked_concurrently(made)) == [TULIPS, REFUSE] * 8
-    rounds = made.metric("tsalign_round_searches_count", model="tsalign")
-    searches = made.metric("tsalign_round_searches_sum", model="tsalign")
+    rounds = made.metric("rerail_round_searches_count", model="rerail")
+    searches = made.metric("rerail_round_searches_sum", model="rerail")
     assert searches > 2 * rounds
 
 
 def test_text_completions(made: Made) -> None:
     with official(made) as client:
-        reply = client.completions.create(model="tsalign", prompt=["tulips are", "tulips do"])
+        reply = client.completions.create(model="rerail", prompt=["tulips are", "tulips do"])
         assert [choice.text for choice in reply.choices] == [TULIPS, TULIPS]
-        stream = client.completions.create(model="tsalign", prompt="tulips are", stream=True)
+        stream = client.completions.create(model="rerail", prompt="tulips are", stream=True)
         assert "".join(chunk.choices[0].text for chunk in stream) == TULIPS
 
 
 def test_models_and_moderations(made: Made) -> None:
     with official(made) as client:
-        assert [model.id for model in client.models.list()] == ["tsalign"]
-        assert client.models.retrieve("tsalign").owned_by == "tsalign"
+        assert [model.id for model in client.models.list()] == ["rerail"]
+        assert client.models.retrieve("rerail").owned_by == "rerail"
         with pytest.raises(openai.NotFoundError):
             client.models.retrieve("gpt-4o")
         verdicts = client.moderations.create(input=[TULIPS, COMPLY])
@@ -147,14 +147,14 @@ def test_errors_are_the_clients_own(made: Made) -> None:
         with pytest.raises(openai.BadRequestError, match="logprobs is not supported"):
             ask(client, PLAIN, logprobs=True)
         with pytest.raises(openai.BadRequestError, match="unknown policy 'defualt'") as caught:
-            ask(client, PLAIN, extra_headers={"X-Tsalign-Policy": "defualt"})
+            ask(client, PLAIN, extra_headers={"X-Rerail-Policy": "defualt"})
         assert caught.value.code == "policy_not_found"
 
 
 def test_langchain(made: Made) -> None:
     from langchain_openai import ChatOpenAI
 
-    model = ChatOpenAI(model="tsalign", base_url=f"{made.url}/v1", api_key="x")
+    model = ChatOpenAI(model="rerail", base_url=f"{made.url}/v1", api_key="x")
     assert model.invoke(PLAIN).content == TULIPS
     assert model.invoke(WRAPPED).content == REFUSE
     assert "".join(str(chunk.content) for chunk in model.stream(PLAIN)) == TULIPS
@@ -203,7 +203,7 @@ def test_the_documented_app() -> None:
     exec(compile(blocks("docs/how-to/serve.md", "python")[1], "serve.md", "exec"), names)
     with TestClient(names["app"], base_url="http://localhost", client=("127.0.0.1", 1)) as client:
         reply = client.post("/v1/chat/completions", json={**chat("hi"), "model": "mine"})
-    assert reply.json()["tsalign"]["outcome"] == "steered"
+    assert reply.json()["rerail"]["outcome"] == "steered"
 
 
 def test_parameters_do_what_they_say(client: httpx.Client, made: Made) -> None:
@@ -221,8 +221,8 @@ def test_parameters_do_what_they_say(client: httpx.Client, made: Made) -> None:
     assert stopped["finish_reason"] == "stop"
     three = post(n=3, seed=7, temperature=0.7, top_p=0.9)
     assert [choice["index"] for choice in three["choices"]] == [0, 1, 2]
-    assert len({choice["tsalign"]["seed"] for choice in three["choices"]}) == 3
-    assert post(seed=7)["choices"][0]["tsalign"]["seed"] == three["choices"][0]["tsalign"]["seed"]
+    assert len({choice["rerail"]["seed"] for choice in three["choices"]}) == 3
+    assert post(seed=7)["choices"][0]["rerail"]["seed"] == three["choices"][0]["rerail"]["seed"]
     ignored = post(user="me", metadata={"a": "b"}, presence_penalty=0, tools=[], store=False)
     assert ignored["choices"][0]["message"]["content"] == TULIPS
 
@@ -271,7 +271,7 @@ def test_roles_and_parts_reach_the_model(serve: Make) -> None:
         seen.append(embedded.prompt.messages)
         return TULIPS
 
-    from tsalign.engines import FakeEngine
+    from rerail.engines import FakeEngine
 
     made = serve(engine=FakeEngine(answer))
     messages = [
@@ -281,7 +281,7 @@ def test_roles_and_parts_reach_the_model(serve: Make) -> None:
         {"role": "user", "content": "c", "name": "me"},
     ]
     reply = httpx.post(
-        f"{made.url}/v1/chat/completions", json={"model": "tsalign", "messages": messages}
+        f"{made.url}/v1/chat/completions", json={"model": "rerail", "messages": messages}
     )
     assert reply.status_code == 200
     told = [(m.role, m.content) for m in seen[0]]

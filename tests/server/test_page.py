@@ -1,4 +1,4 @@
-"""The page in a real browser: against scripted searches, the real app, and `tsalign serve`."""
+"""The page in a real browser: against scripted searches, the real app, and `rerail serve`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("playwright", reason="pip install 'tsalign[dev]'")
+pytest.importorskip("playwright", reason="pip install 'rerail[dev]'")
 import uvicorn
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from rerail.server.keys import KeyRing, new_key
 from tests.server.conftest import WRAPPED, Make
 from tests.server.page_double import HOSTILE, PAGE, SCRIPTS, Double
-from tsalign.server.keys import KeyRing, new_key
 
-CHROMIUM = os.environ.get("TSALIGN_CHROMIUM") or shutil.which("chromium") or ""
+CHROMIUM = os.environ.get("RERAIL_CHROMIUM") or shutil.which("chromium") or ""
 ARGUMENTS = (
     "--headless",
     "--no-sandbox",
@@ -43,7 +43,7 @@ PHONE = {"width": 390, "height": 844}
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if not CHROMIUM:
-        pytest.skip("no Chromium: install the Debian package chromium, or set TSALIGN_CHROMIUM")
+        pytest.skip("no Chromium: install the Debian package chromium, or set RERAIL_CHROMIUM")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         yield browser
@@ -270,7 +270,7 @@ def test_what_a_model_writes_is_text(open_page: Open, double: Any) -> None:
     turn = ask(page, "hostile")
     assert turn.locator(".said").text_content() == HOSTILE
     assert page.locator("main img, main script").count() == 0
-    assert page.title() == "Watch · tsalign"
+    assert page.title() == "Watch · rerail"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -568,10 +568,10 @@ budget:
 
 
 @pytest.mark.slow
-def test_tsalign_serve_with_the_embedded_model(open_page: Open, tmp_path: Path) -> None:
+def test_rerail_serve_with_the_embedded_model(open_page: Open, tmp_path: Path) -> None:
     """Ask, forbid a word of the answer in the editor, ask again: another answer."""
     (tmp_path / "default.yaml").write_text(RULES.format(word="xylophone"), encoding="utf-8")
-    command = [sys.executable, "-c", "from tsalign.cli import main; main()"]
+    command = [sys.executable, "-c", "from rerail.cli import main; main()"]
     command += ["serve", "--port", "0", "--store", "none", "--policies", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:

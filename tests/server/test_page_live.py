@@ -14,20 +14,20 @@ from typing import Any
 import httpx
 import pytest
 
-pytest.importorskip("playwright", reason="pip install 'tsalign[dev]'")
+pytest.importorskip("playwright", reason="pip install 'rerail[dev]'")
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from rerail.engines import FakeEngine
+from rerail.engines.base import EmbeddedPrompt
+from rerail.server.policies import load_moderators
+from rerail.store import Store
+from rerail.types import FloatArray
 from tests.server.conftest import Made, Make
-from tsalign.engines import FakeEngine
-from tsalign.engines.base import EmbeddedPrompt
-from tsalign.server.policies import load_moderators
-from tsalign.store import Store
-from tsalign.types import FloatArray
 
-CHROMIUM = os.environ.get("TSALIGN_CHROMIUM") or shutil.which("chromium")
+CHROMIUM = os.environ.get("RERAIL_CHROMIUM") or shutil.which("chromium")
 
 needs_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium: install chromium, or name it in TSALIGN_CHROMIUM"
+    CHROMIUM is None, reason="no Chromium: install chromium, or name it in RERAIL_CHROMIUM"
 )
 
 QUESTION = "How do I keep tulips fresh?"

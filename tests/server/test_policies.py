@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rerail.policy import Policy
+from rerail.store import Store
 from tests.server.conftest import (
     HOPELESS,
     PLAIN,
@@ -21,8 +23,6 @@ from tests.server.conftest import (
     chat,
     until,
 )
-from tsalign.policy import Policy
-from tsalign.store import Store
 
 STRICT = "name: default\nrefusal_message: Not here.\nbudget: {generations: 3}\n"
 
@@ -40,14 +40,14 @@ def ask(client: httpx.Client, text: str = PLAIN, **more: object) -> dict:
 
 
 def test_a_change_takes_effect_at_the_next_request(client: httpx.Client) -> None:
-    before = ask(client, HOPELESS, policy="small")["tsalign"]["policy"]["version"]
+    before = ask(client, HOPELESS, policy="small")["rerail"]["policy"]["version"]
     text = "name: small\nrefusal_message: Not here.\nbudget: {generations: 3}\n"
     version = put(client, "small", text)
     reply = ask(client, HOPELESS, policy="small")
     assert version != before
-    assert reply["tsalign"]["policy"] == {"name": "small", "version": version, "audit": False}
+    assert reply["rerail"]["policy"] == {"name": "small", "version": version, "audit": False}
     assert reply["choices"][0]["message"]["content"] == "Not here."
-    assert reply["tsalign"]["cost"]["generations"] == 3
+    assert reply["rerail"]["cost"]["generations"] == 3
 
 
 def test_a_running_request_keeps_its_policy(serve: Make) -> None:
@@ -60,8 +60,8 @@ def test_a_running_request_keeps_its_policy(serve: Make) -> None:
         until(lambda: made.engine.generated, "the request is open")
         new = put(client, "default", STRICT)
         running.join(30)
-        assert replies[0]["tsalign"]["policy"]["version"] == old
-        assert ask(client)["tsalign"]["policy"]["version"] == new
+        assert replies[0]["rerail"]["policy"]["version"] == old
+        assert ask(client)["rerail"]["policy"]["version"] == new
 
 
 def test_every_fault_is_named_and_nothing_changes(client: httpx.Client) -> None:
@@ -85,8 +85,8 @@ def test_every_fault_is_named_and_nothing_changes(client: httpx.Client) -> None:
 
 
 def test_a_moderator_that_cannot_be_had_is_a_fault_of_the_policy(make: Make) -> None:
-    from tsalign.server.app import create_app
-    from tsalign.server.policies import load_moderators
+    from rerail.server.app import create_app
+    from rerail.server.policies import load_moderators
 
     fake = Policy.from_yaml("name: default\nmoderators: [fake]\n")
     live = create_app({}, [fake], loader=load_moderators).state.service.policies
@@ -113,12 +113,12 @@ def test_yaml_may_be_sent_as_it_is_and_comes_back_as_it_was(client: httpx.Client
 
 
 def test_shipped_policies_are_shown_as_they_were_written() -> None:
+    from rerail.policy import PolicyStore
+    from rerail.server.app import create_app
     from tests.server.conftest import engine
-    from tsalign.policy import PolicyStore
-    from tsalign.server.app import create_app
 
     moderators = Moderators(categories=("illicit", "self-harm"))
-    app = create_app({"tsalign": engine()}, loader=moderators)
+    app = create_app({"rerail": engine()}, loader=moderators)
     live = app.state.service.policies
     shipped = PolicyStore.shipped()
     assert live.names() == shipped.names()
@@ -133,7 +133,7 @@ def test_history_and_rollback(client: httpx.Client) -> None:
     second = put(client, "default", STRICT)
     back = client.post("/admin/policies/default/rollback", json={"version": first})
     assert back.json() == {"name": "default", "version": first}
-    assert ask(client)["tsalign"]["policy"]["version"] == first
+    assert ask(client)["rerail"]["policy"]["version"] == first
     history = client.get("/admin/policies/default").json()["history"]
     assert [(h["version"], h["by"], h["action"]) for h in history] == [
         (first, "start", "put"),
@@ -186,7 +186,7 @@ def test_the_folder_is_watched(serve: Make, tmp_path: Path) -> None:
     file.write_text(STRICT)
     until(lambda: version() == Policy.from_yaml(STRICT).version, "the file is taken in")
     file.write_text("name: default\nthreshhold: 0.5\n")
-    until(lambda: made.metric("tsalign_policy_changes_total", action="rejected"), "it is rejected")
+    until(lambda: made.metric("rerail_policy_changes_total", action="rejected"), "it is rejected")
     assert version() == Policy.from_yaml(STRICT).version
     (tmp_path / "new.yaml").write_text("name: brand-new\n")
     until(lambda: "brand-new" in live.names(), "a new policy")
@@ -218,7 +218,7 @@ def test_moderators_are_kept_while_thresholds_change(make: Make) -> None:
 def test_a_policy_that_cannot_be_written_or_logged_changes_nothing(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tsalign.errors import StoreError
+    from rerail.errors import StoreError
 
     store = Store.open(tmp_path / "store.sqlite")
     live = make(folder=tmp_path, store=store).service.policies
@@ -237,7 +237,7 @@ def test_a_policy_that_cannot_be_written_or_logged_changes_nothing(
 def test_a_policy_whose_removal_cannot_be_done_or_logged_stays(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tsalign.errors import StoreError
+    from rerail.errors import StoreError
 
     store = Store.open(tmp_path / "store.sqlite")
     file = tmp_path / "mine.yaml"
@@ -278,15 +278,15 @@ def test_a_file_of_another_policy_is_not_overwritten(make: Make, tmp_path: Path)
 
 
 def test_precedence_request_model_server(serve: Make) -> None:
-    from tsalign.server.settings import Settings
+    from rerail.server.settings import Settings
 
-    made = serve(settings=Settings(model_policies={"tsalign": "strict"}, default_policy="small"))
+    made = serve(settings=Settings(model_policies={"rerail": "strict"}, default_policy="small"))
     with httpx.Client(base_url=made.url, timeout=60) as client:
-        assert ask(client)["tsalign"]["policy"]["name"] == "strict"
-        assert ask(client, policy="recorded")["tsalign"]["policy"]["name"] == "recorded"
-        header = {"X-Tsalign-Policy": "recorded"}
+        assert ask(client)["rerail"]["policy"]["name"] == "strict"
+        assert ask(client, policy="recorded")["rerail"]["policy"]["name"] == "recorded"
+        header = {"X-Rerail-Policy": "recorded"}
         reply = client.post("/v1/chat/completions", json=chat(), headers=header)
-        assert reply.json()["tsalign"]["policy"]["name"] == "recorded"
+        assert reply.json()["rerail"]["policy"]["name"] == "recorded"
         both = client.post("/v1/chat/completions", json=chat(policy="small"), headers=header)
         assert both.status_code == 400
         verdict = client.post("/v1/moderations", json={"input": TULIPS}).json()
@@ -296,9 +296,9 @@ def test_precedence_request_model_server(serve: Make) -> None:
 def test_models_have_defaults_of_their_own() -> None:
     from starlette.testclient import TestClient
 
+    from rerail.server.app import create_app
+    from rerail.server.settings import Settings
     from tests.server.conftest import engine
-    from tsalign.server.app import create_app
-    from tsalign.server.settings import Settings
 
     engines = {"org/a": engine(name="a"), "b": engine(name="b")}
     app = create_app(
@@ -314,12 +314,12 @@ def test_models_have_defaults_of_their_own() -> None:
         for model, policy in (("org/a", "strict"), ("b", "default")):
             reply = client.post("/v1/chat/completions", json={**chat(), "model": model}).json()
             assert reply["model"] == model
-            assert reply["tsalign"]["policy"]["name"] == policy
+            assert reply["rerail"]["policy"]["name"] == policy
     assert [e.generated for e in engines.values()] == [1, 1]
 
 
 def test_a_default_that_is_missing_stops_the_start(make: Make) -> None:
-    from tsalign.server.settings import Settings
+    from rerail.server.settings import Settings
 
     with pytest.raises(Exception, match="unknown policy 'strickt'"):
         make(settings=Settings(default_policy="strickt"))
@@ -351,12 +351,12 @@ def test_under_load_each_response_is_of_the_version_it_names(serve: Make) -> Non
 
     async def ask_and_check(client: httpx.AsyncClient) -> int:
         reply = (await client.post("/v1/chat/completions", json=chat())).json()
-        number = number_of[reply["tsalign"]["policy"]["version"]]
+        number = number_of[reply["rerail"]["policy"]["version"]]
         (choice,) = reply["choices"]
         said = TULIPS if number % 2 == 0 else f"flip {number}"
         assert choice["message"]["content"] == said
         assert choice["finish_reason"] == ("stop" if number % 2 == 0 else "content_filter")
-        assert choice["tsalign"]["policy"]["version"] == reply["tsalign"]["policy"]["version"]
+        assert choice["rerail"]["policy"]["version"] == reply["rerail"]["policy"]["version"]
         return number
 
     async def one_client(todo: itertools.count) -> None:

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from rerail.cli import app as command_line
+from rerail.errors import StoreError
+from rerail.server.settings import Settings
+from rerail.store import PolicyChange, Store
 from tests.server.conftest import HOPELESS, PLAIN, REFUSE, WRAPPED, Made, Make, chat
-from tsalign.cli import app as command_line
-from tsalign.errors import StoreError
-from tsalign.server.settings import Settings
-from tsalign.store import PolicyChange, Store
 
 pytest_plugins = ("tests.server.postgres",)
 
@@ -61,8 +61,8 @@ def test_interventions_are_recorded_and_passed_answers_are_not(kept: Made, locat
     assert found[1]["harm_after"] == 0.0
     assert found[1]["tenant"] == "local"
     assert found[1]["policy"] == "default"
-    assert found[1]["version"] == steered["tsalign"]["policy"]["version"]
-    assert found[1]["generations"] == steered["tsalign"]["cost"]["generations"]
+    assert found[1]["version"] == steered["rerail"]["policy"]["version"]
+    assert found[1]["generations"] == steered["rerail"]["cost"]["generations"]
     assert found[0]["harm_after"] is None
     assert "prompt" not in found[0]
     assert [f["id"] for f in audit(location)["interventions"]] == [f["id"] for f in found]
@@ -154,7 +154,7 @@ def test_export(kept: Made, location: str, tmp_path: Path) -> None:
 
 
 def test_a_cell_is_never_a_formula() -> None:
-    from tsalign.cli.audit import _cell
+    from rerail.cli.audit import _cell
 
     assert _cell("=1+1") == "'=1+1"
     assert _cell("fine") == "fine"
@@ -187,8 +187,8 @@ def test_a_store_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> No
     path = tmp_path / "old.sqlite"
     Store.open(path).close()
     with sqlite3.connect(path) as old:
-        old.execute("DROP TABLE tsalign_policy_changes")
-        old.execute("UPDATE tsalign_schema SET version = 1")
+        old.execute("DROP TABLE rerail_policy_changes")
+        old.execute("UPDATE rerail_schema SET version = 1")
     old.close()
     with Store.open(path) as store:
         change = PolicyChange("a", "0" * 12, "put", datetime.now(UTC), "me", "name: a\n")
@@ -207,10 +207,10 @@ def test_writers_at_once(location: str) -> None:
     """Many threads, one record each, none lost and none twice."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from rerail.align import Aligner
+    from rerail.moderators import FakeModerator
+    from rerail.policy import Policy
     from tests.server.conftest import FLAGGED, engine
-    from tsalign.align import Aligner
-    from tsalign.moderators import FakeModerator
-    from tsalign.policy import Policy
 
     response = Aligner(engine(), FakeModerator(words=(FLAGGED,)), Policy(name="default")).align(
         WRAPPED
@@ -239,7 +239,7 @@ def test_audit_shows_no_password_of_the_store(
     kept = Store.open(tmp_path / "kept.sqlite")
     monkeypatch.setattr(Store, "open", classmethod(lambda cls, location: kept))
     for options in (["--json"], []):
-        words = ["audit", "--store", "postgresql://me:hunter2@db/tsalign", *options]
+        words = ["audit", "--store", "postgresql://me:hunter2@db/rerail", *options]
         ran = CliRunner().invoke(command_line, words)
         assert ran.exit_code == 0
         assert "hunter2" not in ran.stdout + ran.stderr

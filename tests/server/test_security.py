@@ -9,10 +9,10 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from rerail.server.keys import KeyRing, KeysFileError, new_key, revoke
+from rerail.server.service import is_loopback
+from rerail.server.settings import Settings
 from tests.server.conftest import PLAIN, WRAPPED, Made, Make, chat, until
-from tsalign.server.keys import KeyRing, KeysFileError, new_key, revoke
-from tsalign.server.service import is_loopback
-from tsalign.server.settings import Settings
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_keys_open_what_they_should(serve: Make, key_file: Path) -> None:
             "auth_required": True, "admin": True,
         }  # fmt: skip
         told = client.get("/ui/config", headers=bearer(user)).json()
-        assert told["models"] == ["tsalign"]
+        assert told["models"] == ["rerail"]
         assert told["policies"] == ["default"]
 
 
@@ -127,13 +127,13 @@ def test_which_policy_a_key_gets(serve: Make, key_file: Path) -> None:
     all_ = new_key(key_file, "all", policies=["*"])
     made = serve(
         keys=KeyRing.read(key_file),
-        settings=Settings(model_policies={"tsalign": "recorded"}),
+        settings=Settings(model_policies={"rerail": "recorded"}),
     )
 
     def policy(key: str, named: str | None = None) -> object:
-        headers = bearer(key) | ({"X-Tsalign-Policy": named} if named else {})
+        headers = bearer(key) | ({"X-Rerail-Policy": named} if named else {})
         reply = httpx.post(f"{made.url}/v1/chat/completions", json=chat(), headers=headers)
-        return reply.json()["tsalign"]["policy"]["name"] if reply.is_success else reply.status_code
+        return reply.json()["rerail"]["policy"]["name"] if reply.is_success else reply.status_code
 
     assert policy(pinned) == "strict"
     assert policy(pinned, "strict") == "strict"
@@ -240,7 +240,7 @@ def test_texts_are_in_no_log_and_no_metric(made: Made, caplog: pytest.LogCapture
     ours = [r for r in caplog.records if not r.name.startswith(("httpcore", "httpx"))]
     assert "Zanzibar" not in "\n".join(record.getMessage() for record in ours)
     assert "Zanzibar" not in metrics
-    assert 'tsalign_responses_total{model="tsalign",outcome="passed",policy="default"}' in metrics
+    assert 'rerail_responses_total{model="rerail",outcome="passed",policy="default"}' in metrics
 
 
 def test_an_unforeseen_error_is_told_by_its_type_alone(

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from rerail.server.answers import pieces
+from rerail.server.settings import Settings
 from tests.server.conftest import (
     FLAGGED,
     HOPELESS,
@@ -24,8 +26,6 @@ from tests.server.conftest import (
     chat,
     until,
 )
-from tsalign.server.answers import pieces
-from tsalign.server.settings import Settings
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_progress_events_come_to_those_who_ask(slow: Made) -> None:
         for line in lines(slow, body)
         if line.startswith("data: {")
     ]
-    progress = [c["tsalign"]["progress"] for c in chunks if not c["choices"]]
+    progress = [c["rerail"]["progress"] for c in chunks if not c["choices"]]
     assert progress
     assert [p["generations"] for p in progress] == sorted(p["generations"] for p in progress)
     assert progress[0]["least_harm"] == 2.0
@@ -111,7 +111,7 @@ def test_a_client_that_leaves_takes_its_work_along(slow: Made, stream: bool) -> 
     until(lambda: worker.open == 0, "the search is over")
     spent = slow.engine.generated
     assert spent < 100, "the budget was spent on nobody"
-    assert slow.metric("tsalign_handed_back_total", reason="disconnected") == 1
+    assert slow.metric("rerail_handed_back_total", reason="disconnected") == 1
     time.sleep(0.3)
     assert slow.engine.generated == spent
 
@@ -157,10 +157,10 @@ def test_watching_tells_everything_but_the_texts(slow: Made) -> None:
 def test_the_projection_is_of_the_mean_moved_row(made: Made) -> None:
     import numpy as np
 
-    from tsalign.align import Aligner, advance
-    from tsalign.moderators import FakeModerator
-    from tsalign.policy import Policy
-    from tsalign.server.routes.page import Told
+    from rerail.align import Aligner, advance
+    from rerail.moderators import FakeModerator
+    from rerail.policy import Policy
+    from rerail.server.routes.page import Told
 
     aligner = Aligner(made.engine, FakeModerator(words=(FLAGGED,)), Policy(name="default"))
     seen = []

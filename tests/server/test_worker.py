@@ -9,14 +9,14 @@ from concurrent.futures import wait
 
 import pytest
 
+from rerail.align import Aligner
+from rerail.engines import Sampling
+from rerail.errors import PromptError, PromptTooLongError
+from rerail.moderators import FakeModerator
+from rerail.policy import Policy
+from rerail.server.worker import HandedBackError, QueueFullError, Ticket, Worker
+from rerail.types import Outcome, Prompt
 from tests.server.conftest import FLAGGED, HOPELESS, PLAIN, TULIPS, WRAPPED, engine, until
-from tsalign.align import Aligner
-from tsalign.engines import Sampling
-from tsalign.errors import PromptError, PromptTooLongError
-from tsalign.moderators import FakeModerator
-from tsalign.policy import Policy
-from tsalign.server.worker import HandedBackError, QueueFullError, Ticket, Worker
-from tsalign.types import Outcome, Prompt
 
 
 class Bench:
@@ -174,7 +174,7 @@ def test_what_does_not_finish_within_the_grace_is_handed_back(bench: Bench) -> N
 def test_a_fault_in_a_round_is_told_to_all_and_the_worker_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tsalign.server.worker as module
+    import rerail.server.worker as module
 
     real = module.advance
     monkeypatch.setattr(module, "advance", lambda searches: 1 / 0)

@@ -4,9 +4,9 @@ import random
 
 import pytest
 
+from rerail.eval.rules import is_refusal, on_topic
 from training.chat import answers, requests
 from training.chat.understand import understand
-from tsalign.eval.rules import is_refusal, on_topic
 
 
 def forms(count: int) -> list[str]:

@@ -1,6 +1,6 @@
 """Draws the demo prompts from held-out rows, by a seed and with no look at how steering fares.
 
-    python -m training.chat.demo_prompts --out src/tsalign/assets/demo_prompts.jsonl
+    python -m training.chat.demo_prompts --out src/rerail/assets/demo_prompts.jsonl
 
 Requests about minors are left out, and so are sources whose licence does not allow shipping. Half
 of the wrapped prompts are put together from held-out wrapper fragments, half from known ones.

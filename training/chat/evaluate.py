@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from rerail.eval.rules import is_refusal, on_topic
 from training.chat import requests, wrappers
 from training.chat.understand import content_words, understand
 from training.splits import HELD_OUT, load
-from tsalign.eval.rules import is_refusal, on_topic
 
 INSULT = re.compile(
     r"\b(?:idiot|moron|fool|dumb|dimwit|clown|loser|stupid|pathetic|worthless|brainless)\b", re.I

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
+from rerail.eval.judge import EmbeddedJudge
+from rerail.moderators.embedded import EmbeddedModerator
+from rerail.types import Exchange, Message
 from training.judge.train import hh_pairs
 from training.moderator import data
 from training.moderator.calibrate import exchange
 from training.moderator.data import HELD_OUT
 from training.moderator.evaluate import ranking, scores
 from training.splits import load
-from tsalign.eval.judge import EmbeddedJudge
-from tsalign.moderators.embedded import EmbeddedModerator
-from tsalign.types import Exchange, Message
 
 
 def evaluate(seed: int = 0) -> dict[str, Any]:

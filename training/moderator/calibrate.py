@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
+from rerail.moderators.embedded import Readings, Table, Weights, sigmoid, subject_probability
+from rerail.types import Exchange, Message
 from training.moderator import data
 from training.moderator.data import TRAIN, VALIDATION, Text, Turn, kept_for_calibration
 from training.moderator.labels import CATEGORIES, categories_of
-from tsalign.moderators.embedded import Readings, Table, Weights, sigmoid, subject_probability
-from tsalign.types import Exchange, Message
 
 Floats = NDArray[np.float64]
 TEXT_FALSE_POSITIVES = 0.001

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from rerail.moderators.embedded import EmbeddedModerator
+from rerail.types import Exchange
 from training.moderator import data
 from training.moderator.calibrate import exchange
 from training.moderator.data import HELD_OUT, Turn
 from training.moderator.labels import CATEGORIES, categories_of
 from training.splits import load
-from tsalign.moderators.embedded import EmbeddedModerator
-from tsalign.types import Exchange
 
 Floats = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix, diags
 
-from tsalign.moderators._ngrams import split_words
-from tsalign.moderators.embedded import Layout, Table
+from rerail.moderators._ngrams import split_words
+from rerail.moderators.embedded import Layout, Table
 
 PRIOR = 1000
 """Mass of an empty text: about that of a word of six letters."""

@@ -1,6 +1,6 @@
 """Moderator and judge on answers of the embedded chat model to held-out prompts.
 
-    PYTHONPATH=src python -m training.moderator.on_chat --model src/tsalign/assets/chat --limit 80
+    PYTHONPATH=src python -m training.moderator.on_chat --model src/rerail/assets/chat --limit 80
 
 Neither was trained on such answers. What an answer is, is told by plain rules (`is_refusal`,
 `on_topic`, a list of insults), so the groups are not free of error. Answers are counted, never
@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rerail.eval.judge import EmbeddedJudge
+from rerail.eval.rules import is_refusal, on_topic
+from rerail.moderators.embedded import CATEGORIES, EmbeddedModerator
+from rerail.types import Exchange, Message
 from training.chat.evaluate import INSULT, answer, cases
 from training.moderator.data import HELD_OUT, NOT_HARM
 from training.moderator.evaluate import scores
 from training.splits import load
-from tsalign.eval.judge import EmbeddedJudge
-from tsalign.eval.rules import is_refusal, on_topic
-from tsalign.moderators.embedded import CATEGORIES, EmbeddedModerator
-from tsalign.types import Exchange, Message
 
 HARMFUL = (
     "plain/",

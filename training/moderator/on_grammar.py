@@ -15,13 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rerail.moderators.embedded import EmbeddedModerator
 from training.chat import answers, requests, wrappers
 from training.chat.understand import Request, understand
 from training.moderator import data
 from training.moderator.calibrate import exchange
 from training.moderator.data import HELD_OUT, Turn
 from training.moderator.evaluate import scores
-from tsalign.moderators.embedded import EmbeddedModerator
 
 Writer = Callable[[Request, random.Random], str]
 

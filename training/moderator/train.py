@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rerail.moderators.embedded import Layout, Table, Weights
 from training.moderator import data
 from training.moderator.calibrate import calibrated
 from training.moderator.data import TRAIN, Text, Turn, kept_for_calibration
 from training.moderator.fit import counts, fit_logistic, masses, quantised, scaled
 from training.moderator.labels import CATEGORIES, categories_of
-from tsalign.moderators.embedded import Layout, Table, Weights
 
 TEXT_HEADS = tuple(f"text/{c}" for c in CATEGORIES if c != "illicit")
 SUBJECT_HEADS = ("subject/any", *(f"subject/{c}" for c in CATEGORIES))

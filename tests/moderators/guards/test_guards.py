@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 import torch
 
+from rerail.errors import ModeratorError
+from rerail.moderators import Moderator
+from rerail.moderators.guards._generative import FENCES, NO_REQUEST, GenerativeGuard
+from rerail.moderators.guards._models import Loaded, load, tempered, tempered_threshold
+from rerail.moderators.guards.custom import PROMPT, CustomGuard
+from rerail.moderators.guards.granite_guardian import BLOCK, RISKS, GraniteGuardian
+from rerail.moderators.guards.llama_guard import NAMES, LlamaGuard
+from rerail.moderators.guards.qwen3_guard import NAMES as QWEN_NAMES
+from rerail.moderators.guards.qwen3_guard import Qwen3Guard, close_thinking
+from rerail.moderators.guards.shield_gemma import GUIDELINES, ShieldGemma
+from rerail.moderators.guards.wild_guard import PROMPT as WILD_PROMPT
+from rerail.moderators.guards.wild_guard import WildGuard
+from rerail.types import EMPTY_ANSWER, Exchange, Message
 from tests.moderators.guards import tiny
-from tsalign.errors import ModeratorError
-from tsalign.moderators import Moderator
-from tsalign.moderators.guards._generative import FENCES, NO_REQUEST, GenerativeGuard
-from tsalign.moderators.guards._models import Loaded, load, tempered, tempered_threshold
-from tsalign.moderators.guards.custom import PROMPT, CustomGuard
-from tsalign.moderators.guards.granite_guardian import BLOCK, RISKS, GraniteGuardian
-from tsalign.moderators.guards.llama_guard import NAMES, LlamaGuard
-from tsalign.moderators.guards.qwen3_guard import NAMES as QWEN_NAMES
-from tsalign.moderators.guards.qwen3_guard import Qwen3Guard, close_thinking
-from tsalign.moderators.guards.shield_gemma import GUIDELINES, ShieldGemma
-from tsalign.moderators.guards.wild_guard import PROMPT as WILD_PROMPT
-from tsalign.moderators.guards.wild_guard import WildGuard
-from tsalign.types import EMPTY_ANSWER, Exchange, Message
 
 REQUEST, ANSWER = "Where is the lantern?", "In the harbour, by the old pier."
 

@@ -14,7 +14,7 @@ import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tsalign.moderators.guards._models import Loaded
+from rerail.moderators.guards._models import Loaded
 
 
 def ends(template: str, tail: str) -> str:

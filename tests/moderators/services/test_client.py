@@ -13,6 +13,20 @@ from email.utils import formatdate
 
 import pytest
 
+from rerail._keys import read_key
+from rerail.errors import ModeratorError
+from rerail.moderators import Guarded, load_moderator
+from rerail.moderators._http import Settings
+from rerail.moderators._wire import (
+    ACCESS_DENIED,
+    checked_url,
+    duration,
+    failure_of,
+    rate_limit_pause,
+    retry_after,
+)
+from rerail.policy import Policy
+from rerail.types import EMPTY_ANSWER, Exchange, Message
 from tests.moderators.services.conditions import set_to, slow, status
 from tests.moderators.services.test_conditions import exchanges, expected, made
 from tests.moderators.services.wires import (
@@ -30,20 +44,6 @@ from tests.moderators.services.wires import (
     Wire,
     ok,
 )
-from tsalign._keys import read_key
-from tsalign.errors import ModeratorError
-from tsalign.moderators import Guarded, load_moderator
-from tsalign.moderators._http import Settings
-from tsalign.moderators._wire import (
-    ACCESS_DENIED,
-    checked_url,
-    duration,
-    failure_of,
-    rate_limit_pause,
-    retry_after,
-)
-from tsalign.policy import Policy
-from tsalign.types import EMPTY_ANSWER, Exchange, Message
 
 by_name = pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from rerail.moderators._http import ModeratorWarning, Service
+from rerail.types import Exchange, Message
 from tests.moderators.services.conditions import CONDITIONS, SCORED, Condition
 from tests.moderators.services.wires import KEY, WIRES, FakeServer, Wire, grade
-from tsalign.moderators._http import ModeratorWarning, Service
-from tsalign.types import Exchange, Message
 
 TEXT = "a text that nobody may quote"
 TABLE = Path(__file__).parents[3] / "docs" / "reference" / "moderation-services.md"

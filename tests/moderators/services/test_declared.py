@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from rerail.errors import ModeratorError
+from rerail.moderators import load_moderator
+from rerail.moderators.http import HttpModerator, find, parse_path
+from rerail.policy import Policy
+from rerail.types import Exchange, Message
 from tests.moderators.services.wires import KEY, Answer, FakeServer, HttpWire, Request
-from tsalign.errors import ModeratorError
-from tsalign.moderators import load_moderator
-from tsalign.moderators.http import HttpModerator, find, parse_path
-from tsalign.policy import Policy
-from tsalign.types import Exchange, Message
 
 POLICY = """
 name: declared

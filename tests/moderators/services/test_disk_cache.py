@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tsalign.errors import ModeratorError
-from tsalign.moderators import FakeModerator, load_moderator
-from tsalign.moderators.disk_cache import DiskCached, default_path, identity
-from tsalign.moderators.mistral import MistralModerator
-from tsalign.policy import Policy
-from tsalign.types import Exchange, Message, Score
+from rerail.errors import ModeratorError
+from rerail.moderators import FakeModerator, load_moderator
+from rerail.moderators.disk_cache import DiskCached, default_path, identity
+from rerail.moderators.mistral import MistralModerator
+from rerail.policy import Policy
+from rerail.types import Exchange, Message, Score
 
 SECRET = "the words of a user who trusts us"
 EXCHANGES = [
@@ -73,9 +73,9 @@ def test_a_file_that_others_may_write_to_is_not_believed(tmp_path):
         cached(tmp_path)
 
 
-def test_another_version_of_tsalign_asks_anew(tmp_path, monkeypatch):
+def test_another_version_of_rerail_asks_anew(tmp_path, monkeypatch):
     cached(tmp_path).score(EXCHANGES)
-    monkeypatch.setattr("tsalign.moderators.disk_cache.__version__", "0.0.0+other")
+    monkeypatch.setattr("rerail.moderators.disk_cache.__version__", "0.0.0+other")
     other = cached(tmp_path)
     other.score(EXCHANGES)
     assert asked(other) == 3

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from tsalign.errors import MissingDependencyError
-from tsalign.moderators.mistral import MistralModerator
-from tsalign.moderators.openai import OpenAIModerator
+from rerail.errors import MissingDependencyError
+from rerail.moderators.mistral import MistralModerator
+from rerail.moderators.openai import OpenAIModerator
 
 MODULES = [
     "_http", "_wire", "azure", "disk_cache", "http", "mistral", "openai", "perspective", "taxonomy",
@@ -15,7 +15,7 @@ MODULES = [
 
 
 def test_the_modules_load_no_client():
-    names = ", ".join(f"tsalign.moderators.{name}" for name in MODULES)
+    names = ", ".join(f"rerail.moderators.{name}" for name in MODULES)
     code = f"import sys, {names}; print(*{{n.split('.')[0] for n in sys.modules}})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"openai", "httpx", "httpx2", "torch", "transformers"} & set(run.stdout.split())
@@ -27,5 +27,5 @@ def test_the_modules_load_no_client():
 )
 def test_a_missing_client_names_the_extra(monkeypatch, package, factory, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match=rf"pip install 'tsalign\[{extra}\]'"):
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'rerail\[{extra}\]'"):
         factory()

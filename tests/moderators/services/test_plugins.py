@@ -7,26 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from tsalign.errors import ModeratorError
-from tsalign.moderators import ENTRY_POINTS, REGISTRY, FakeModerator, load_moderator
-from tsalign.moderators.base import Moderator
-from tsalign.policy import Policy
-from tsalign.types import Exchange
+from rerail.errors import ModeratorError
+from rerail.moderators import ENTRY_POINTS, REGISTRY, FakeModerator, load_moderator
+from rerail.moderators.base import Moderator
+from rerail.policy import Policy
+from rerail.types import Exchange
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "moderator-plugin"
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, entries: dict[str, str]) -> None:
     """What pip leaves behind: a module that can be imported and a list of entry points."""
-    metadata = folder / "tsalign_shouting-0.1.0.dist-info"
+    metadata = folder / "rerail_shouting-0.1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: x\nVersion: 0.1.0\n")
     lines = [f"[{ENTRY_POINTS}]", *(f"{name} = {value}" for name, value in entries.items())]
     (metadata / "entry_points.txt").write_text("\n".join(lines))
-    source = (EXAMPLE / "tsalign_shouting.py").read_text(encoding="utf-8")
-    (folder / "tsalign_shouting.py").write_text(source, encoding="utf-8")
+    source = (EXAMPLE / "rerail_shouting.py").read_text(encoding="utf-8")
+    (folder / "rerail_shouting.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(sys.modules, "tsalign_shouting", raising=False)
+    monkeypatch.delitem(sys.modules, "rerail_shouting", raising=False)
 
 
 def test_the_example_is_found_by_its_entry_point_and_judges(tmp_path, monkeypatch):
@@ -48,26 +48,26 @@ def test_the_example_is_found_by_its_entry_point_and_judges(tmp_path, monkeypatc
 
 
 def test_the_example_is_a_moderator_in_under_60_lines(tmp_path, monkeypatch):
-    install(tmp_path, monkeypatch, {"shouting": "tsalign_shouting:ShoutingModerator"})
+    install(tmp_path, monkeypatch, {"shouting": "rerail_shouting:ShoutingModerator"})
     assert isinstance(load_moderator(Policy(name="p", moderators=("shouting",))), Moderator)
     files = [file for file in EXAMPLE.iterdir() if file.suffix in (".py", ".toml")]
     assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) < 60
 
 
 def test_ours_cannot_be_replaced(tmp_path, monkeypatch):
-    install(tmp_path, monkeypatch, {"fake": "tsalign_shouting:ShoutingModerator"})
+    install(tmp_path, monkeypatch, {"fake": "rerail_shouting:ShoutingModerator"})
     moderator = load_moderator(Policy(name="p", moderators=("fake",)))
     assert isinstance(moderator, FakeModerator)
 
 
 def test_a_plugin_that_cannot_be_loaded_says_so(tmp_path, monkeypatch):
-    install(tmp_path, monkeypatch, {"broken": "tsalign_shouting:Nothing"})
-    with pytest.raises(ModeratorError, match="'broken' cannot be loaded from tsalign_shouting:N"):
+    install(tmp_path, monkeypatch, {"broken": "rerail_shouting:Nothing"})
+    with pytest.raises(ModeratorError, match="'broken' cannot be loaded from rerail_shouting:N"):
         load_moderator(Policy(name="p", moderators=("broken",)))
 
 
 def test_an_unknown_name_is_compared_with_those_of_plugins_too(tmp_path, monkeypatch):
-    install(tmp_path, monkeypatch, {"shouting": "tsalign_shouting:ShoutingModerator"})
+    install(tmp_path, monkeypatch, {"shouting": "rerail_shouting:ShoutingModerator"})
     with pytest.raises(ModeratorError, match="did you mean 'shouting'"):
         load_moderator(Policy(name="p", moderators=("shoutin",)))
 

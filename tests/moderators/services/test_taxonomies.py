@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 
+from rerail.errors import ModeratorError, PolicyError
+from rerail.moderators import azure, load_moderator, mistral, openai, perspective
+from rerail.moderators.taxonomy import BY_OPTION, Mapped, Taxonomy, taxonomy_of
+from rerail.policy import CATEGORIES, Policy
 from tests.moderators.services.wires import MISTRAL, OPENAI
-from tsalign.errors import ModeratorError, PolicyError
-from tsalign.moderators import azure, load_moderator, mistral, openai, perspective
-from tsalign.moderators.taxonomy import BY_OPTION, Mapped, Taxonomy, taxonomy_of
-from tsalign.policy import CATEGORIES, Policy
 
 EXAMPLE = Taxonomy({"Hate": "hate", "Crime": "illicit", "Guns": "illicit"}, {"Law": "a policy"})
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tsalign.moderators._http import Service
-from tsalign.moderators.azure import AzureModerator
-from tsalign.moderators.http import HttpModerator
-from tsalign.moderators.mistral import MistralModerator
-from tsalign.moderators.openai import OpenAIModerator
-from tsalign.moderators.perspective import PerspectiveModerator
+from rerail.moderators._http import Service
+from rerail.moderators.azure import AzureModerator
+from rerail.moderators.http import HttpModerator
+from rerail.moderators.mistral import MistralModerator
+from rerail.moderators.openai import OpenAIModerator
+from rerail.moderators.perspective import PerspectiveModerator
 
 KEY = "key-7f3a9c-never-shown"
 

@@ -1,0 +1,542 @@
+"""What steering costs, beside plain generation and beside the published loop.
+
+Everything is measured in one process on one engine, with what is compared run in turn, and given
+as ratios: seconds mean little on another machine. Tokens and outcomes are the same on every run;
+times are medians over repetitions, with bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rerail.align import Aligner, Search, advance, prompt_seed
+from rerail.engines.base import (
+    EmbeddedPrompt,
+    EmbeddingTable,
+    Engine,
+    GenerationRequest,
+    Sampling,
+    Watch,
+    WatchingEngine,
+)
+from rerail.errors import PromptError
+from rerail.moderators.base import Moderator
+from rerail.policy import OptimizerSettings, Policy
+from rerail.types import Exchange, Generation, Outcome, Prompt, Response, Score
+
+METHODS = ("fast", "reference", "random")
+SIZES = (1, 8, 64, 512)
+OVERHEAD_SIZES = (1, 64)
+OVERHEAD_PROMPTS = 16
+"""Answered, in batches of each size, to compare alignment with plain generation."""
+MIN_OVERHEAD_REPETITIONS = 9
+CONFIDENCE = 0.95
+DRAWS = 2000
+REPEATED_TEMPERATURE = 0.7
+PARTS = ("generation", "moderation", "log_likelihood", "embedding", "python")
+
+
+class Job(NamedTuple):
+    """A prompt with the seed of its search."""
+
+    prompt: Prompt
+    seed: int
+
+
+class Figure(NamedTuple):
+    """A measured value with the bounds of its 95 % bootstrap interval; None where it is unknown."""
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured, and on what.
+
+    Attributes:
+        engine: runs the model.
+        moderator: judges.
+        confirm: must accept, too, if the policy has such moderators.
+        policy: its optimiser is replaced by the preset of each method but its own.
+        prompts: what is asked. Where more are needed they are asked again, with other seeds.
+        max_new_tokens: of each answer.
+        repetitions: of each time that is measured.
+        seed: of searches and intervals.
+    """
+
+    engine: Engine
+    moderator: Moderator
+    policy: Policy
+    prompts: Sequence[Prompt]
+    confirm: Moderator | None = None
+    max_new_tokens: int = 128
+    repetitions: int = 3
+    seed: int = 0
+
+    def run(
+        self,
+        methods: Sequence[str] = METHODS,
+        sizes: Sequence[int] = SIZES,
+        said: Callable[[str], None] = lambda step: None,
+    ) -> dict[str, Any]:
+        """All figures, as one document; ``said`` is told what begins.
+
+        Raises:
+            PromptError: there are no prompts, or one cannot be answered.
+        """
+        if not self.prompts:
+            raise PromptError("there are no prompts: give at least one")
+        document: dict[str, Any] = {
+            "model": self.engine.name,
+            "policy": self.policy.name,
+            "policy_version": self.policy.version,
+            "prompts": len(self.prompts),
+            "seed": self.seed,
+            "repetitions": self.repetitions,
+        }
+        said("warming up")
+        self._aligner("fast").align(self.prompts[0])
+        document |= self._compare(methods, said)
+        document["benign_overhead"] = {}
+        for size in OVERHEAD_SIZES:
+            said(f"plain generation beside alignment, {size} at once")
+            document["benign_overhead"][str(size)] = self._overhead(size)
+        document["seconds_per_prompt"] = self._throughput(sizes, said)
+        per_prompt = {n: f["value"] for n, f in document["seconds_per_prompt"].items()}
+        if {"1", "512"} <= per_prompt.keys():
+            document["seconds_per_prompt_512_vs_1"] = per_prompt["512"] / per_prompt["1"]
+        said("profile")
+        document["profile"] = self._profile()
+        return document
+
+    @property
+    def sampling(self) -> Sampling:
+        """To compare methods: greedy."""
+        return Sampling(self.max_new_tokens)
+
+    @property
+    def repeated_sampling(self) -> Sampling:
+        """Where prompts are asked more than once: equal answers would be scored only once."""
+        return Sampling(self.max_new_tokens, REPEATED_TEMPERATURE)
+
+    def settings(self, method: str) -> OptimizerSettings:
+        """The policy's own optimiser where the method is its preset, else the preset."""
+        own = self.policy.optimizer
+        return own if own.preset == method else OptimizerSettings.model_validate(method)
+
+    def _aligner(self, method: str, engine: Engine | None = None) -> Aligner:
+        """An aligner that remembers no verdict yet."""
+        policy = self.policy.model_copy(update={"optimizer": self.settings(method)})
+        return Aligner(
+            engine or self.engine,
+            self.moderator,
+            policy,
+            confirm=self.confirm,
+            sampling=self.sampling,
+            seed=self.seed,
+            max_open=max(64, len(self.prompts)),
+        )
+
+    # --- methods ---
+
+    def _compare(self, methods: Sequence[str], said: Callable[[str], None]) -> dict[str, Any]:
+        """Figures of each method, all prompts open at once, 64 at most."""
+        seconds: dict[str, list[float]] = {method: [] for method in methods}
+        responses: dict[str, list[Response]] = {}
+        for repetition in range(self.repetitions):
+            for method in methods:
+                said(f"method {method}, {repetition + 1} of {self.repetitions}")
+                aligner = self._aligner(method)
+                aligner.max_open = 64
+                started = time.perf_counter()
+                responses[method] = aligner.align_many(self.prompts)
+                seconds[method].append(time.perf_counter() - started)
+        return {method: self._figures(method, responses, seconds) for method in methods}
+
+    def _figures(
+        self,
+        method: str,
+        responses: Mapping[str, Sequence[Response]],
+        seconds: Mapping[str, Sequence[float]],
+    ) -> dict[str, Any]:
+        own = [r for r in responses[method] if r.initial is not None and r.initial.flagged]
+        steered = [r for r in own if r.outcome is Outcome.STEERED]
+        full = [len(r.evaluations[0].generation.token_ids) for r in own]
+        tokens = [r.cost.generated_tokens for r in steered]
+        reference = [
+            r.cost.generated_tokens
+            for r in responses.get("reference", ())
+            if r.initial is not None and r.initial.flagged and r.outcome is Outcome.STEERED
+        ]
+        ratio = {
+            "generation_equivalents_per_steered": self._ratio(tokens, full),
+            "tokens_vs_reference": self._ratio(tokens, reference),
+            "generated_tokens_per_steered": self._mean(tokens),
+            "generated_tokens_per_flagged": self._mean([r.cost.generated_tokens for r in own]),
+            "generations_per_steered": self._mean([r.cost.generations for r in steered]),
+            "moderator_calls_per_steered": self._mean([r.cost.moderator_calls for r in steered]),
+            "neutralised_share": self._mean([r.outcome is Outcome.STEERED for r in own]),
+            "naturalness_median": self._figure(
+                [r.naturalness for r in steered if r.naturalness is not None], np.median
+            ),
+            "naturalness_above_reference": self._mean(
+                [
+                    r.naturalness - other.naturalness
+                    for r, other in zip(
+                        responses[method], responses.get("reference", ()), strict=False
+                    )
+                    if r.outcome is other.outcome is Outcome.STEERED
+                    and r.naturalness is not None
+                    and other.naturalness is not None
+                ]
+            ),
+            "seconds_64": self._figure(seconds[method], np.median),
+            "seconds_vs_reference_64": self._figure(
+                [
+                    a / b
+                    for a, b in zip(seconds[method], seconds.get("reference", ()), strict=False)
+                ],
+                np.median,
+            ),
+        }
+        preserved = [r.tokens_preserved for r in steered if r.tokens_preserved is not None]
+        return {
+            "flagged": len(own),
+            "steered": len(steered),
+            **{name: figure.value for name, figure in ratio.items()},
+            "tokens_preserved_min": min(preserved, default=None),
+            "accepted_from": dict(Counter(str(r.accepted_from) for r in steered)),
+            "intervals": {n: f.interval for n, f in ratio.items() if f.interval is not None},
+        }
+
+    def _mean(self, values: Sequence[float]) -> Figure:
+        return self._figure(values, np.mean)
+
+    def _ratio(self, values: Sequence[float], base: Sequence[float]) -> Figure:
+        """The ratio of means; its interval draws both anew."""
+        if not values or not base:
+            return Figure(None)
+        rng = np.random.default_rng(self.seed)
+        above = rng.choice(np.asarray(values, float), (DRAWS, len(values))).mean(axis=1)
+        below = rng.choice(np.asarray(base, float), (DRAWS, len(base))).mean(axis=1)
+        return Figure(statistics.fmean(values) / statistics.fmean(base), _bounds(above / below))
+
+    def _figure(self, values: Sequence[float], statistic: Callable[..., Any]) -> Figure:
+        if not values:
+            return Figure(None)
+        array = np.asarray(values, dtype=np.float64)
+        if len(values) == 1:
+            return Figure(float(array[0]))
+        drawn = np.random.default_rng(self.seed).choice(array, (DRAWS, len(array)))
+        return Figure(float(statistic(array)), _bounds(statistic(drawn, axis=1)))
+
+    # --- times ---
+
+    def _jobs(self, count: int) -> list[Job]:
+        """So many jobs: the prompts in turn, with another seed each time round."""
+        places = range(count)
+        many = len(self.prompts)
+        return [Job(self.prompts[i % many], self.seed + i // many) for i in places]
+
+    def _overhead(self, size: int) -> dict[str, Any]:
+        """Seconds of alignment over those of plain generation, for answers that pass.
+
+        Plain generation renders, embeds and generates. Both answer the same batches in turn, the
+        first of each pair alternating, and alignment remembers no verdict from the last time.
+        """
+        batches = self._passing(size)
+        if not batches:
+            return {"value": None, "interval": None, "prompts": 0}
+        ratios = []
+        for repetition in range(max(MIN_OVERHEAD_REPETITIONS, self.repetitions)):
+            aligner = self._aligner("fast")
+            took = [0.0, 0.0]
+            for place, batch in enumerate(batches):
+                for which in ((0, 1), (1, 0))[(place + repetition) % 2]:
+                    started = time.perf_counter()
+                    if which:
+                        _finish([self._open(aligner, job) for job in batch])
+                    else:
+                        self._plainly(batch)
+                    took[which] += time.perf_counter() - started
+            ratios.append(took[1] / took[0])
+        figure = self._figure(ratios, np.median)
+        prompts = sum(len(batch) for batch in batches)
+        return {"value": figure.value, "interval": figure.interval, "prompts": prompts}
+
+    def _passing(self, size: int) -> list[list[Job]]:
+        """Batches of so many jobs whose first answers pass; several where they are small."""
+        wanted = size * max(1, OVERHEAD_PROMPTS // size)
+        aligner = self._aligner("fast")
+        passed: list[Job] = []
+        for job in self._jobs(8 * max(size, len(self.prompts))):
+            search = self._open(aligner, job)
+            advance([search])
+            if search.done and search.response().outcome is Outcome.PASSED:
+                passed.append(job)
+            if len(passed) == wanted:
+                break
+        return [passed[start : start + size] for start in range(0, len(passed), size)]
+
+    def _open(self, aligner: Aligner, job: Job) -> Search:
+        return aligner.open(job.prompt, seed=job.seed, sampling=self.repeated_sampling)
+
+    def _plainly(self, jobs: list[Job]) -> None:
+        """Answer as without rerail."""
+        embedded = [self.engine.embed(job.prompt) for job in jobs]
+        requests = [
+            GenerationRequest(prompt, prompt.point, prompt_seed(job.seed, job.prompt))
+            for prompt, job in zip(embedded, jobs, strict=True)
+        ]
+        self.engine.generate(requests, self.repeated_sampling)
+
+    def _throughput(
+        self, sizes: Sequence[int], said: Callable[[str], None]
+    ) -> dict[str, dict[str, Any]]:
+        """Seconds per prompt with so many open at once, the same prompts and seeds for each size.
+
+        Some prompts take fifty times as long as others: two sizes are only to be compared on equal
+        work.
+        """
+        taken: dict[int, list[float]] = {size: [] for size in sizes}
+        jobs = self._jobs(max(*sizes, len(self.prompts)))
+        for repetition, size in itertools.product(range(self.repetitions), sizes):
+            said(f"{size} at once, {repetition + 1} of {self.repetitions}")
+            aligner = self._aligner("fast")
+            started = time.perf_counter()
+            for start in range(0, len(jobs), size):
+                _finish([self._open(aligner, job) for job in jobs[start : start + size]])
+            taken[size].append((time.perf_counter() - started) / len(jobs))
+        figures = {size: self._figure(values, np.median) for size, values in taken.items()}
+        return {str(s): {"value": f.value, "interval": f.interval} for s, f in figures.items()}
+
+    def _profile(self) -> dict[str, Any]:
+        """Shares of the time of all prompts at once, and of prefill in plain generation."""
+        clock = Clock()
+        engine = timed(self.engine, clock)
+        policy = self.policy.model_copy(update={"optimizer": self.settings("fast")})
+        confirm = _TimedModerator(self.confirm, clock) if self.confirm else None
+        aligner = Aligner(
+            engine,
+            _TimedModerator(self.moderator, clock),
+            policy,
+            confirm=confirm,
+            sampling=self.sampling,
+            seed=self.seed,
+        )
+        with clock.part("python"):
+            aligner.align_many(self.prompts)
+        total = sum(clock.seconds.values())
+        points = [self.engine.embed(prompt) for prompt in self.prompts[:64]]
+        requests = [GenerationRequest(p, p.point, self.seed) for p in points]
+        took = []
+        for tokens in (1, self.sampling.max_new_tokens):
+            started = time.perf_counter()
+            self.engine.generate(requests, Sampling(max_new_tokens=tokens))
+            took.append(time.perf_counter() - started)
+        return {
+            "seconds": total,
+            "shares": {part: clock.seconds[part] / total for part in PARTS},
+            "prefill_share_of_plain_generation": took[0] / took[1],
+        }
+
+
+def soak(aligner: Aligner, prompts: Sequence[Prompt], requests: int) -> dict[str, Any]:
+    """Memory of this process over so many requests, after a tenth as many as warm-up.
+
+    It goes up and down with the batches; ``resident_mib`` has its course, in tenths.
+    """
+    endless = itertools.cycle(prompts)
+    tenth = max(1, requests // 10)
+    for _ in aligner.align_iter(itertools.islice(endless, tenth)):
+        pass
+    course = [resident_bytes()]
+    outcomes: Counter[str] = Counter()
+    answered = aligner.align_iter(itertools.islice(endless, requests))
+    for count, (_, response) in enumerate(answered, start=1):
+        outcomes[str(response.outcome)] += 1
+        if count % tenth == 0 or count == requests:
+            course.append(resident_bytes())
+    return {
+        "requests": requests,
+        "outcomes": dict(outcomes),
+        "resident_mib_before": course[0] / 2**20,
+        "resident_mib_after": course[-1] / 2**20,
+        "resident_mib": [held / 2**20 for held in course],
+        "growth_bytes_per_request": (course[-1] - course[0]) / requests,
+    }
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds: at this moment on Linux, elsewhere the most so far."""
+    gc.collect()
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * resource.getpagesize()
+    import resource
+    import sys
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+class Clock:
+    """Seconds by part; time in an inner part is not counted for the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._inner: list[float] = []
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time inside for this part."""
+        started = time.perf_counter()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - started
+            self.seconds[name] += took - self._inner.pop()  # type: ignore[assignment]
+            if self._inner:
+                self._inner[-1] += took
+
+
+def timed(engine: Engine, clock: Clock) -> Engine:
+    """The engine, its time counted; it can be watched if the engine can."""
+    if isinstance(engine, WatchingEngine):
+        return _TimedWatching(engine, clock)
+    return _Timed(engine, clock)
+
+
+class _Timed:
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    @property
+    def name(self) -> str:
+        return self._engine.name
+
+    @property
+    def table(self) -> EmbeddingTable:
+        return self._engine.table
+
+    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        with self._clock.part("embedding"):
+            return self._engine.embed(prompt)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling
+    ) -> list[Generation]:
+        with self._clock.part("generation"):
+            return self._engine.generate(requests, sampling)
+
+    def log_likelihood(
+        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+    ) -> list[float]:
+        with self._clock.part("log_likelihood"):
+            return self._engine.log_likelihood(requests)
+
+    def weights_sha256(self) -> str:
+        return self._engine.weights_sha256()
+
+
+class _TimedWatching(_Timed):
+    _engine: WatchingEngine
+
+    def generate_watched(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
+    ) -> list[Generation]:
+        with self._clock.part("generation"):
+            return self._engine.generate_watched(requests, sampling, watch)
+
+
+class _TimedModerator:
+    def __init__(self, moderator: Moderator, clock: Clock) -> None:
+        self._moderator = moderator
+        self._clock = clock
+        self.name = moderator.name
+        self.categories = moderator.categories
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
+        with self._clock.part("moderation"):
+            return self._moderator.score(exchanges)
+
+
+def _finish(searches: list[Search]) -> None:
+    while searches:
+        advance(searches)
+        searches = [search for search in searches if not search.done]
+
+
+def _bounds(drawn: Any) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """The document as tables for people."""
+    methods = [method for method in METHODS if method in document]
+    rows = (
+        ("first answers flagged", "flagged", "{:.0f}"),
+        ("of these steered", "neutralised_share", "{:.1%}"),
+        ("full generations per steered answer", "generation_equivalents_per_steered", "{:.2f}"),
+        ("generated tokens per steered answer", "generated_tokens_per_steered", "{:.0f}"),
+        ("tokens, `reference` = 1", "tokens_vs_reference", "{:.3f}"),
+        ("seconds at 64 open, `reference` = 1", "seconds_vs_reference_64", "{:.3f}"),
+        ("answers generated per steered one", "generations_per_steered", "{:.1f}"),
+        ("verdicts per steered answer", "moderator_calls_per_steered", "{:.1f}"),
+        ("naturalness, median", "naturalness_median", "{:+.2f}"),
+        (
+            "naturalness where both steered, `reference` = 0",
+            "naturalness_above_reference",
+            "{:+.2f}",
+        ),
+        ("tokens preserved, least", "tokens_preserved_min", "{:.2f}"),
+    )
+    lines = [
+        f"{document['model']}, policy {document['policy']} {document['policy_version']}, "
+        f"{document['prompts']} prompts, seed {document['seed']}",
+        "",
+        "| | " + " | ".join(f"`{method}`" for method in methods) + " |",
+        "|---" * (len(methods) + 1) + "|",
+    ]
+    for title, key, form in rows:
+        cells = [_cell(document[m].get(key), document[m]["intervals"].get(key), form)
+                 for m in methods]  # fmt: skip
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    lines += ["", "| prompts at once | seconds per prompt | benign, plain generation = 1 |",
+              "|---|---|---|"]  # fmt: skip
+    per_prompt, overhead = document["seconds_per_prompt"], document["benign_overhead"]
+    for size in sorted({*per_prompt, *overhead}, key=int):
+        cells = [_cell((t.get(size) or {}).get("value"), (t.get(size) or {}).get("interval"), form)
+                 for t, form in ((per_prompt, "{:.3f}"), (overhead, "{:.3f}"))]  # fmt: skip
+        lines.append(f"| {size} | " + " | ".join(cells) + " |")
+    shares = document["profile"]["shares"]
+    lines += ["", "| part | share of the time |", "|---|---|"]
+    lines += [f"| {part.replace('_', ' ')} | {share:.1%} |" for part, share in shares.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: float | None, interval: Sequence[float] | None, form: str) -> str:
+    if value is None:
+        return "–"
+    if interval is None:
+        return form.format(value)
+    low, high = (form.format(bound) for bound in interval)
+    return f"{form.format(value)} ({low} to {high})"

@@ -1,0 +1,175 @@
+"""Many prompts from a file to a file, so that the run may be killed at any moment and goes on."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rerail.cli._frame import notes
+from rerail.cli._lines import Fault, Item, OutputFile
+from rerail.errors import StoreError
+from rerail.types import Outcome, StopReason
+
+if TYPE_CHECKING:
+    from rerail.align import Aligner
+    from rerail.cluster import AlignerPool
+    from rerail.store import Store
+
+
+_SAY_EVERY = 10.0
+"""Seconds between lines of progress where there is no terminal."""
+
+
+class HasOutcome(Protocol):
+    """Anything that is counted by how it ended."""
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+
+_PASSING_FAULTS = {StopReason.MODERATOR_ERROR, StopReason.ENGINE_ERROR}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of many prompts.
+
+    Attributes:
+        name: of the run in the store.
+        settings: what its answers depend on.
+        store: where records go.
+        output: where lines go.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    store: Store
+    output: OutputFile
+
+    def resume(self, fresh: bool = False) -> None:
+        """Take up what is there, or throw it away and start over.
+
+        Raises:
+            StoreError: it was begun under other settings, or its records are elsewhere.
+        """
+        ours = self.output.empty or self.store.settings(self.name) is not None
+        if fresh and (ours or self.output.lines):
+            self.store.forget(self.name)
+            self.output.clear()
+        elif not ours:
+            raise self._foreign()
+        self.store.begin(self.name, self.settings)
+        self.output.mend()
+        if not self.finished <= self.store.done(self.name):
+            raise self._foreign()
+
+    @property
+    def finished(self) -> set[str]:
+        """Ids of the lines that need no answer any more."""
+        return {str(line["id"]) for line in self.output.lines}
+
+    def answer(self, aligner: Aligner | AlignerPool, items: Sequence[Item]) -> list[Fault]:
+        """Answer the items and keep each as soon as it is finished; those that failed.
+
+        The record comes first, the line second. Killed between the two, the run answers the item
+        again: the same seed and settings give the same answer, `Store.add` leaves the record that
+        is there, and the line follows. So every line has its record, and neither comes twice.
+
+        An item for which the model or the moderator failed is not finished: it gets neither, and
+        the next run tries it again.
+        """
+        record_text = aligner.policy.record_text
+        failed = []
+        with progress("aligning", len(items)) as advance:
+            for index, response in aligner.align_iter(item.prompt for item in items):
+                item = items[index]
+                advance(response)
+                if response.stop_reason in _PASSING_FAULTS:
+                    failed.append(Fault(item.line, response.error or str(response.stop_reason)))
+                    continue
+                prompt = item.prompt if record_text else None
+                self.store.add(self.name, item.key, response, prompt)
+                self.output.write({"id": item.id, "line": item.line, **response.to_json()})
+        return failed
+
+    def _foreign(self) -> StoreError:
+        return StoreError(
+            f"{self.output.path} has lines that {self.store.name} has no records of: give the "
+            "--store they are in, choose another --output, or start over with --fresh"
+        )
+
+
+def run_items(
+    run: Run, aligner: Aligner | AlignerPool, items: Sequence[Item], faults: Sequence[Fault]
+) -> dict[str, Any]:
+    """Answer what is not finished; the summary of the whole run."""
+    started = time.perf_counter()
+    finished = run.finished
+    open_items = [item for item in items if item.key not in finished]
+    failed = [*faults, *run.answer(aligner, open_items)]
+    lines = run.output.lines
+    outcomes = Counter(line["outcome"] for line in lines)
+    failed += [Fault(x["line"], x["error"]) for x in lines if x["outcome"] == Outcome.ERROR]
+    return {
+        "output": str(run.output.path),
+        "store": run.store.name,
+        "run": run.name,
+        "records": len(lines),
+        "resumed": len(finished),
+        "answered": len(lines) - len(finished),
+        "outcomes": {str(outcome): outcomes[str(outcome)] for outcome in Outcome},
+        "failed": [fault._asdict() for fault in sorted(failed)],
+        "cost": {
+            key: sum(line["cost"][key] for line in lines)
+            for key in ("generations", "generated_tokens", "prompt_tokens", "moderator_calls")
+        },
+        "settings": dict(run.settings),
+        "audit": aligner.policy.audit,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[HasOutcome], None]]:
+    """Outcomes so far on standard error: a bar where somebody watches, else a line now and then.
+
+    Gives the function that takes each response or trial.
+    """
+    counts: Counter[str] = Counter()
+    console = notes()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[counts]}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    said_at = time.monotonic()
+    with bar:
+        task = bar.add_task(what, total=total, counts="")
+
+        def advance(ended: HasOutcome) -> None:
+            nonlocal said_at
+            counts[str(ended.outcome)] += 1
+            said = " · ".join(f"{counts[str(o)]} {o}" for o in Outcome if counts[str(o)])
+            bar.update(task, advance=1, counts=said)
+            if not console.is_terminal and time.monotonic() - said_at >= _SAY_EVERY:
+                said_at = time.monotonic()
+                console.print(f"{what} {counts.total()}/{total}: {said}", soft_wrap=True)
+
+        yield advance
+
+
+def default_store(output: Path) -> Path:
+    """Records lie beside the output: ``y.jsonl`` has ``y.sqlite``."""
+    return output.with_suffix(".sqlite")

@@ -1,0 +1,247 @@
+"""Options that commands share, and what is made of them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rerail.cli._frame import notes
+from rerail.errors import PolicyError, PromptError
+from rerail.policy import OptimizerSettings, Policy, PolicyStore
+
+if TYPE_CHECKING:
+    from rerail.align import Aligner
+    from rerail.cluster import EngineFacts
+    from rerail.engines import Engine
+
+FAKE = "fake"
+"""Name of the engine without a model."""
+
+
+class Method(StrEnum):
+    """How answers are searched for; replaces the policy's optimiser."""
+
+    FAST = "fast"
+    REFERENCE = "reference"
+    RANDOM = "random"
+
+
+class Dtype(StrEnum):
+    """Of the weights; by default float32 on the cpu, else the checkpoint's own."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def _device(value: str | None) -> str | None:
+    if value is None or re.fullmatch(r"cpu|mps|cuda(:\d+)?", value):
+        return value
+    raise typer.BadParameter(f"unknown device {value!r}: use cpu, cuda, cuda:N or mps")
+
+
+_MODEL, _SEARCH, _OUTPUT = "Model", "Search", "Output"
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="'embedded', a Hugging Face id, a folder, vllm:MODEL, "
+        "vllm-server:URL?model=MODEL, or 'fake' (no model: to try things out). Options of the "
+        "engine follow a ?, as in MODEL?max_batch=16&prefix_tokens=0.",
+        rich_help_panel=_MODEL,
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="cpu, cuda, cuda:N or mps.", callback=_device, rich_help_panel=_MODEL
+    ),
+]
+DtypeOption = Annotated[
+    Dtype | None, typer.Option("--dtype", help="Of the weights.", rich_help_panel=_MODEL)
+]
+MaxNewTokensOption = Annotated[
+    int,
+    typer.Option("--max-new-tokens", min=1, help="Tokens per answer.", rich_help_panel=_MODEL),
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", min=0, help="0 is greedy.", rich_help_panel=_MODEL)
+]
+PolicyOption = Annotated[
+    str, typer.Option("--policy", help="Name of a policy, or path of its YAML file.")
+]
+PoliciesOption = Annotated[
+    Path | None,
+    typer.Option("--policies", help="Folder of YAML files, beside the policies that come along."),
+]
+MethodOption = Annotated[
+    Method | None,
+    typer.Option(
+        "--method", help="Replaces the policy's optimiser by a preset.", rich_help_panel=_SEARCH
+    ),
+]
+SeedOption = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=2**63 - 1, help="Of every search.", rich_help_panel=_SEARCH),
+]
+MaxOpenOption = Annotated[
+    int,
+    typer.Option(
+        "--max-open", min=1, help="Prompts steered in lock-step.", rich_help_panel=_SEARCH
+    ),
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Path or SQLAlchemy URL of the records.", rich_help_panel=_OUTPUT),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON document on standard output.", rich_help_panel=_OUTPUT),
+]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Which model, under which policy, searched how."""
+
+    model: str
+    policy: Policy
+    device: str | None = None
+    dtype: Dtype | None = None
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+    max_open: int = 64
+
+    def engine(self) -> Engine:
+        """Load the model."""
+        if self.model == FAKE:
+            from rerail.engines import FakeEngine
+
+            return FakeEngine()
+        from rerail.engines import load_engine
+
+        given = {"device": self.device, "dtype": self.dtype and self.dtype.value}
+        options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        with working(f"loading {self.model}"):
+            return load_engine(self.model, **options)
+
+    def aligner(self) -> Aligner:
+        """Load model and moderator."""
+        from rerail.align import Aligner
+        from rerail.engines import Sampling
+        from rerail.moderators import load_confirm, load_moderator
+
+        moderator, confirm = load_moderator(self.policy), load_confirm(self.policy)
+        return Aligner(
+            self.engine(),
+            moderator,
+            self.policy,
+            confirm=confirm,
+            sampling=Sampling(self.max_new_tokens, self.temperature),
+            seed=self.seed,
+            max_open=self.max_open,
+        )
+
+    def settings(self, engine: Engine | EngineFacts) -> dict[str, Any]:
+        """What answers depend on: a run goes on only if none of it has changed."""
+        return {
+            "model": engine.name,
+            "weights_sha256": engine.weights_sha256(),
+            "dtype": self.dtype and self.dtype.value,
+            "policy": self.policy.name,
+            "policy_version": self.policy.version,
+            "seed": self.seed,
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+        }
+
+
+def policies(folder: Path | None = None) -> PolicyStore:
+    """The policies that come with rerail, and those of a folder.
+
+    Raises:
+        PolicyError: there is no such folder, a file in it is not a valid policy, or two have one
+            name.
+    """
+    store = PolicyStore.shipped()
+    if folder is None:
+        return store
+    if not folder.is_dir():
+        raise PolicyError(f"--policies {folder}: there is no such folder")
+    files: dict[str, Path] = {}
+    for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+        policy = Policy.from_file(file)
+        if policy.name in files:
+            raise PolicyError(f"{files[policy.name]} and {file} both name {policy.name!r}")
+        files[policy.name] = file
+        store.put(policy)
+    return store
+
+
+def read_policy(
+    name_or_path: str, folder: Path | None = None, method: Method | None = None
+) -> Policy:
+    """A policy by name or file, its optimiser replaced by the preset ``method`` if given.
+
+    Raises:
+        PolicyError: it is unknown or not valid.
+    """
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        policy = Policy.from_file(path)
+    else:
+        policy = policies(folder).get(name_or_path)
+    if method is None or method.value == policy.optimizer.preset:
+        return policy
+    return policy.model_copy(update={"optimizer": OptimizerSettings.of(method.value)})
+
+
+def read_text(value: str) -> str:
+    """The text of an option; ``-`` reads standard input.
+
+    Raises:
+        PromptError: it is not UTF-8.
+    """
+    if value == "-":
+        data = sys.stdin.buffer.read()
+        try:
+            return data.decode("utf-8-sig").removesuffix("\n")
+        except UnicodeDecodeError:
+            raise PromptError("standard input is not UTF-8 text: convert it first") from None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise PromptError("the text is not valid UTF-8: convert it first") from None
+    return value
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str], None]]:
+    """Say which of many steps has begun, where somebody watches."""
+    console = notes()
+    if not console.is_terminal:
+        yield lambda step: None
+        return
+    with console.status("") as status:
+        yield lambda step: status.update(step)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say what takes long, while it does, where somebody watches."""
+    console = notes()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield

@@ -1,0 +1,185 @@
+"""``rerail audit``: query and export what a server recorded."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rerail.cli import _options as options
+from rerail.cli._frame import Report
+from rerail.cli._text import dumps, one_line
+from rerail.cli.serve import default_store
+from rerail.errors import StoreError
+from rerail.types import Outcome
+
+
+class Format(StrEnum):
+    """Of an export."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+def audit(
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            help="Path or SQLAlchemy URL of the records. Default: serve.sqlite in the user's "
+            "data folder.",
+        ),
+    ] = None,
+    outcome: Annotated[Outcome | None, typer.Option("--outcome", help="Of the answers.")] = None,
+    policy: Annotated[str | None, typer.Option("--policy", help="Name of a policy.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="ISO 8601 time (UTC if it says nothing), or 90m, 24h, 7d."),
+    ] = None,
+    item: Annotated[str | None, typer.Option("--id", help="Id of a response.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Records shown; an export has no limit by default."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Write the records to this file.")
+    ] = None,
+    format_: Annotated[Format, typer.Option("--format", help="Of --output.")] = Format.JSONL,
+    policies: Annotated[
+        bool, typer.Option("--policy-changes", help="Who changed which policy, instead.")
+    ] = False,
+    as_json: options.JsonOption = False,
+) -> Report:
+    """What a server did: interventions, the latest first, or changes of policies.
+
+    Texts are there only where the policy has record_text.
+    """
+    from rerail.server.records import RUN_PREFIX
+    from rerail.server.records import as_json as public
+    from rerail.store import Store
+
+    location = store or str(default_store())
+    if "://" not in location and not Path(location).expanduser().exists():
+        raise StoreError(f"{location}: there is no such store; give --store")
+    with Store.open(location) as records:
+        name = records.name  # a URL without its password
+        if policies:
+            found = [_change(c) for c in reversed(records.policy_changes(policy))]
+            found = found[: limit or None]
+        else:
+            wanted = limit if limit is not None or output is not None else 50
+            matching = records.find(
+                run_prefix=RUN_PREFIX,
+                since=_since(since),
+                outcome=outcome and outcome.value,
+                policy=policy,
+                item=item,
+                limit=wanted,
+            )
+            found = [public(record) for record in matching]
+    if output is not None:
+        _export(found, output, format_)
+    key = "policy_changes" if policies else "interventions"
+    document: dict[str, Any] = {"store": name, "count": len(found)}
+    document |= {"output": str(output)} if output is not None else {key: found}
+
+    def show(console: Console) -> None:
+        if output is not None:
+            console.print(f"{len(found)} records in {output}", soft_wrap=True)
+        else:
+            console.print(_changes_table(found) if policies else _table(found))
+
+    return Report(document, show, as_json)
+
+
+def _since(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    units = {"m": "minutes", "h": "hours", "d": "days"}
+    try:
+        if value[-1:] in units:
+            span = timedelta(**{units[value[-1]]: float(value[:-1])})
+            return datetime.now(UTC) - span
+        time = datetime.fromisoformat(value)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"--since {value}: write a time such as 2026-09-21T10:00, or 90m, 24h, 7d"
+        ) from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def _change(change: Any) -> dict[str, Any]:
+    return {
+        "at": change.at.isoformat(),
+        "name": change.name,
+        "version": change.version,
+        "action": change.action,
+        "by": change.by,
+        "yaml": change.yaml,
+    }
+
+
+def _export(found: list[dict[str, Any]], output: Path, format_: Format) -> None:
+    try:
+        with output.open("w", encoding="utf-8", newline="") as file:
+            if format_ is Format.JSONL:
+                file.writelines(dumps(record) + "\n" for record in found)
+                return
+            columns = list(dict.fromkeys(key for record in found for key in record))
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            for record in found:
+                writer.writerow({key: _cell(value) for key, value in record.items()})
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {output}: {error.strerror}; choose another --output"
+        ) from None
+
+
+def _cell(value: Any) -> Any:
+    """A value in one cell. A text that a spreadsheet would run as a formula is made a text."""
+    if isinstance(value, Mapping | list):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"}:
+        return "'" + value
+    return value
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("at", "outcome", "harm", "generations"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("policy", "tenant", "id"):
+        table.add_column(heading, overflow="fold")
+    for r in found:
+        table.add_row(
+            r["at"][:19],
+            r["outcome"],
+            f"{_harm(r['harm_before'])} → {_harm(r['harm_after'])}",
+            str(r["generations"]),
+            f"{r['policy']} {r['version']}",
+            one_line(r["tenant"]),
+            r["id"],
+        )
+    return table
+
+
+def _changes_table(found: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("at", "policy", "version", "action", "by"):
+        table.add_column(heading, overflow="fold")
+    for c in found:
+        table.add_row(c["at"][:19], c["name"], c["version"], c["action"], one_line(c["by"]))
+    return table
+
+
+def _harm(value: float | None) -> str:
+    return "none" if value is None else f"{value:.2f}"

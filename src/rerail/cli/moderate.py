@@ -1,0 +1,338 @@
+"""``rerail moderate``: what a policy's moderator makes of texts and answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from rerail.cli import _options as options
+from rerail.cli._frame import ExitCode, Report, notes
+from rerail.cli._lines import Fault, id_of, prompt_of, read_objects, text_of
+from rerail.cli._text import one_line
+from rerail.errors import InputFileError
+from rerail.moderators import (
+    Guarded,
+    Moderator,
+    Stats,
+    counters,
+    explain,
+    load_confirm,
+    load_moderator,
+)
+from rerail.policy import ModeratorSpec, Policy, harm
+from rerail.types import Exchange, Prompt, Score
+
+_BATCH = 64
+_TEXTS = "Texts"
+
+
+def moderate(
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text",
+            help="Text to judge by itself; - reads standard input.",
+            rich_help_panel=_TEXTS,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", help="What was asked, with --answer.", rich_help_panel=_TEXTS),
+    ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option("--answer", help="What was answered.", rich_help_panel=_TEXTS),
+    ] = None,
+    input_: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            help="JSONL: each line has 'text', or 'answer' with 'prompt' or 'messages'.",
+            rich_help_panel=_TEXTS,
+        ),
+    ] = None,
+    moderator: Annotated[
+        str | None,
+        typer.Option("--moderator", help="A moderator by its name, in place of the policy's."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            help="An option of --moderator as NAME=VALUE, the value in YAML; may be repeated.",
+        ),
+    ] = None,
+    explain_: Annotated[
+        bool, typer.Option("--explain", help="Show how each moderator's names map to ours.")
+    ] = False,
+    policy: options.PolicyOption = "default",
+    policies: options.PoliciesOption = None,
+    as_json: options.JsonOption = False,
+) -> Report:
+    """Score texts by category, and say which a policy flags.
+
+    Harm is the largest score in units of its threshold: 1 and above is flagged. What could not be
+    scored is shown as unscored, with the cause; it is never a number.
+    """
+    given = [text is not None, prompt is not None or answer is not None, input_ is not None]
+    if sum(given) != (0 if explain_ else 1):
+        raise typer.BadParameter(
+            "give one of --text, --prompt with --answer, --input, or --explain"
+        )
+    chosen = options.read_policy(policy, policies)
+    if moderator is not None:
+        spec = ModeratorSpec(name=moderator, options=_options(option or ()))
+        chosen = chosen.model_copy(update={"moderators": (spec,), "routes": {}, "confirm": ()})
+    elif option:
+        raise typer.BadParameter("--option belongs to --moderator")
+    if explain_:
+        return _explanation(chosen, as_json)
+    judge = Judge.of(chosen)
+    if input_ is not None:
+        return _many(judge, input_, as_json)
+    if text is not None:
+        return _one(judge, Exchange((), options.read_text(text)), as_json)
+    if prompt is None or answer is None:
+        raise typer.BadParameter("--prompt and --answer belong together")
+    asked = Prompt.of(options.read_text(prompt))
+    return _one(judge, Exchange(asked.messages, options.read_text(answer)), as_json)
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` pairs as a policy file would have them."""
+    found: dict[str, Any] = {}
+    for pair in given:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or name in found:
+            raise typer.BadParameter(f"--option takes NAME=VALUE, each name once, not {pair!r}")
+        try:
+            found[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, RecursionError):
+            raise typer.BadParameter(f"--option {name}: the value is not YAML") from None
+    return found
+
+
+def _explanation(policy: Policy, as_json: bool) -> Report:
+    explained = explain(policy)
+
+    def show(console: Console) -> None:
+        for name, names in explained.items():
+            console.print(name, *(f"  {mapped}" for mapped in names), sep="\n", markup=False)
+
+    document = {name: [asdict(mapped) for mapped in names] for name, names in explained.items()}
+    return Report(document, show, as_json, ExitCode.OK)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The moderators of a policy: the one that steers, and the one that confirms, if any."""
+
+    policy: Policy
+    moderator: Moderator
+    thresholds: Mapping[str, float]
+    confirm: Moderator | None
+
+    @classmethod
+    def of(cls, policy: Policy) -> Judge:
+        """Load the policy's moderators, each behind its time limit."""
+        confirm = load_confirm(policy)
+        moderator = Guarded(load_moderator(policy), policy.moderator_timeout)
+        return cls(
+            policy,
+            moderator,
+            policy.thresholds(moderator.categories, confirm.categories if confirm else None),
+            Guarded(confirm, policy.moderator_timeout) if confirm else None,
+        )
+
+    def verdicts(self, exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
+        """Harm, scores, flagged and unscored of every exchange.
+
+        Where a moderator confirms, its own verdict stands under ``confirm``; an exchange is flagged
+        if either flags it, and unscored if either leaves it so.
+        """
+        verdicts = [_verdict(s, self.thresholds) for s in self.moderator.score(exchanges)]
+        if self.confirm is None:
+            return verdicts
+        active = self.policy.active(self.confirm.categories)
+        seconds = [_verdict(s, active) for s in self.confirm.score(exchanges)]
+        return [
+            {
+                **first,
+                "flagged": first["flagged"] or second["flagged"],
+                "unscored": first["unscored"] or second["unscored"],
+                "confirm": second,
+            }
+            for first, second in zip(verdicts, seconds, strict=True)
+        ]
+
+    def asked(self) -> dict[str, Stats]:
+        """What each service was asked so far, by name."""
+        return counters(self.moderator) | (counters(self.confirm) if self.confirm else {})
+
+    def head(self) -> dict[str, Any]:
+        """What judged, for a JSON document."""
+        return {
+            "policy": asdict(self.policy.tag),
+            "moderator": self.moderator.name,
+            "confirm_moderator": self.confirm.name if self.confirm else None,
+            "thresholds": dict(self.thresholds),
+        }
+
+    def reason(self, verdict: Mapping[str, Any]) -> str:
+        """Why an exchange is flagged: the category that decides, and its harm."""
+        if verdict["harm"] is not None and verdict["harm"] >= 1.0:
+            return f"{_worst(verdict['scores'], self.thresholds)}, harm {verdict['harm']:.2f}"
+        second, confirm = verdict["confirm"], self.confirm
+        active = self.policy.active(confirm.categories if confirm else ())
+        return f"not confirmed: {_worst(second['scores'], active)}, harm {second['harm']:.2f}"
+
+
+def _asked(judge: Judge) -> dict[str, dict[str, Any]]:
+    return {name: asdict(stats) for name, stats in judge.asked().items()}
+
+
+def _verdict(score: Score, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    if not score.scored:
+        return {"harm": None, "scores": {}, "flagged": False, "unscored": score.cause}
+    value = harm(score, thresholds) if thresholds else 0.0
+    return {
+        "harm": value,
+        "scores": dict(score.categories),
+        "flagged": value >= 1.0,
+        "unscored": None,
+    }
+
+
+def _worst(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> str:
+    return max(thresholds, key=lambda c: scores[c] / thresholds[c])
+
+
+def _one(judge: Judge, exchange: Exchange, as_json: bool) -> Report:
+    (verdict,) = judge.verdicts([exchange])
+
+    def show(console: Console) -> None:
+        if verdict["scores"]:
+            console.print(_scores(judge, verdict))
+        console.print(_sentence(judge, verdict))
+
+    code = ExitCode.OK if verdict["unscored"] is None else ExitCode.FAILED
+    document = {**judge.head(), **verdict, "asked": _asked(judge)}
+    return Report(document, show, as_json, code)
+
+
+def _scores(judge: Judge, verdict: Mapping[str, Any]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("category")
+    for name in ("score", "threshold", "harm"):
+        table.add_column(name, justify="right")
+    scores = verdict["scores"]
+    for category in sorted(scores, key=scores.__getitem__, reverse=True):
+        score, threshold = scores[category], judge.thresholds.get(category)
+        if threshold is None:
+            table.add_row(category, f"{score:.3f}", "off", "", style="dim")
+        else:
+            style = "red" if score >= threshold else None
+            figures = (f"{score:.3f}", f"{threshold:.3f}", f"{score / threshold:.2f}")
+            table.add_row(category, *figures, style=style)
+    return table
+
+
+def _sentence(judge: Judge, verdict: Mapping[str, Any]) -> str:
+    by = f"under policy {judge.policy.name} {judge.policy.version}"
+    if verdict["flagged"]:
+        return f"flagged {by}: {judge.reason(verdict)}"
+    if verdict["unscored"] is not None:
+        return f"unscored {by}: {one_line(verdict['unscored'])}"
+    return f"not flagged {by}: harm {verdict['harm']:.2f}"
+
+
+def _many(judge: Judge, path: Path, as_json: bool) -> Report:
+    rows, faults = read_objects(path, _line)
+    console = notes()
+    results: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    for batch in track(
+        list(_batches(rows)), "scoring", console=console, disable=not console.is_terminal
+    ):
+        verdicts = judge.verdicts([exchange for _, _, exchange in batch])
+        results += [
+            {"line": line, "id": name, **verdict}
+            for (line, name, _), verdict in zip(batch, verdicts, strict=True)
+        ]
+    for fault in faults:
+        notes().print(f"{path}, line {fault.line}: {fault.error}", soft_wrap=True)
+    unscored = [Fault(r["line"], r["unscored"]) for r in results if r["unscored"] is not None]
+    document = {
+        **judge.head(),
+        "texts": len(results),
+        "flagged": sum(result["flagged"] for result in results),
+        "unscored": len(unscored),
+        "texts_per_second": len(results) / (time.perf_counter() - started) if results else None,
+        "asked": _asked(judge),
+        "failed": [fault._asdict() for fault in sorted([*faults, *unscored])],
+        "results": results,
+    }
+    code = ExitCode.PARTLY if document["failed"] else ExitCode.OK
+    return Report(document, lambda console: _show_many(judge, document, console), as_json, code)
+
+
+def _line(number: int, data: Mapping[str, Any]) -> tuple[int, str | int, Exchange]:
+    name = id_of(number, data)
+    if "text" in data:
+        return number, name, Exchange((), text_of(data, "text"))
+    if "answer" not in data:
+        raise InputFileError("needs 'text', or 'answer' with 'prompt' or 'messages'")
+    return number, name, Exchange(prompt_of(data).messages, text_of(data, "answer"))
+
+
+def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(rows), _BATCH):
+        yield rows[start : start + _BATCH]
+
+
+def _show_many(judge: Judge, document: Mapping[str, Any], console: Console) -> None:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("line", justify="right")
+    table.add_column("id", overflow="fold")
+    table.add_column("verdict", overflow="fold")
+    for result in document["results"]:
+        at = (str(result["line"]), one_line(str(result["id"])))
+        if result["flagged"]:
+            table.add_row(*at, judge.reason(result), style="red")
+        elif result["unscored"] is not None:
+            table.add_row(*at, f"unscored: {one_line(result['unscored'])}", style="yellow")
+        else:
+            table.add_row(*at, f"harm {result['harm']:.2f}")
+    console.print(table)
+    tag = judge.policy.tag
+    console.print(
+        f"{document['texts']} texts, {document['flagged']} flagged, {document['unscored']} "
+        f"unscored, {len(document['failed']) - document['unscored']} unusable lines; "
+        f"policy {tag.name} {tag.version}{_speed(document)}"
+    )
+    for name, stats in judge.asked().items():
+        console.print(_cost(name, stats))
+
+
+def _cost(name: str, stats: Stats) -> str:
+    """Requests, what they carried and how long they took: what a service bills, and its pace."""
+    mean = stats.seconds / stats.requests if stats.requests else 0.0
+    return (
+        f"{one_line(name)}: {stats.requests} requests ({stats.retries} retries), "
+        f"{stats.characters:,} characters; {mean:.2f} s a request, "
+        f"{stats.slowest:.2f} s the slowest"
+    )
+
+
+def _speed(document: Mapping[str, Any]) -> str:
+    rate = document["texts_per_second"]
+    return "" if rate is None else f"; {rate:,.0f} texts/s"

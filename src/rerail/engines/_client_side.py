@@ -1,0 +1,349 @@
+"""The part of an engine that is the same wherever vLLM runs the model.
+
+A client renders and embeds prompts, cuts answers at the model's ends, and spells them. For this
+it needs the tokenizer, the config and the embedding table of the checkpoint: no second copy of the
+model. What vLLM does (answers from rows, log-probabilities of tokens) is left to two methods.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rerail.engines._checkpoint import Checkpoint
+from rerail.engines._common import check_points, embed, read_answer
+from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch
+from rerail.engines.rendering import Renderer
+from rerail.engines.table import CHUNK_ROWS, ChunkedTable
+from rerail.errors import EngineError, UnsteerableModelError
+from rerail.types import FloatArray, Generation, Prompt
+
+FINISHED = {"stop", "length"}
+"""vLLM's reasons for the end of a whole answer."""
+
+_PROBE_TOKENS, _PROBE_PROMPTS = 8, 3
+_NEUTRAL: Mapping[str, Any] = {
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+"""Sampling that a checkpoint's generation defaults would set otherwise."""
+
+
+class Ask(NamedTuple):
+    """One answer that vLLM is to give.
+
+    Attributes:
+        prompt: ``(n_tokens, d_model)`` rows in the model's dtype, or the tokens of a prompt.
+        limit: tokens at most.
+        seed: of the sampling.
+    """
+
+    prompt: torch.Tensor | list[int]
+    limit: int
+    seed: int = 0
+
+
+class Answer(NamedTuple):
+    """Tokens of an answer, and the log-probability of the first of them if that was asked for."""
+
+    tokens: list[int]
+    first_log_probability: float | None = None
+
+
+class ClientSide(ABC):
+    """An engine whose model runs in vLLM.
+
+    Args:
+        checkpoint: of the model that vLLM serves.
+        dtype: that vLLM computes in.
+        context_length: tokens of prompt and answer that vLLM takes together.
+        name: name of the model in responses; the checkpoint's by default.
+        template_options: given to the chat template, for example ``{"enable_thinking": False}``.
+
+    Raises:
+        EngineError: the checkpoint lacks an embedding table, or vLLM fails.
+        UnsteerableModelError: vLLM answers otherwise from embeddings than from their tokens.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dtype: torch.dtype,
+        context_length: int,
+        name: str | None = None,
+        template_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._tokenizer = checkpoint.tokenizer
+        self._renderer = Renderer(checkpoint.tokenizer, template_options)
+        self._embedding = checkpoint.embedding(dtype)
+        self._dtype = dtype
+        self._context_length = context_length
+        self._name = name or checkpoint.name
+        self._stops = checkpoint.ends()
+        self._table = ChunkedTable(self._table_rows)
+        self._probe()
+
+    @abstractmethod
+    def _answer(
+        self, asks: Sequence[Ask], sampling: Mapping[str, Any], *, log_probability: bool = False
+    ) -> list[Answer]:
+        """Answers in the order of the asks.
+
+        Args:
+            asks: what to answer.
+            sampling: vLLM's sampling parameters, without limit and seed.
+            log_probability: whether that of the first token is wanted.
+        """
+
+    @abstractmethod
+    def _log_probabilities(self, texts: Sequence[tuple[list[int], int]]) -> list[list[float]]:
+        """Of ``(tokens, n)`` texts: the log-probabilities of the last n tokens of each."""
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    @property
+    def table(self) -> ChunkedTable:
+        """The embeddings of the tokenizer's tokens, as the model's module gives them."""
+        return self._table
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of prompt and answer together at most.
+
+        One less than vLLM takes: it generates a token whenever it is asked about a text.
+        """
+        return self._context_length - 1
+
+    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        """Render the prompt and embed it as the model's embedding module does.
+
+        Raises:
+            PromptError: the model has no chat template, it rejects the conversation, or no token
+                is left.
+            PromptTooLongError: the rendered prompt leaves no room for an answer.
+        """
+        return embed(prompt, self._renderer, self.context_length, self._embed_tokens)
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling
+    ) -> list[Generation]:
+        """Answer every request, in order.
+
+        Raises:
+            EngineError: a point is not finite, in the model's dtype too, or has another shape
+                than its prompt's, or vLLM failed.
+        """
+        asks = self._asks(requests, sampling)
+        if not asks:
+            return []
+        answers = self._answer(asks, self._sampling(sampling.temperature, sampling.top_p))
+        return [self._generation(answer.tokens) for answer in answers]
+
+    def generate_watched(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
+    ) -> list[Generation]:
+        """As `generate`; answers that ``watch`` stops are left as they are, ``cut``.
+
+        vLLM is asked for an answer up to where it is shown, then for what follows, with the
+        embeddings of the answer's tokens behind the prompt's rows. Above temperature 0 each of
+        these parts is drawn by a seed of its own, so that a watched answer is another draw than
+        one of `generate`.
+
+        Raises:
+            EngineError: as `generate`.
+        """
+        asks = self._asks(requests, sampling)
+        horizons = {
+            place: request.horizon
+            for place, request in enumerate(requests)
+            if request.horizon is not None
+        }
+        given = self._sampling(sampling.temperature, sampling.top_p)
+        whole = [place for place in range(len(asks)) if place not in horizons]
+        # Beside each other: what is shown need not wait for the longest of the others.
+        with ThreadPoolExecutor(1, thread_name_prefix="vllm-whole") as beside:
+            others = beside.submit(self._answer, [asks[place] for place in whole], given)
+            answers = self._watched({p: asks[p] for p in horizons}, horizons, given, watch)
+            for place, answer in zip(whole, others.result(), strict=True):
+                answers[place] = self._generation(answer.tokens)
+        return [answers[place] for place in range(len(asks))]
+
+    def generate_from_tokens(
+        self, token_ids: NDArray[np.int64], sampling: Sampling, seed: int = 0
+    ) -> Generation:
+        """Answer one rendered prompt from its tokens: plain generation, embeddings untouched.
+
+        What `generate` gives for an unmoved point can be compared with it.
+
+        Raises:
+            EngineError: vLLM failed.
+        """
+        ask = Ask(token_ids.tolist(), self._room(len(token_ids), sampling), seed % 2**63)
+        given = self._sampling(sampling.temperature, sampling.top_p)
+        return self._generation(self._answer([ask], given)[0].tokens)
+
+    def log_likelihood(
+        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+    ) -> list[float]:
+        """Mean log-likelihood per token, in nats, of answers under their unmoved prompts.
+
+        Raises:
+            EngineError: an answer has no tokens, the text exceeds the context, or vLLM failed.
+        """
+        if any(not tokens for _, tokens in requests):
+            raise EngineError("an answer without tokens has no log-likelihood")
+        texts = [
+            ([*prompt.token_ids.tolist(), *tokens], len(tokens)) for prompt, tokens in requests
+        ]
+        if any(len(tokens) > self.context_length for tokens, _ in texts):
+            raise EngineError(
+                f"prompt and answer exceed the {self.context_length} tokens that the model takes"
+            )
+        if not texts:
+            return []
+        return [float(np.mean(values)) for values in self._log_probabilities(texts)]
+
+    def weights_sha256(self) -> str:
+        """SHA-256 over the checkpoint's safetensors files: the weights that were meant.
+
+        What vLLM holds in memory cannot be hashed from here; nothing that rerail sends to it
+        can change a weight.
+        """
+        return self._checkpoint.sha256()
+
+    def _asks(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Ask]:
+        if sampling.max_new_tokens < 1:
+            raise EngineError("max_new_tokens is below 1: ask for at least one token")
+        check_points(requests, torch.finfo(self._dtype).max)
+        return [
+            Ask(
+                torch.from_numpy(request.point).to(self._dtype),
+                self._room(len(request.point), sampling),
+                request.seed % 2**63,
+            )
+            for request in requests
+        ]
+
+    def _watched(
+        self,
+        asks: Mapping[int, Ask],
+        marks: Mapping[int, int],
+        sampling: Mapping[str, Any],
+        watch: Watch,
+    ) -> dict[int, Generation]:
+        """Answers by the places of their asks, each shown at its mark and at twice, 4, 8 times."""
+        answers: dict[int, Generation] = {}
+        begun: dict[int, list[int]] = {place: [] for place in asks}
+        marks = dict(marks)
+        while begun:
+            parts = [self._next(asks[place], begun[place], marks[place]) for place in begun]
+            shown = {}
+            for part, (place, tokens), answer in zip(
+                parts, list(begun.items()), self._answer(parts, sampling), strict=True
+            ):
+                tokens += answer.tokens
+                marks[place] *= 2
+                answers[place] = self._generation(tokens)
+                ended = len(answer.tokens) < part.limit or len(tokens) == asks[place].limit
+                if ended or answers[place].finish_reason == "stop":
+                    del begun[place]
+                else:
+                    shown[place] = answers[place].text
+            stops = watch(list(shown), list(shown.values())) if shown else ()
+            for place, stop in zip(shown, stops, strict=True):
+                if stop:
+                    answers[place] = replace(answers[place], finish_reason="cut")
+                    del begun[place]
+        return answers
+
+    def _next(self, ask: Ask, tokens: list[int], mark: int) -> Ask:
+        """For what follows so many tokens of an answer, up to the mark."""
+        assert isinstance(ask.prompt, torch.Tensor)
+        rows = self._rows_of(torch.tensor(tokens, dtype=torch.int64))
+        limit = min(mark, ask.limit) - len(tokens)
+        seed = (ask.seed + len(tokens)) % 2**63
+        return Ask(torch.cat([ask.prompt, rows]), limit, seed)
+
+    @property
+    def _vocabulary(self) -> int:
+        """Tokens that have an embedding."""
+        return len(self._embedding.weight)
+
+    @property
+    def _named(self) -> int:
+        """Tokens that have both a name and an embedding."""
+        return min(len(self._tokenizer), self._vocabulary)
+
+    def _room(self, prompt_tokens: int, sampling: Sampling) -> int:
+        return max(1, min(sampling.max_new_tokens, self.context_length - prompt_tokens))
+
+    def _rows_of(self, ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            rows: torch.Tensor = self._embedding(ids[None])[0]
+        return rows
+
+    def _embed_tokens(self, tokens: NDArray[np.int64]) -> FloatArray:
+        array: FloatArray = self._rows_of(torch.from_numpy(tokens)).float().numpy()
+        return array
+
+    def _table_rows(self) -> Iterator[FloatArray]:
+        for start in range(0, self._named, CHUNK_ROWS):
+            yield self._embed_tokens(np.arange(start, min(start + CHUNK_ROWS, self._named)))
+
+    def _sampling(self, temperature: float, top_p: float) -> dict[str, Any]:
+        return {
+            **_NEUTRAL,
+            "temperature": temperature,
+            # vLLM takes no 0; with so small a share the likeliest token alone is left.
+            "top_p": max(top_p, 1e-9),
+            "stop_token_ids": self._stops,
+            "skip_special_tokens": False,
+        }
+
+    def _generation(self, row: list[int]) -> Generation:
+        return read_answer(self._tokenizer, self._stops, row)
+
+    def _probe(self) -> None:
+        """Compare what vLLM makes of tokens and of their embeddings.
+
+        Raises:
+            EngineError: vLLM refuses embeddings.
+            UnsteerableModelError: the two differ: another checkpoint, another dtype, or a model
+                that scales or adds to its embeddings elsewhere.
+        """
+        words = np.setdiff1d(np.arange(self._named), self._tokenizer.all_special_ids)
+        places = np.linspace(0, len(words) - 1, _PROBE_TOKENS * _PROBE_PROMPTS).astype(np.int64)
+        prompts: NDArray[np.int64] = words[places].reshape(_PROBE_TOKENS, _PROBE_PROMPTS).T
+        greedy = self._sampling(0.0, 1.0)
+        tokens = [Ask(prompt.tolist(), 1) for prompt in prompts]
+        rows = [Ask(self._rows_of(torch.from_numpy(prompt.copy())), 1) for prompt in prompts]
+        expected = self._answer(tokens, greedy, log_probability=True)
+        given = self._answer(rows, greedy, log_probability=True)
+        tolerance = 1e-3 if self._dtype == torch.float32 else 0.25
+        for one, other in zip(expected, given, strict=True):
+            assert one.first_log_probability is not None
+            assert other.first_log_probability is not None
+            if not abs(one.first_log_probability - other.first_log_probability) <= tolerance:
+                raise UnsteerableModelError(
+                    f"{self._name} answers differently from tokens and from their embeddings: "
+                    f"check that vLLM serves this checkpoint, in {self._dtype}; otherwise choose "
+                    "another model"
+                )

@@ -1,0 +1,188 @@
+"""The seam between rerail and whatever runs the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerail.types import BoolArray, FloatArray, Generation, Prompt
+
+SteerableRows = Literal["last_user", "user", "all"]
+
+TEMPLATE_ROW = -1
+"""Value of `EmbeddedPrompt.message_index` for rows of the template."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedPrompt:
+    """A prompt, rendered and embedded: where a search starts.
+
+    Attributes:
+        prompt: what was rendered.
+        token_ids: ``(n_tokens,)`` int64 tokens of the rendered prompt.
+        point: ``(n_tokens, d_model)`` float32 input embeddings, as the model's embedding module
+            gives them.
+        message_index: ``(n_tokens,)`` int64; for each row the index of the message whose content
+            the token spells, or `TEMPLATE_ROW`. A token that mixes template and content,
+            white space aside, counts as template.
+    """
+
+    prompt: Prompt
+    token_ids: NDArray[np.int64]
+    point: FloatArray = field(repr=False)
+    message_index: NDArray[np.int64] = field(repr=False)
+
+    def steerable(self, rows: SteerableRows) -> BoolArray:
+        """``(n_tokens,)`` mask of the rows that a policy allows to move.
+
+        ``last_user``: the words of the last user turn. ``user``: the words of all user turns.
+        ``all``: every row, template included (meant for text completion).
+        """
+        if rows == "all":
+            return np.ones(len(self.token_ids), dtype=np.bool_)
+        last = len(self.prompt.messages) - 1
+        users = [
+            i
+            for i, message in enumerate(self.prompt.messages)
+            if message.role == "user" and (rows == "user" or i == last)
+        ]
+        return np.isin(self.message_index, users)
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationRequest:
+    """One answer to generate.
+
+    Attributes:
+        embedded: the prompt; its leading rows that ``point`` leaves unmoved may be shared with
+            other requests in a key-value cache.
+        point: ``(n_tokens, d_model)`` float32 embeddings to answer from.
+        seed: of this answer's sampling; has no effect at temperature 0.
+        horizon: tokens after which a `WatchingEngine` shows what there is of the answer, and
+            again each time there is twice as much; None: never.
+    """
+
+    embedded: EmbeddedPrompt
+    point: FloatArray = field(repr=False)
+    seed: int = 0
+    horizon: int | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
+
+    Attributes:
+        max_new_tokens: tokens at most per answer; the context may leave fewer.
+        temperature: 0 is greedy.
+        top_p: smallest set of tokens with at least this probability is drawn from.
+        stop: an answer ends before the first of these; what is judged is what is left.
+    """
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+    def cut(self, text: str) -> str:
+        """The text before the first stop."""
+        ends = [end for stop in self.stop if (end := text.find(stop)) >= 0]
+        return text[: min(ends)] if ends else text
+
+
+@runtime_checkable
+class EmbeddingTable(Protocol):
+    """What a search needs to know of the model's embedding table, as its module gives it."""
+
+    @property
+    def rms(self) -> float:
+        """Root mean square of all entries: the unit of ``perturbation_scale``."""
+        ...
+
+    @property
+    def mean_row_norm(self) -> float:
+        """Mean Euclidean norm of a row: the unit of ``step_size``."""
+        ...
+
+    def principal_directions(self, rank: int) -> FloatArray:
+        """``(rank, d_model)`` orthonormal leading principal directions, centred table."""
+        ...
+
+    def nearest_tokens(self, rows: FloatArray) -> NDArray[np.int64]:
+        """``(n,)`` token of the nearest table row by cosine, for ``(n, d_model)`` rows."""
+        ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Turns prompts into points, and points into answers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def table(self) -> EmbeddingTable: ...
+
+    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        """Render and embed.
+
+        Raises:
+            PromptTooLongError: the rendered prompt leaves no room for an answer.
+        """
+        ...
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling
+    ) -> list[Generation]:
+        """Answer every request, in order, as one batch where memory allows.
+
+        Raises:
+            EngineError: the model failed.
+        """
+        ...
+
+    def log_likelihood(
+        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+    ) -> list[float]:
+        """Mean log-likelihood per token, in nats, of answers under their *unmoved* prompts.
+
+        Each request is a prompt and the tokens of an answer to it (at least one token).
+        """
+        ...
+
+    def weights_sha256(self) -> str:
+        """Hash of all weights: the same before and after whatever rerail did."""
+        ...
+
+
+Watch = Callable[[Sequence[int], Sequence[str]], Sequence[bool]]
+"""``watch(places, texts)``: whether to stop each of some unfinished answers, given the places of
+their requests and the texts so far. It is called while the engine is busy: it must not ask it."""
+
+
+def is_due(tokens: int, horizon: int | None) -> bool:
+    """Whether an answer of so many tokens is to be shown: at horizon · 2ᵏ for k = 0, 1, ..."""
+    if horizon is None or tokens < horizon or tokens % horizon:
+        return False
+    return (tokens // horizon).bit_count() == 1
+
+
+@runtime_checkable
+class WatchingEngine(Engine, Protocol):
+    """An engine whose answers can be stopped while they are generated."""
+
+    def generate_watched(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
+    ) -> list[Generation]:
+        """As `generate`; answers that ``watch`` stops are left as they are, ``cut``.
+
+        An answer is shown when it has ``horizon · 2ᵏ`` tokens and is not complete.
+
+        Raises:
+            EngineError: the model failed.
+        """
+        ...

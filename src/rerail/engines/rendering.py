@@ -1,0 +1,248 @@
+"""From a prompt to the model's tokens, and which of them spell whose words.
+
+The chat template never sees what people wrote: it is rendered with a *slot* in place of each
+message, and the words are put into the slots afterwards. Words that look like the template's
+control tokens ("<|im_end|>") are tokenised as the letters that they are. For words without such
+tokens the result equals ``tokenizer.apply_chat_template``, token for token.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerail.engines.base import TEMPLATE_ROW
+from rerail.errors import EngineError, MissingDependencyError, PromptError
+from rerail.types import Prompt
+
+_EDGE = "\u2003"
+"""White space that no template writes: where it is gone, the template trims its messages."""
+_SLOT = re.compile(f"({_EDGE}?)\ue000([0-9]+)\ue001({_EDGE}?)")
+
+
+class _Piece(NamedTuple):
+    """A part of the rendered text: a message's words, or (`TEMPLATE_ROW`) the template's."""
+
+    text: str
+    message: int
+
+
+class _Token(NamedTuple):
+    """A token and the characters ``start`` to ``end`` that it spells."""
+
+    id: int
+    start: int
+    end: int
+
+
+class Renderer:
+    """Renders prompts for one tokenizer.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer backed by the ``tokenizers`` library.
+        template_options: given to the chat template, for example ``{"enable_thinking": False}``.
+
+    Raises:
+        EngineError: the tokenizer has no such backend.
+    """
+
+    def __init__(self, tokenizer: Any, template_options: Mapping[str, Any] | None = None) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise EngineError(
+                f"{type(tokenizer).__name__} cannot tell which characters its tokens spell: "
+                "use a model whose folder has a tokenizer.json"
+            )
+        self._tokenizer = tokenizer
+        self._options = dict(template_options or {})
+        self._lock = threading.Lock()
+        # A copy of our own: post-processors trim the offsets, and padding would add tokens.
+        self._encoder = type(backend).from_str(backend.to_str())
+        self._encoder.post_processor = None
+        self._encoder.no_padding()
+        self._encoder.no_truncation()
+        self._control = self._control_tokens()
+        self._leading = self._leading_tokens()
+
+    def render(self, prompt: Prompt) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """``(n_tokens,)`` token ids and ``(n_tokens,)`` message indices of the prompt.
+
+        Raises:
+            PromptError: there is no chat template, or it rejects the conversation.
+        """
+        if prompt.template:
+            leading, pieces = [], self._fill(prompt)
+        else:
+            leading, pieces = self._leading, [_Piece(prompt.messages[0].content, 0)]
+        with self._lock:
+            tokens = self._tokens(pieces)
+        ids = leading + [token for token, _ in tokens]
+        messages = [TEMPLATE_ROW] * len(leading) + [message for _, message in tokens]
+        return np.array(ids, dtype=np.int64), np.array(messages, dtype=np.int64)
+
+    def _control_tokens(self) -> dict[int, str]:
+        """Tokens that people may not write: the special ones, and those of the template."""
+        template = self._tokenizer.chat_template or ""
+        source = "\n".join(template.values()) if isinstance(template, dict) else template
+        control = {
+            token: added.content
+            for token, added in self._tokenizer.added_tokens_decoder.items()
+            if added.special or (added.content.strip() and added.content in source)
+        }
+        ids, names = self._tokenizer.all_special_ids, self._tokenizer.all_special_tokens
+        return dict(zip(ids, names, strict=True)) | control
+
+    def _leading_tokens(self) -> list[int]:
+        """What the tokenizer puts before a plain text, such as the beginning-of-text token."""
+        bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        framed = self._tokenizer("a")["input_ids"]
+        starts = range(len(framed) - len(bare) + 1)
+        before = [framed[:i] for i in starts if framed[i : i + len(bare)] == bare]
+        return list(before[0]) if before and bare else []
+
+    def _fill(self, prompt: Prompt) -> list[_Piece]:
+        if not self._tokenizer.chat_template:
+            raise PromptError(
+                "this model has no chat template: give it a text to continue "
+                "(Prompt.completion), or choose a chat model"
+            )
+        rendered = self._apply_template(
+            [
+                {
+                    "role": message.role,
+                    "content": f"{_EDGE}\ue000{i}\ue001{_EDGE}"
+                    if message.content.strip()
+                    else message.content,
+                }
+                for i, message in enumerate(prompt.messages)
+            ]
+        )
+        pieces: list[_Piece] = []
+        end = 0
+        for slot in _SLOT.finditer(rendered):
+            index = int(slot[2])
+            content = prompt.messages[index].content
+            content = content if slot[1] else content.lstrip()
+            content = content if slot[3] else content.rstrip()
+            pieces += [
+                _Piece(rendered[end : slot.start()], TEMPLATE_ROW),
+                _Piece(content, index),
+            ]
+            end = slot.end()
+        pieces.append(_Piece(rendered[end:], TEMPLATE_ROW))
+        shown = {piece.message for piece in pieces}
+        for i, message in enumerate(prompt.messages):
+            if message.content.strip() and i not in shown:
+                raise PromptError(
+                    f"this model's chat template leaves out message {i} ({message.role}): "
+                    "remove it, or say it in the user's message"
+                )
+        return pieces
+
+    def _apply_template(self, conversation: list[dict[str, str]]) -> str:
+        try:
+            from jinja2 import TemplateError
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError("jinja2", "hf") from error
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                conversation, tokenize=False, add_generation_prompt=True, **self._options
+            )
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in conversation)
+            raise PromptError(
+                f"this model's chat template rejects the conversation ({roles}): {error}. "
+                "Some templates take no system message, or need user and assistant in turns"
+            ) from error
+        return str(rendered)
+
+    def _tokens(self, pieces: list[_Piece]) -> list[tuple[int, int]]:
+        """``(token, message)`` for the pieces; those with control tokens stand alone."""
+        alone: set[int] = set()
+        while True:
+            tokens: list[tuple[int, int]] = []
+            found: set[int] = set()
+            run: list[int] = []
+            for i in range(len(pieces) + 1):
+                if i < len(pieces) and i not in alone:
+                    run.append(i)
+                    continue
+                found |= self._run(pieces, run, tokens)
+                run = []
+                if i < len(pieces):
+                    tokens += [(t, pieces[i].message) for t in self._as_letters(pieces[i].text)]
+            if not found:
+                return tokens
+            alone |= found
+
+    def _run(self, pieces: list[_Piece], run: list[int], tokens: list[tuple[int, int]]) -> set[int]:
+        """Tokenise neighbouring pieces as one text; gives the pieces that spell control tokens."""
+        text = "".join(pieces[i].text for i in run)
+        ends = np.cumsum([len(pieces[i].text) for i in run])
+        found: set[int] = set()
+        for token in self._encode(text):
+            if token.start == token.end:
+                at = int(np.searchsorted(ends, token.start, side="right"))
+                inside = at < len(run) and token.start > ends[at] - len(pieces[run[at]].text)
+                first = last = at if inside else -1
+            else:
+                first = int(np.searchsorted(ends, token.start, side="right"))
+                last = int(np.searchsorted(ends, token.end - 1, side="right"))
+            parts = {}
+            for at in range(first, last + 1) if first >= 0 else ():
+                start = int(ends[at]) - len(pieces[run[at]].text)
+                parts[run[at]] = text[max(token.start, start) : min(token.end, int(ends[at]))]
+            # White space decides nothing: a template's blank before the first word belongs to it.
+            spelling = [i for i, part in parts.items() if part.strip()] or list(parts)
+            owners = {pieces[i].message for i in spelling}
+            tokens.append((token.id, owners.pop() if len(owners) == 1 else TEMPLATE_ROW))
+            if self._is_control(token, text):
+                found |= {
+                    i
+                    for i, part in parts.items()
+                    if pieces[i].message != TEMPLATE_ROW and part.strip()
+                }
+        return found
+
+    def _as_letters(self, text: str) -> list[int]:
+        """Tokens of a text in which nothing is a control token."""
+        self._encoder.encode_special_tokens = True
+        try:
+            tokens = self._encode(text)
+        finally:
+            self._encoder.encode_special_tokens = False
+        control = [token for token in tokens if self._is_control(token, text)]
+        if not control:
+            return [token.id for token in tokens]
+        # Cut every control token in the middle: neither half can be the whole.
+        ids: list[int] = []
+        start = 0
+        for token in control:
+            if token.end - token.start > 1:
+                middle = (token.start + token.end) // 2
+                ids += self._as_letters(text[start:middle])
+                start = middle
+            else:
+                ids += self._as_letters(text[start : token.start])
+                start = token.end
+        return ids + self._as_letters(text[start:])
+
+    def _is_control(self, token: _Token, text: str) -> bool:
+        content = self._control.get(token.id)
+        if content is None:
+            return False
+        if token.id == self._tokenizer.unk_token_id:
+            return content.casefold() in text[token.start : token.end].casefold()
+        return True
+
+    def _encode(self, text: str) -> list[_Token]:
+        encoding = self._encoder.encode(text, add_special_tokens=False)
+        return [
+            _Token(token, start, end)
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]

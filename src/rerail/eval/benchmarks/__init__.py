@@ -1,0 +1,140 @@
+"""Benchmarks: a file or the hub in, cases out. One short file each."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from rerail.errors import InputFileError
+from rerail.eval.benchmarks import (
+    advbench,
+    ailuminate,
+    attaq,
+    bold,
+    do_not_answer,
+    gsm8k,
+    harmbench,
+    ifeval,
+    jailbreakbench,
+    mt_bench,
+    multijail,
+    or_bench,
+    realtoxicityprompts,
+    self_instruct,
+    simple_safety_tests,
+    strongreject,
+    wildjailbreak,
+    xstest,
+)
+from rerail.eval.benchmarks.base import DATASET, Benchmark
+from rerail.eval.benchmarks.own import own_file
+from rerail.eval.types import CASE_KINDS, Case, CaseKind
+from rerail.policy import nearest
+
+__all__ = ["BENCHMARKS", "DATASET", "Benchmark", "draw", "load_benchmark"]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        advbench.BENCHMARK,
+        ailuminate.BENCHMARK,
+        attaq.BENCHMARK,
+        bold.BENCHMARK,
+        do_not_answer.BENCHMARK,
+        gsm8k.BENCHMARK,
+        harmbench.BENCHMARK,
+        ifeval.BENCHMARK,
+        jailbreakbench.BENCHMARK,
+        jailbreakbench.BENIGN,
+        mt_bench.BENCHMARK,
+        multijail.BENCHMARK,
+        or_bench.BENCHMARK,
+        or_bench.TOXIC,
+        realtoxicityprompts.BENCHMARK,
+        self_instruct.BENCHMARK,
+        simple_safety_tests.BENCHMARK,
+        strongreject.BENCHMARK,
+        wildjailbreak.BENCHMARK,
+        xstest.BENCHMARK,
+    )
+}
+
+_SPEC = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9._-]*)"
+    r"(?::(?P<kind>[a-z]+))?"
+    r"(?:\[(?P<start>\d*):(?P<stop>\d*)\])?"
+    r"(?:=(?P<path>.+))?",
+    re.DOTALL,
+)
+
+
+def load_benchmark(spec: str) -> list[Case]:
+    """The cases that a specification names.
+
+    ``NAME`` reads the hub, ``NAME=PATH`` a local copy; ``NAME[420:520]=PATH`` takes rows 420 to
+    519. With a name that is none of `BENCHMARKS`, PATH is a file of one's own, and
+    ``NAME:benign=PATH`` says what kind its prompts are.
+
+    Raises:
+        InputFileError: the specification cannot be read, or the data cannot.
+        MissingDependencyError: the hub's library is not installed.
+    """
+    found = _SPEC.fullmatch(spec)
+    if found is None:
+        raise InputFileError(f"benchmark {spec!r}: write NAME=PATH, in small letters, or NAME")
+    name, kind, path = found["name"], found["kind"], found["path"]
+    if kind is not None and kind not in CASE_KINDS:
+        raise InputFileError(
+            f"benchmark {spec!r}: unknown kind {kind!r}{nearest(kind, CASE_KINDS)}"
+        )
+    if name in BENCHMARKS:
+        if kind is not None:
+            raise InputFileError(f"benchmark {spec!r}: {name} knows its own kind; leave it out")
+        benchmark = BENCHMARKS[name]
+    elif path is None:
+        raise InputFileError(
+            f"unknown benchmark {name!r}{nearest(name, BENCHMARKS)}; a file of your own is "
+            f"{name}=PATH"
+        )
+    else:
+        benchmark = own_file(name, cast("CaseKind", kind or "harmful"))
+    cases = benchmark.load(None if path is None else Path(path).expanduser())
+    start, stop = (int(found[key]) if found[key] else None for key in ("start", "stop"))
+    taken = cases[start:stop]
+    if not taken:
+        raise InputFileError(f"benchmark {spec!r}: it has {len(cases)} rows, none of them there")
+    return taken
+
+
+def draw(cases: Sequence[Case], limit: int | None) -> list[Case]:
+    """``limit`` of the cases, in their order.
+
+    They are drawn by their ids: the cases of a limit are among those of every larger one.
+    """
+    if limit is None or limit >= len(cases):
+        return list(cases)
+
+    def rank(case: Case) -> bytes:
+        return hashlib.sha256(f"{case.benchmark}/{case.id}".encode()).digest()
+
+    taken = set(sorted(range(len(cases)), key=lambda i: rank(cases[i]))[:limit])
+    return [case for i, case in enumerate(cases) if i in taken]
+
+
+def without_template(cases: Sequence[Case]) -> list[Case]:
+    """The cases as plain texts to be continued: the setting of TIDE, for base models.
+
+    Raises:
+        InputFileError: a case is a conversation.
+    """
+    for case in cases:
+        if len(case.messages) > 1:
+            raise InputFileError(
+                f"case {case.id} of {case.benchmark} is a conversation: it cannot be continued "
+                "as a plain text"
+            )
+    return [replace(case, template=False) for case in cases]

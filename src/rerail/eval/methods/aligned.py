@@ -1,0 +1,114 @@
+"""rerail's own methods: `Aligner` under the policy, its optimiser replaced.
+
+``fast`` and ``reference`` (the published loop) are the presets; ``random`` is the search of
+``fast`` that never moves its centre. The ablations are ``fast`` without one of its parts. Any
+setting may be changed by name: ``fast:num_directions=16,descend=false``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rerail.align import Aligner
+from rerail.eval.methods.base import Answered, Context
+from rerail.eval.types import TrajectoryPoint
+from rerail.policy import OptimizerSettings, Policy, Preset
+from rerail.types import Evaluation, FrozenDict, Prompt, Response
+
+UNBOUNDED = -1e9
+"""A floor of naturalness that nothing falls below."""
+
+
+class Aligned:
+    """Answers by `Aligner`. Nothing that the policy flags, or that is unscored, is returned.
+
+    Args:
+        name: in records.
+        preset: whose optimiser; None: the policy's own.
+        optimizer: settings of the optimiser that replace the preset's.
+        policy: keys of the policy that are replaced.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        preset: Preset | None,
+        optimizer: Mapping[str, Any] | None = None,
+        policy: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.preset = preset
+        self.optimizer = FrozenDict(optimizer or {})
+        self.changes = FrozenDict(policy or {})
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        settings: dict[str, Any] = {"optimizer": dict(self.optimizer), "policy": dict(self.changes)}
+        if self.preset is not None:
+            resolved = OptimizerSettings.of(self.preset, **self.optimizer)
+            settings["optimizer"] = resolved.model_dump(mode="json")
+        return FrozenDict(settings)
+
+    def policy(self, policy: Policy) -> Policy:
+        """The policy under which this method answers.
+
+        Raises:
+            PolicyError: a setting is unknown or not valid.
+        """
+        optimizer = policy.optimizer.model_dump(mode="json")
+        if self.preset is not None:
+            optimizer = OptimizerSettings.of(self.preset).model_dump(mode="json")
+        data = policy.model_dump(mode="json") | dict(self.changes)
+        data["optimizer"] = optimizer | dict(self.optimizer)
+        return Policy.parse(data, f"method {self.name!r}")
+
+    def answer(self, context: Context, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answered]]:
+        """Answer every prompt, each with its index as soon as it is finished."""
+        aligner = Aligner(
+            context.engine,
+            context.moderator,
+            self.policy(context.policy),
+            confirm=context.confirm,
+            sampling=context.sampling,
+            seed=context.seed,
+            max_open=context.max_open,
+        )
+        for index, response in aligner.align_iter(prompts):
+            yield index, answered(response)
+
+
+def answered(response: Response) -> Answered:
+    """A response in the form that all methods share."""
+    chosen = _chosen(response)
+    return Answered(
+        response.outcome,
+        response.text,
+        token_ids=None if chosen is None else chosen.generation.token_ids,
+        final=response.final,
+        accepted_from=response.accepted_from,
+        naturalness=response.naturalness,
+        min_cosine=response.min_cosine,
+        tokens_preserved=response.tokens_preserved,
+        iterations=response.iterations,
+        cost=response.cost,
+        trajectory=tuple(
+            TrajectoryPoint(
+                number,
+                evaluation.harm if math.isfinite(evaluation.harm) else None,
+                evaluation.naturalness,
+                evaluation is chosen,
+            )
+            for number, evaluation in enumerate(response.evaluations, 1)
+        ),
+        error=response.error,
+    )
+
+
+def _chosen(response: Response) -> Evaluation | None:
+    """The evaluation whose answer left; None if none did."""
+    if response.final is None:
+        return None
+    left = [e for e in response.evaluations if e.generation.text == response.text]
+    return next((e for e in left if e.naturalness == response.naturalness), None)

@@ -1,0 +1,175 @@
+"""Offsets that lead to acceptable answers on many prompts, to be tried first on others.
+
+    fitted = fit(aligner, prompts)
+    policy = policy.model_copy(update={"offsets": {**policy.offsets, model: fitted.offsets}})
+
+What makes a model decline is largely the same for all prompts. The cross-entropy method (Rubinstein
+1999) looks for it: every prompt is answered from offsets of its own, drawn around a common centre
+in the span of the table's leading principal directions, and centre and spread become those of the
+offsets whose answers were acceptable. Of the centres, longer and shorter, those are kept that
+together solve the most prompts. Answers are judged as in any search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerail.align import Aligner, Search, advance, evaluate, loss, offset
+from rerail.engines.base import EmbeddingTable
+from rerail.errors import EngineError, ModeratorError, PromptError
+from rerail.policy import Offsets
+from rerail.types import Cost, Evaluation, PromptLike, StopReason
+
+Floats = NDArray[np.float64]
+
+LEAST_SPREAD = 0.3
+"""Share of the old spread that is added to the new one: it must not collapse at once."""
+
+WIDEN = 1.5
+"""Growth of the spread where nothing was acceptable."""
+
+LENGTHS = (0.75, 1.0, 1.25, 1.5)
+"""Of each centre, as multiples, that are tried on all prompts at the end."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Offsets, best first, and what they are worth on the prompts they were fitted on.
+
+    Attributes:
+        offsets: for `Policy.offsets`.
+        accepted: for each offset, the prompts that it solves and none before it does.
+        flagged: prompts whose first answer was flagged; the others teach nothing.
+        cost: of all searches.
+    """
+
+    offsets: Offsets
+    accepted: tuple[int, ...]
+    flagged: int
+    cost: Cost
+
+
+def fit(
+    aligner: Aligner,
+    prompts: Iterable[PromptLike],
+    *,
+    rank: int = 8,
+    keep: int = 4,
+    draws: int = 8,
+    rounds: int = 4,
+    scale: float = 0.4,
+    seed: int = 0,
+    said: Callable[[str], None] = lambda step: None,
+) -> Fitted:
+    """Find offsets for the aligner's policy and model.
+
+    Args:
+        aligner: its engine, moderators and policy.
+        prompts: whose first answers are flagged; others cost one generation and are left aside.
+        rank: principal directions of the table within which offsets lie; all, if it has too few.
+        keep: offsets at most.
+        draws: offsets per prompt and round.
+        rounds: of the cross-entropy method.
+        scale: length of the first offsets, as a share of a typical row's.
+        seed: of the offsets drawn.
+        said: is told what begins.
+
+    Raises:
+        PromptError: a prompt is empty, malformed or too long, or no first answer is flagged.
+        ModeratorError: no first answer is flagged, and one could not be judged.
+        EngineError: no first answer is flagged, and one could not be had.
+    """
+    searches = [aligner.open(prompt) for prompt in prompts]
+    for start in range(0, len(searches), aligner.max_open):
+        advance(searches[start : start + aligner.max_open])
+    flagged = [s for s in searches if not s.done and s.evaluations[0].flagged]
+    if not flagged:
+        for search in searches:
+            if search.reason is StopReason.MODERATOR_ERROR:
+                raise ModeratorError(f"a first answer could not be judged: {search.error}")
+            if search.reason is StopReason.ENGINE_ERROR:
+                raise EngineError(f"a first answer could not be had: {search.error}")
+        raise PromptError("no first answer is flagged: give prompts that the model complies with")
+    generator = np.random.default_rng(seed)
+    rank = min(rank, flagged[0].embedded.point.shape[1])
+    centre, spread = np.zeros(rank), np.full(rank, scale / np.sqrt(rank))
+    centres: list[Floats] = []
+    for number in range(rounds):
+        said(f"round {number + 1} of {rounds}, {len(flagged)} flagged prompts")
+        shape = (len(flagged), draws, rank)
+        drawn = centre + spread * generator.standard_normal(shape)
+        good = _good(flagged, drawn, aligner.engine.table)
+        if len(good) < 2:
+            spread = spread * WIDEN
+            continue
+        centre, spread = good.mean(axis=0), good.std(axis=0) + LEAST_SPREAD * spread
+        centres.append(centre)
+    said("choosing")
+    tried = [length * centre for centre in centres for length in LENGTHS]
+    losses = np.array([_losses(flagged, each, aligner.engine.table) for each in tried])
+    places, gains = _cover(losses, keep) if tried else ([], ())
+    return Fitted(
+        tuple(tuple(round(float(c), 4) for c in tried[place]) for place in places),
+        gains,
+        len(flagged),
+        sum((search.cost for search in searches), Cost()),
+    )
+
+
+def _good(searches: Sequence[Search], drawn: Floats, table: EmbeddingTable) -> Floats:
+    """``(n, rank)``: those of ``(n_searches, draws, rank)`` offsets whose answers are acceptable.
+
+    Of each prompt's own only the most natural, a quarter of its draws at most, so that the easy
+    prompts do not rule the centre.
+    """
+    asks = [
+        (search, search.optimizer.shifted(offset(table, coordinates.tolist())))
+        for search, own in zip(searches, drawn, strict=True)
+        for coordinates in own
+    ]
+    found: dict[Search, list[Evaluation]] = {search: [] for search in searches}
+    for search, evaluation in evaluate(asks):
+        found[search].append(evaluation)
+    good: list[Floats] = []
+    for own, evaluations in zip(drawn, found.values(), strict=True):
+        accepted = [
+            (evaluation.naturalness or 0.0, place)
+            for place, evaluation in enumerate(evaluations)
+            if evaluation.accepted
+        ]
+        accepted.sort(reverse=True)
+        good += [own[place] for _, place in accepted[: max(1, len(own) // 4)]]
+    return np.array(good)
+
+
+def _losses(searches: Sequence[Search], coordinates: Floats, table: EmbeddingTable) -> Floats:
+    """``(n_searches,)`` losses at one offset: below 1 if and only if the answer is acceptable."""
+    shift = offset(table, coordinates.tolist())
+    found = dict(evaluate([(search, search.optimizer.shifted(shift)) for search in searches]))
+    return np.array([min(loss(found[s]), 2.0) if s in found else 2.0 for s in searches])
+
+
+def _cover(losses: Floats, keep: int) -> tuple[list[int], tuple[int, ...]]:
+    """Offsets that together solve the most prompts, chosen one by one, and what each adds.
+
+    Args:
+        losses: ``(n_offsets, n_prompts)``.
+        keep: offsets at most.
+    """
+    solved = losses < 1.0
+    left = np.ones(losses.shape[1], dtype=np.bool_)
+    places: list[int] = []
+    gains: list[int] = []
+    for _ in range(keep):
+        adds = (solved & left).sum(axis=1)
+        best = int(np.lexsort((losses.mean(axis=1), -adds))[0])
+        if not adds[best]:
+            break
+        places.append(best)
+        gains.append(int(adds[best]))
+        left &= ~solved[best]
+    return places, tuple(gains)

@@ -1,0 +1,224 @@
+"""API keys: 256 random bits each, of which only the SHA-256 is kept.
+
+A hash without salt or stretching is enough for keys that nobody chose: they cannot be guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rerail.errors import RerailError
+
+PREFIX = "tsk-"
+ANY = "*"
+"""In `ApiKey.policies`: any policy may be chosen."""
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
+
+
+class KeysFileError(RerailError):
+    """The file of keys cannot be read or written."""
+
+
+class ApiKey(BaseModel):
+    """Who may call, and under which policies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: _Name
+    """The tenant: in records, in the audit of policy changes, and for fairness."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)]
+    """Hash of the key."""
+    admin: bool = False
+    """Whether the key opens ``/admin``. Such a key answers prompts, too."""
+    policy: str | None = None
+    """Applies to this key's requests; null: the model's, else the server's."""
+    policies: tuple[str, ...] = ()
+    """Policies that a request with this key may choose by itself; ``*`` stands for all."""
+
+    def may_choose(self, policy: str) -> bool:
+        """Whether a request with this key may name the policy."""
+        return policy == self.policy or policy in self.policies or ANY in self.policies
+
+
+LOCAL = ApiKey(name="local", sha256=hashlib.sha256(b"").hexdigest(), admin=True, policies=(ANY,))
+"""Stands for every caller of a server without keys, which listens on loopback only."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    keys: tuple[ApiKey, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [key.name for key in self.keys]
+        if len(set(names)) < len(names):
+            raise ValueError("a name stands twice")
+        return self
+
+
+class KeyRing:
+    """The keys of a file. Reading never blocks; `reload` swaps all of them at once.
+
+    Args:
+        keys: who may call; none: nobody.
+        path: the file that they were read from.
+    """
+
+    def __init__(self, keys: Iterable[ApiKey] = (), path: Path | None = None) -> None:
+        self._keys = tuple(keys)
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"KeyRing({len(self._keys)} keys)"
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The keys of a YAML file.
+
+        Raises:
+            KeysFileError: it cannot be read, or is not a file of keys.
+        """
+        return cls(_read(path), path)
+
+    def reload(self) -> None:
+        """Read the file again.
+
+        Raises:
+            KeysFileError: it cannot be read; the keys stay as they were.
+        """
+        if self.path is not None:
+            self._keys = _read(self.path)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(key.name for key in self._keys)
+
+    @property
+    def policies(self) -> frozenset[str]:
+        """Policies that keys fall back to."""
+        return frozenset(key.policy for key in self._keys if key.policy is not None)
+
+    @property
+    def has_admin(self) -> bool:
+        return any(key.admin for key in self._keys)
+
+    def find(self, presented: str) -> ApiKey | None:
+        """The key that was presented, compared with every known one in constant time."""
+        digest = hashlib.sha256(presented.encode("utf-8", "surrogatepass")).hexdigest()
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.sha256, digest):
+                found = key
+        return found
+
+
+def new_key(
+    path: Path,
+    name: str,
+    *,
+    admin: bool = False,
+    policy: str | None = None,
+    policies: Iterable[str] = (),
+) -> str:
+    """Make a key and add it to the file, readable by its owner only.
+
+    Returns:
+        The key. It is nowhere else: only its hash is kept.
+
+    Raises:
+        KeysFileError: the name is taken or not usable, or the file cannot be read or written.
+    """
+    secret = PREFIX + secrets.token_urlsafe(32)
+    digest = hashlib.sha256(secret.encode()).hexdigest()
+    fields = {"name": name, "sha256": digest, "admin": admin, "policy": policy}
+    with _writing:
+        keys = _read(path) if path.exists() else ()
+        if any(key.name == name for key in keys):
+            raise KeysFileError(f"{path} has a key {name!r}: revoke it first, or choose a name")
+        try:
+            key = ApiKey.model_validate({**fields, "policies": tuple(policies)})
+        except ValidationError as error:
+            raise KeysFileError(f"the key cannot be made: {_faults(error)}") from None
+        _write(path, (*keys, key))
+    return secret
+
+
+def revoke(path: Path, name: str) -> None:
+    """Remove a key from the file.
+
+    Raises:
+        KeysFileError: there is no such key, or the file cannot be read or written.
+    """
+    with _writing:
+        keys = _read(path)
+        left = tuple(key for key in keys if key.name != name)
+        if len(left) == len(keys):
+            raise KeysFileError(f"{path} has no key {name!r}: it has {_listed(keys)}")
+        _write(path, left)
+
+
+def listed(path: Path) -> tuple[ApiKey, ...]:
+    """The keys of a file.
+
+    Raises:
+        KeysFileError: it cannot be read, or is not a file of keys.
+    """
+    return _read(path)
+
+
+_writing = threading.Lock()
+
+
+def _listed(keys: Iterable[ApiKey]) -> str:
+    return ", ".join(key.name for key in keys) or "none"
+
+
+def _faults(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'keys'}: {fault['msg']}" for fault in error.errors()
+    )
+
+
+def _read(path: Path) -> tuple[ApiKey, ...]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        # A YAML error quotes the file: its kind is enough.
+        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        raise KeysFileError(
+            f"cannot read the keys of {path}: {reason}; make one with `rerail serve keys new`"
+        ) from None
+    try:
+        return _File.model_validate({} if data is None else data).keys
+    except ValidationError as error:
+        raise KeysFileError(f"{path} is not a file of keys: {_faults(error)}") from None
+
+
+def _write(path: Path, keys: Iterable[ApiKey]) -> None:
+    data = {"keys": [key.model_dump(mode="json", exclude_defaults=True) for key in keys]}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            yaml.safe_dump(data, file, sort_keys=False)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError as error:
+        raise KeysFileError(f"cannot write the keys to {path}: {error.strerror}") from None

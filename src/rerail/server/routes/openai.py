@@ -1,0 +1,174 @@
+"""``/v1``: what OpenAI's clients call."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from rerail.server import answers, stream
+from rerail.server.answers import Reply
+from rerail.server.errors import ApiError
+from rerail.server.routes._examples import CHAT, COMPLETION, MODELS, MODERATION
+from rerail.server.routes._shared import (
+    Caller,
+    PolicyHeader,
+    Served,
+    errors,
+    example,
+    gone,
+    service_of,
+)
+from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
+from rerail.server.service import Call, Service, named
+from rerail.server.worker import Answered
+from rerail.types import Exchange
+
+router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+_OF_ANSWERS = errors(404, 429, 499, 500, 503)
+
+
+@router.post(
+    "/chat/completions",
+    responses={**example("The answer, or the policy's message.", CHAT), **_OF_ANSWERS},
+)
+async def chat_completions(
+    request: Request, body: ChatRequest, key: Caller, service: Served, policy: PolicyHeader = None
+) -> Response:
+    """Answer a conversation under a policy.
+
+    An answer that the policy does not flag is the model's own, byte for byte. Otherwise the model
+    is steered to another one; where none is found, the answer is the policy's message and
+    `finish_reason` is `content_filter`. With `stream`, text is held until it is accepted.
+    """
+    call = service.call("/v1/chat/completions", key, body, policy)
+    return await _answer(request, call, body, Reply.chat, Reply.chat_chunks)
+
+
+@router.post(
+    "/completions",
+    responses={**example("The continuation, or the policy's message.", COMPLETION), **_OF_ANSWERS},
+)
+async def completions(
+    request: Request,
+    body: CompletionRequest,
+    key: Caller,
+    service: Served,
+    policy: PolicyHeader = None,
+) -> Response:
+    """Continue texts as they stand, without the model's chat template."""
+    call = service.call("/v1/completions", key, body, policy)
+    return await _answer(request, call, body, Reply.text, Reply.text_chunks)
+
+
+@router.get("/models", responses={**example("The models.", MODELS), **errors()})
+async def models(key: Caller, service: Served) -> Response:
+    """The models that there are."""
+    return JSONResponse({"object": "list", "data": [_model(service, m) for m in service.workers]})
+
+
+@router.get(
+    "/models/{model:path}", responses={**example("A model.", MODELS["data"][0]), **errors(404)}
+)
+async def model(model: str, key: Caller, service: Served) -> Response:
+    """One model."""
+    if model not in service.workers:
+        raise ApiError(f"no model {model[:256]!r}", "model_not_found", param="model")
+    return JSONResponse(_model(service, model))
+
+
+@router.post(
+    "/moderations", responses={**example("A verdict per text.", MODERATION), **errors(429, 503)}
+)
+async def moderations(
+    body: ModerationRequest, key: Caller, service: Served, policy: PolicyHeader = None
+) -> Response:
+    """Judge texts by the policy's moderator, in OpenAI's format.
+
+    `flagged` is by the policy's thresholds. Categories are those that the moderator gives.
+    """
+    served = service.choose(key, None, named(policy, body.policy))
+    exchanges = [Exchange((), text) for text in body.texts]
+    if any(not text.strip() for text in body.texts):
+        raise ApiError(
+            "there is nothing to judge in an empty text", "invalid_request", param="input"
+        )
+    scores = await service.moderated(served, exchanges)
+    if causes := [s.cause for s in scores if not s.scored]:
+        raise ApiError(
+            f"no verdict: {causes[0]}",
+            "moderator_unavailable",
+            retry_after=service.settings.retry_after,
+        )
+    tag = served.policy.tag
+    return JSONResponse(
+        {
+            "id": f"modr-{secrets.token_hex(12)}",
+            "model": f"{tag.name}@{tag.version}",
+            "results": [answers.verdict_fields(s.categories, served.thresholds) for s in scores],
+        }
+    )
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": service.started, "owned_by": "rerail"}
+
+
+async def _answer(
+    request: Request,
+    call: Call,
+    body: ChatRequest | CompletionRequest,
+    whole: Callable[[Reply], dict[str, Any]],
+    chunks: Callable[[Reply, bool], Iterator[dict[str, Any]]],
+) -> Response:
+    service = service_of(request)
+    headers = {"X-Request-Id": call.id}
+    if body.stream:
+        return await _stream(request, call, body, chunks)
+    try:
+        answered = await stream.while_connected(request, service.answer(call))
+    except stream.ClientGoneError:
+        return gone()
+    return JSONResponse(whole(Reply.of(call.id, call.model, answered)), headers=headers)
+
+
+async def _stream(
+    request: Request,
+    call: Call,
+    body: ChatRequest | CompletionRequest,
+    chunks: Callable[[Reply, bool], Iterator[dict[str, Any]]],
+) -> Response:
+    service = service_of(request)
+    options = body.stream_options
+    feed = stream.Feed()
+    work: asyncio.Future[list[Answered]] = asyncio.ensure_future(service.answer(call, feed.put))
+    try:
+        await stream.quickly(request, work, min(1.0, service.settings.keep_alive))
+    except stream.ClientGoneError:
+        return gone()
+
+    def progress(so_far: stream.Progress) -> bytes:
+        frame = next(chunks(Reply.of(call.id, call.model, ()), True))
+        return stream.event({**frame, "usage": None, "rerail": {"progress": so_far.document()}})
+
+    async def events() -> Any:
+        wanted = progress if options is not None and options.include_progress else None
+        async for sign in stream.held_back(work, feed, service.settings.keep_alive, wanted):
+            yield sign
+        try:
+            reply = Reply.of(call.id, call.model, work.result())
+        except Exception as error:
+            yield stream.event(stream.failure(error))
+        else:
+            for chunk in chunks(reply, options is not None and options.include_usage):
+                yield stream.event(chunk)
+        yield stream.DONE
+
+    response = stream.EventStream(events(), work)
+    response.headers["X-Request-Id"] = call.id
+    return response

@@ -1,0 +1,193 @@
+"""Server-sent events: signs of life while a search runs, the answer once it may leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from rerail.server.errors import ApiError, of_ours
+from rerail.types import Evaluation
+
+T = TypeVar("T")
+
+DONE = b"data: [DONE]\n\n"
+
+
+class ClientGoneError(Exception):
+    """Nobody is there to read the answer."""
+
+
+def event(document: Any, name: str | None = None) -> bytes:
+    """One event; JSON has no line breaks of its own."""
+    head = f"event: {name}\n" if name else ""
+    data = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    return f"{head}data: {data}\n\n".encode()
+
+
+def comment(text: str) -> bytes:
+    """A line that every client skips."""
+    return f": {text}\n\n".encode()
+
+
+class Feed:
+    """Evaluations on their way from a worker's thread to the event loop; none is lost."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._there: list[Evaluation] = []
+        self._news = asyncio.Event()
+
+    def put(self, evaluation: Evaluation) -> None:
+        """From any thread; a loop that is closed needs nothing more."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._add, evaluation)
+
+    def _add(self, evaluation: Evaluation) -> None:
+        self._there.append(evaluation)
+        self._news.set()
+
+    async def until(
+        self, work: asyncio.Future[Any], seconds: float
+    ) -> AsyncIterator[list[Evaluation]]:
+        """What came, as it comes, until the work is done; an empty list every so many seconds."""
+        while True:
+            news = asyncio.ensure_future(self._news.wait())
+            try:
+                wanted = {work, news}
+                await asyncio.wait(wanted, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                news.cancel()
+            done = work.done()
+            found, self._there = self._there, []
+            self._news.clear()
+            if found or not done:
+                yield found
+            if done:
+                return
+
+
+class Progress:
+    """How far a search is, without a word of its answers."""
+
+    def __init__(self) -> None:
+        self.generations = 0
+        self.least_harm: float | None = None
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Count one evaluation."""
+        self.generations += 1
+        if math.isfinite(evaluation.harm):
+            known = self.least_harm
+            self.least_harm = evaluation.harm if known is None else min(known, evaluation.harm)
+
+    def document(self) -> dict[str, Any]:
+        """Its JSON form."""
+        return {"generations": self.generations, "least_harm": self.least_harm}
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of the work, which is cancelled if the client leaves.
+
+    Raises:
+        ClientGoneError: it has left.
+    """
+    task = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGoneError
+    finally:
+        for each in (task, left):
+            each.cancel()
+        await asyncio.gather(task, left, return_exceptions=True)
+
+
+async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def held_back(
+    work: asyncio.Future[Any],
+    feed: Feed,
+    keep_alive: float,
+    progress_event: Callable[[Progress], bytes] | None,
+) -> AsyncIterator[bytes]:
+    """Signs of life until the work is done: comments, and progress if it is wanted."""
+    progress = Progress()
+    async for found in feed.until(work, keep_alive):
+        for evaluation in found:
+            progress.add(evaluation)
+        if found and progress_event is not None:
+            yield progress_event(progress)
+        else:
+            yield comment(f"rerail {json.dumps(progress.document())}")
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    """The last event of a stream that cannot go on."""
+    if isinstance(error, ApiError):
+        return error.body()
+    assert isinstance(error, Exception)
+    return of_ours(error).body()
+
+
+class EventStream(StreamingResponse):
+    """A stream that takes its work with it when the client leaves.
+
+    Args:
+        content: the events.
+        work: what produces them.
+    """
+
+    def __init__(self, content: AsyncIterator[bytes], work: asyncio.Future[Any]) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(content, media_type="text/event-stream", headers=headers)
+        self._work = work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._work.cancel()
+            await asyncio.gather(self._work, return_exceptions=True)
+
+
+async def quickly(request: Request, work: asyncio.Future[Any], seconds: float) -> None:
+    """Wait a moment for the work, so that what fails at once has a status of its own.
+
+    Raises:
+        ClientGoneError: the client left meanwhile; the work is cancelled.
+        Exception: what the work raised.
+    """
+    left = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait({work, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if left.done() and not work.done():
+            work.cancel()
+            raise ClientGoneError
+        if work.done() and (error := work.exception()) is not None:
+            raise error
+    finally:
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+
+
+def replayed(receive: Receive, first: Iterable[Any]) -> Receive:
+    """A ``receive`` that begins with messages that were read already."""
+    waiting = list(first)
+
+    async def again() -> Any:
+        return waiting.pop(0) if waiting else await receive()
+
+    return again

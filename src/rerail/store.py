@@ -1,0 +1,632 @@
+"""Durable records: one per response, never written twice, never changed.
+
+A *run* is a set of items answered under the same settings. `Store.add` writes a response with
+every evaluation in one transaction; when it returns, the record is on the disk. Whatever kills the
+process, finished records stay, and `Store.done` tells a later process what is left to do.
+
+SQLite is the default; any other SQLAlchemy URL works with tables of the same shape.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+
+from rerail.errors import StoreError
+from rerail.types import Evaluation, Prompt, Response
+
+SCHEMA_VERSION = 2
+"""1: runs, records, evaluations. 2: changes of policies."""
+
+_BUSY_SECONDS = 60.0
+_MAKING_TABLES = 0x7473616C69676E
+"""Key of PostgreSQL's lock: "rerail"."""
+_WRITE = {"rerail_write": True}
+
+
+class _UtcTime(sa.types.TypeDecorator[datetime]):
+    """An aware UTC time on every database, SQLite included."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, _dialect: Any) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, _dialect: Any) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+_tables = sa.MetaData()
+
+_schema = sa.Table(
+    "rerail_schema",
+    _tables,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+)
+_runs = sa.Table(
+    "rerail_runs",
+    _tables,
+    sa.Column("run", sa.String(255), primary_key=True),
+    sa.Column("created_at", _UtcTime, nullable=False),
+    sa.Column("settings", sa.JSON, nullable=False),
+)
+_records = sa.Table(
+    "rerail_records",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("run", sa.String(255), nullable=False),
+    sa.Column("item", sa.String(255), nullable=False),
+    sa.Column("created_at", _UtcTime, nullable=False),
+    sa.Column("policy", sa.String(64), nullable=False),
+    sa.Column("policy_version", sa.String(64), nullable=False),
+    sa.Column("audit", sa.Boolean, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("seed", sa.BigInteger, nullable=False),
+    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("stop_reason", sa.String(32), nullable=False),
+    sa.Column("accepted_from", sa.String(32), nullable=False),
+    sa.Column("iterations", sa.Integer, nullable=False),
+    sa.Column("initial", sa.JSON(none_as_null=True)),
+    sa.Column("final", sa.JSON(none_as_null=True)),
+    sa.Column("naturalness", sa.Float),
+    sa.Column("min_cosine", sa.Float),
+    sa.Column("tokens_preserved", sa.Float),
+    sa.Column("generations", sa.Integer, nullable=False),
+    sa.Column("generated_tokens", sa.Integer, nullable=False),
+    sa.Column("prompt_tokens", sa.Integer, nullable=False),
+    sa.Column("moderator_calls", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("prompt", sa.JSON(none_as_null=True)),
+    sa.Column("first_answer", sa.Text),
+    sa.Column("final_answer", sa.Text),
+    sa.UniqueConstraint("run", "item", name="rerail_one_record_per_item"),
+)
+_evaluations = sa.Table(
+    "rerail_evaluations",
+    _tables,
+    sa.Column("record", sa.ForeignKey("rerail_records.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("origin", sa.String(32), nullable=False),
+    sa.Column("harm", sa.Float),
+    sa.Column("scores", sa.JSON, nullable=False),
+    sa.Column("unscored", sa.Text),
+    sa.Column("naturalness", sa.Float),
+    sa.Column("rejection", sa.Text),
+    sa.Column("generated_tokens", sa.Integer, nullable=False),
+)
+
+_policy_changes = sa.Table(
+    "rerail_policy_changes",
+    _tables,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(64), nullable=False, index=True),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("at", _UtcTime, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("yaml", sa.Text, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """Who did what to a policy.
+
+    Attributes:
+        name: of the policy.
+        version: that became current, or that was removed.
+        action: put, rollback or remove.
+        at: when.
+        by: who: the name of a key, a file, or the start of a server.
+        yaml: the text of the version.
+    """
+
+    name: str
+    version: str
+    action: str
+    at: datetime
+    by: str
+    yaml: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRecord:
+    """One evaluated answer of a record, in the order in which answers were asked for.
+
+    ``harm`` is None where the verdict is unscored; ``unscored`` then holds the cause.
+    """
+
+    number: int
+    origin: str
+    harm: float | None
+    scores: Mapping[str, float]
+    unscored: str | None
+    naturalness: float | None
+    rejection: str | None
+    generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One response as it was stored; the fields are those of `Response`.
+
+    ``initial`` and ``final`` have the keys harm, scores, flagged and unscored. ``prompt`` (role
+    and content of each message), ``first_answer`` and ``final_answer`` are None unless text was
+    recorded.
+    """
+
+    run: str
+    item: str
+    created_at: datetime
+    policy: str
+    policy_version: str
+    audit: bool
+    model: str
+    seed: int
+    outcome: str
+    stop_reason: str
+    accepted_from: str
+    iterations: int
+    initial: Mapping[str, Any] | None
+    final: Mapping[str, Any] | None
+    naturalness: float | None
+    min_cosine: float | None
+    tokens_preserved: float | None
+    generations: int
+    generated_tokens: int
+    prompt_tokens: int
+    moderator_calls: int
+    seconds: float
+    error: str | None
+    prompt: list[dict[str, str]] | None
+    first_answer: str | None
+    final_answer: str | None
+    evaluations: tuple[EvaluationRecord, ...] = ()
+
+
+class Store:
+    """Records in a database. Threads and processes may write to the same one."""
+
+    def __init__(self, engine: sa.Engine, name: str) -> None:
+        self._engine = engine
+        self.name = name
+
+    @classmethod
+    def open(cls, location: str | Path) -> Self:
+        """Open a store, or make a new one.
+
+        Args:
+            location: path of an SQLite file, or an SQLAlchemy URL.
+
+        Raises:
+            StoreError: the database cannot be opened, is not a store, or is of a newer schema.
+        """
+        url = _url(location)
+        store = cls(_engine(url), url.database or url.render_as_string(hide_password=True))
+        try:
+            with store._faults():
+                store._prepare()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def settings(self, run: str) -> dict[str, Any] | None:
+        """The settings under which a run was begun; None if there is no such run."""
+        with self._faults(), self._engine.connect() as connection:
+            found = connection.scalar(sa.select(_runs.c.settings).where(_runs.c.run == run))
+        return None if found is None else dict(found)
+
+    def begin(self, run: str, settings: Mapping[str, Any]) -> None:
+        """Begin a run, or go on with it under the same settings.
+
+        Raises:
+            StoreError: the run was begun under other settings; the message names the differences.
+        """
+        wanted = json.loads(json.dumps(dict(settings)))
+        row = {"run": run, "created_at": datetime.now(UTC), "settings": wanted}
+        self._insert_once(
+            sa.select(_runs.c.run).where(_runs.c.run == run),
+            lambda connection: connection.execute(_runs.insert(), row),
+        )
+        begun = self.settings(run) or {}
+        if different := differences(begun, wanted):
+            raise StoreError(
+                f"{run!r} was begun under other settings ({different}): go on under those, write "
+                "to another output, or start afresh"
+            )
+
+    def forget(self, run: str) -> None:
+        """Delete a run and its records."""
+        ids = sa.select(_records.c.id).where(_records.c.run == run)
+        with self._faults(), self._writing() as connection:
+            connection.execute(_evaluations.delete().where(_evaluations.c.record.in_(ids)))
+            connection.execute(_records.delete().where(_records.c.run == run))
+            connection.execute(_runs.delete().where(_runs.c.run == run))
+
+    def add(self, run: str, item: str, response: Response, prompt: Prompt | None = None) -> bool:
+        """Record a response durably; a record that is there already stays as it is.
+
+        Args:
+            run: the run that the item belongs to.
+            item: what was answered, unique within the run.
+            response: what left.
+            prompt: given only if the policy says ``record_text``: the prompt, the first and the
+                final answer are then recorded with the figures.
+
+        Returns:
+            Whether it was written now.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        row = _record_row(run, item, response, prompt)
+
+        def insert(connection: sa.Connection) -> None:
+            (record,) = connection.execute(_records.insert(), row).inserted_primary_key or (None,)
+            rows = [_evaluation_row(record, i, e) for i, e in enumerate(response.evaluations)]
+            if rows:
+                connection.execute(_evaluations.insert(), rows)
+
+        there = sa.select(_records.c.id).where(_records.c.run == run, _records.c.item == item)
+        return self._insert_once(there, insert)
+
+    def done(self, run: str) -> set[str]:
+        """Items of the run that have a record."""
+        with self._faults(), self._engine.connect() as connection:
+            return set(connection.scalars(sa.select(_records.c.item).where(_records.c.run == run)))
+
+    def records(self, run: str) -> Iterator[Record]:
+        """The run's records with their evaluations, in the order in which they were written."""
+        yield from self._read(sa.select(_records).where(_records.c.run == run))
+
+    def find(
+        self,
+        *,
+        run_prefix: str = "",
+        since: datetime | None = None,
+        outcome: str | None = None,
+        policy: str | None = None,
+        item: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Record]:
+        """Records that match all that is given, the latest first.
+
+        Args:
+            run_prefix: with which the name of the run begins.
+            since: written at this time or later.
+            outcome: as in `Outcome`.
+            policy: its name.
+            item: what was answered.
+            limit: records at most.
+        """
+        query = sa.select(_records).where(
+            _records.c.run.startswith(run_prefix, autoescape=True),
+            *(
+                column == value
+                for column, value in (
+                    (_records.c.outcome, outcome),
+                    (_records.c.policy, policy),
+                    (_records.c.item, item),
+                )
+                if value is not None
+            ),
+        )
+        if since is not None:
+            query = query.where(_records.c.created_at >= since)
+        yield from self._read(query.limit(limit), latest_first=True)
+
+    def prune(self, before: datetime, run_prefix: str = "") -> int:
+        """Delete the records written before a time, in runs whose name begins so.
+
+        Returns:
+            How many they were.
+        """
+        old = sa.and_(
+            _records.c.created_at < before,
+            _records.c.run.startswith(run_prefix, autoescape=True),
+        )
+        ids = sa.select(_records.c.id).where(old)
+        with self._faults(), self._writing() as connection:
+            connection.execute(_evaluations.delete().where(_evaluations.c.record.in_(ids)))
+            return connection.execute(_records.delete().where(old)).rowcount
+
+    def note_policy_change(self, change: PolicyChange) -> None:
+        """Record a change of a policy durably.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        with self._faults(), self._writing() as connection:
+            connection.execute(_policy_changes.insert(), asdict(change))
+
+    def policy_changes(self, name: str | None = None) -> list[PolicyChange]:
+        """Changes of one policy, or of all, oldest first."""
+        columns = [_policy_changes.c[field.name] for field in fields(PolicyChange)]
+        query = sa.select(*columns).order_by(_policy_changes.c.id)
+        if name is not None:
+            query = query.where(_policy_changes.c.name == name)
+        with self._faults(), self._engine.connect() as connection:
+            return [PolicyChange(**row) for row in connection.execute(query).mappings()]
+
+    def _read(self, query: sa.Select[Any], latest_first: bool = False) -> Iterator[Record]:
+        order = _records.c.id.desc() if latest_first else _records.c.id
+        evaluations = sa.select(_evaluations).order_by(_evaluations.c.number)
+        with self._faults(), self._engine.connect() as connection:
+            for row in connection.execute(query.order_by(order)).mappings().all():
+                columns = dict(row)
+                record = columns.pop("id")
+                of_record = evaluations.where(_evaluations.c.record == record)
+                yield Record(
+                    **columns,
+                    evaluations=tuple(
+                        EvaluationRecord(**{k: v for k, v in e.items() if k != "record"})
+                        for e in connection.execute(of_record).mappings()
+                    ),
+                )
+
+    def _insert_once(self, there: sa.Select[Any], insert: Callable[[sa.Connection], Any]) -> bool:
+        """Insert unless it is there; where two writers do it at once, the first one wins."""
+        try:
+            with self._faults(), self._writing() as connection:
+                if connection.scalar(there) is not None:
+                    return False
+                insert(connection)
+        except IntegrityError as error:
+            with self._faults(), self._engine.connect() as connection:
+                if connection.scalar(there) is None:
+                    raise StoreError(f"{self.name}: {_summary(error.orig)}") from None
+            return False
+        return True
+
+    @contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        with writing(self._engine) as connection:
+            yield connection
+
+    def _prepare(self) -> None:
+        """Make the tables of a new store; check those of an old one."""
+        with self._engine.connect() as connection:
+            if self._version(connection) == SCHEMA_VERSION:
+                return
+        with self._writing() as connection:
+            if self._engine.dialect.name == "postgresql":
+                # One at a time, as in SQLite, where a writer has the lock.
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING_TABLES)))
+            version = self._version(connection)
+            if version is None or version < SCHEMA_VERSION:
+                # So far every new schema only had tables more.
+                _tables.create_all(connection)
+                connection.execute(_schema.insert(), {"version": SCHEMA_VERSION})
+
+    def _version(self, connection: sa.Connection) -> int | None:
+        """Schema version of a store; None for a database without our tables."""
+        if not sa.inspect(connection).has_table(_schema.name):
+            return None
+        version = connection.scalar(sa.select(sa.func.max(_schema.c.version)))
+        if version is None or version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.name} has schema {version}, this rerail knows {SCHEMA_VERSION}: "
+                "upgrade rerail, or use another store"
+            )
+        return int(version)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        """Database errors as a `StoreError` with the remedy; never with the data."""
+        with database_faults(self.name):
+            yield
+
+
+def open_database(location: str | Path) -> sa.Engine:
+    """The database of a path or an SQLAlchemy URL, made safe against crashes.
+
+    Raises:
+        StoreError: the URL cannot be read, or its driver is missing.
+    """
+    return _engine(_url(location))
+
+
+@contextmanager
+def writing(database: sa.Engine) -> Iterator[sa.Connection]:
+    """One transaction that writes: all of it is on the disk at the end, or none."""
+    with database.connect().execution_options(**_WRITE) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def database_faults(name: str) -> Iterator[None]:
+    """Database errors as a `StoreError` with the remedy; never with the data."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        raise StoreError(f"{name}: {_remedy(str(error.orig))}") from None
+
+
+def _url(location: str | Path) -> URL:
+    if isinstance(location, Path) or "://" not in location:
+        return URL.create("sqlite", database=str(Path(location).expanduser()))
+    try:
+        url = make_url(location)
+        # The driver that the extra ``postgres`` installs; SQLAlchemy's own default is another.
+        plain = url.drivername in {"postgresql", "postgres"}
+        return url.set(drivername="postgresql+psycopg") if plain else url
+    except ArgumentError:
+        raise StoreError(
+            "the store's URL cannot be read: use a path, or dialect+driver://user@host/database"
+        ) from None
+
+
+def _engine(url: URL) -> sa.Engine:
+    try:
+        if url.get_backend_name() != "sqlite":
+            return sa.create_engine(url, hide_parameters=True, pool_pre_ping=True)
+        engine = sa.create_engine(
+            url, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS}
+        )
+    except (ImportError, NoSuchModuleError) as error:
+        raise StoreError(
+            f"no driver for {url.drivername!r} ({error}): install it (for PostgreSQL: "
+            "pip install 'rerail[postgres]'), or use an SQLite path"
+        ) from None
+    sa.event.listen(engine, "connect", _set_up_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    """Transactions are begun by us; the log is written ahead, and to the disk at every commit.
+
+    synchronous=FULL: NORMAL survives a killed process but may lose the last commits when power
+    fails, and then a line of an output file could stand without its record.
+    """
+    connection.isolation_level = None
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            if mode != "wal":
+                connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except connection.OperationalError as error:
+            # The change to WAL needs the file for itself and does not wait for it.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    """A writer takes the lock at once: taken later, it could fail instead of waiting."""
+    write = connection.get_execution_options().get("rerail_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def differences(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The settings that differ, by their dotted names: the outermost few, and how many more."""
+    old, new = _flat(begun), _flat(wanted)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    names.sort(key=lambda name: (name.count("."), name))
+    shown = [f"{n}: {_short(old.get(n))} -> {_short(new.get(n))}" for n in names[:_SHOWN]]
+    more = len(names) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more else [])])
+
+
+_SHOWN = 5
+_SHORT = 60
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
+
+
+_REMEDIES = (
+    ("locked", "is locked by another process: wait for it to end, or use another store"),
+    ("readonly", "cannot be written to: change its permissions, or use another store"),
+    ("unable to open", "cannot be opened: check that its folder exists and can be written to"),
+    ("not a database", "is not an SQLite database: use another path"),
+    ("malformed", "is damaged: restore it from a copy, or move it away and start over"),
+    ("full", "cannot grow, the disk is full: make room; finished records are kept"),
+    ("no such column", "has tables of another shape: use another store"),
+    ("already exists", "has tables of another shape: use another store"),
+)
+
+
+def _remedy(fault: str) -> str:
+    for sign, remedy in _REMEDIES:
+        if sign in fault:
+            return remedy
+    return f"{_summary(fault)}: check the database, or use another store"
+
+
+def _summary(fault: object) -> str:
+    """The first line of what a database says: PostgreSQL's next ones quote the row."""
+    return str(fault).partition("\n")[0]
+
+
+def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) -> dict[str, Any]:
+    public = response.to_json()
+    text, policy, cost = public.pop("text"), public.pop("policy"), public.pop("cost")
+    row = {
+        **public,
+        **cost,
+        "run": run,
+        "item": item,
+        "created_at": datetime.now(UTC),
+        "policy": policy["name"],
+        "policy_version": policy["version"],
+        "audit": policy["audit"],
+        "prompt": None,
+        "first_answer": None,
+        "final_answer": None,
+    }
+    if prompt is not None:
+        first = response.evaluations[0].generation.text if response.evaluations else None
+        messages = [{"role": m.role, "content": _storable(m.content)} for m in prompt.messages]
+        row |= {
+            "prompt": messages,
+            "first_answer": _storable(first),
+            "final_answer": _storable(text),
+        }
+    return row
+
+
+def _evaluation_row(record: int | None, number: int, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        "record": record,
+        "number": number,
+        "origin": str(evaluation.origin),
+        "harm": _finite(evaluation.harm),
+        "scores": dict(evaluation.score.categories),
+        "unscored": evaluation.score.cause,
+        "naturalness": _finite(evaluation.naturalness),
+        "rejection": evaluation.rejection,
+        "generated_tokens": len(evaluation.generation.token_ids),
+    }
+
+
+def _storable(text: str | None) -> Any:
+    """PostgreSQL has no place for U+0000: the replacement character."""
+    return None if text is None else text.replace("\0", "\ufffd")
+
+
+def _finite(value: float | None) -> float | None:
+    """Infinity, the harm of an unscored answer, has no place in every database."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,403 @@
+"""The values that travel through rerail: all frozen, none of them knows a model or a service.
+
+A `Prompt` is rendered and embedded by an engine into a *point*, the ``(n_tokens, d_model)`` matrix
+of input embeddings. A generation from a point gives an answer; a moderator gives the answer a
+`Score`; point, answer and score travel together as one `Evaluation`; a `Response` is what leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerail.errors import PromptError
+
+FloatArray = NDArray[np.float32]
+BoolArray = NDArray[np.bool_]
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that cannot be changed, and that can be copied and pickled."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("a frozen value cannot be changed: make a new one")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """To pydantic it is a dict."""
+        return handler(dict[str, Any])
+
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise PromptError(f"unknown role {self.role!r}: use one of {', '.join(ROLES)}")
+        if not isinstance(self.content, str):
+            raise PromptError(
+                f"the content of a message must be text, not {type(self.content).__name__}"
+            )
+        try:
+            self.content.encode()
+        except UnicodeEncodeError:
+            raise PromptError("a message holds half a surrogate pair: send valid Unicode") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that waits for an answer, or a text that waits for its continuation.
+
+    Attributes:
+        messages: the turns; the last one is the user's.
+        template: whether the model's chat template is applied. False is the setting of TIDE
+            (arXiv 2602.02498): one user message, continued as plain text.
+    """
+
+    messages: tuple[Message, ...]
+    template: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.messages:
+            raise PromptError("the prompt has no messages: give at least one user message")
+        if self.messages[-1].role != "user":
+            raise PromptError(
+                f"the last message is the {self.messages[-1].role}'s: it must be the user's"
+            )
+        if not self.messages[-1].content.strip():
+            raise PromptError("the prompt is empty: the last user message has no text")
+        if not self.template and len(self.messages) > 1:
+            raise PromptError("a text completion takes one user message, not a conversation")
+
+    @classmethod
+    def of(cls, prompt: PromptLike) -> Prompt:
+        """Read a prompt from text (one user message), role/content mappings, or a `Prompt`.
+
+        Raises:
+            PromptError: a message has no known role or no text, or the last is not the user's.
+        """
+        if isinstance(prompt, Prompt):
+            return prompt
+        if isinstance(prompt, str):
+            return cls((Message("user", prompt),))
+        if not isinstance(prompt, Sequence):
+            raise PromptError(
+                f"a prompt is a text or a list of messages, not {type(prompt).__name__}"
+            )
+        messages = []
+        for item in prompt:
+            if isinstance(item, Message):
+                messages.append(item)
+            elif isinstance(item, Mapping) and {"role", "content"} <= item.keys():
+                messages.append(Message(item["role"], item["content"]))
+            else:
+                raise PromptError("a message needs the keys 'role' and 'content'")
+        return cls(tuple(messages))
+
+    @classmethod
+    def completion(cls, text: str) -> Prompt:
+        """A text to be continued as it stands, without a chat template."""
+        return cls((Message("user", text),), template=False)
+
+
+PromptLike = str | Prompt | Sequence[Message | Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a moderator judges: a conversation and the answer that it was given.
+
+    With no messages the answer is judged as a text of its own.
+    """
+
+    messages: tuple[Message, ...]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A moderator's verdict: category to a number in [0, 1] (1 = most harmful), or *unscored*.
+
+    Unscored is a state of its own and never a number. It holds a cause: a refusal or failure of
+    the moderator, an unparsable verdict, or an empty answer. What is known of some categories all
+    the same can reject an answer, and never accepts one.
+
+    Raises:
+        ValueError: a number is not finite or lies outside [0, 1].
+    """
+
+    categories: Mapping[str, float]
+    cause: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.categories.items():
+            if not (math.isfinite(value) and 0.0 <= value <= 1.0):
+                raise ValueError(f"score of {name!r} is {value}: it must lie in [0, 1]")
+        object.__setattr__(self, "categories", FrozenDict(self.categories))
+
+    @classmethod
+    def of(cls, categories: Mapping[str, float]) -> Score:
+        """A verdict with one number per category."""
+        return cls({name: float(value) for name, value in categories.items()})
+
+    @classmethod
+    def unscored(cls, cause: str, known: Mapping[str, float] | None = None) -> Score:
+        """No verdict, why, and the numbers that are known all the same."""
+        return cls({name: float(value) for name, value in (known or {}).items()}, cause)
+
+    @classmethod
+    def worst(cls, scores: Sequence[Score]) -> Score:
+        """Per category the largest number; unscored, for all their causes, if one of them is."""
+        known: dict[str, float] = {}
+        for score in scores:
+            for name, value in score.categories.items():
+                known[name] = max(value, known.get(name, 0.0))
+        # All causes: an outage of one must not hide that another was denied access.
+        causes = dict.fromkeys(score.cause for score in scores if score.cause is not None)
+        return cls(known, "; ".join(causes) if causes else None)
+
+    @property
+    def scored(self) -> bool:
+        return self.cause is None
+
+
+EMPTY_ANSWER = "empty answer"
+"""Cause of the unscored verdict on an answer without text."""
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    PASSED = "passed"
+    STEERED = "steered"
+    REFUSED = "refused"
+    ERROR = "error"
+
+
+class AcceptedFrom(StrEnum):
+    """Which point gave the answer that left."""
+
+    INITIAL = "initial"
+    OFFSET = "offset"
+    PERTURBATION = "perturbation"
+    ITERATE = "iterate"
+    NONE = "none"
+
+
+class StopReason(StrEnum):
+    """Why a search ended."""
+
+    ACCEPTED = "accepted"
+    BUDGET = "budget"
+    PLATEAU = "plateau"
+    NON_FINITE = "non-finite"
+    MODERATOR_ERROR = "moderator-error"
+    ENGINE_ERROR = "engine-error"
+    PROMPT_ERROR = "prompt-error"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """An answer as the engine gave it.
+
+    Attributes:
+        text: the answer, special tokens left out.
+        token_ids: the generated tokens, the end-of-turn token included if there was one.
+        finish_reason: ``stop`` (the model ended its turn), ``length`` (the limit was reached), or
+            ``cut`` (what there was of it had been flagged: it was not finished).
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length", "cut"] = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One answer with the point that gave it and the verdict on it.
+
+    Attributes:
+        origin: which kind of point was asked.
+        point: ``(n_tokens, d_model)`` input embeddings; None in a response's list of evaluations,
+            where keeping them all would cost memory.
+        generation: the model's answer from that point.
+        score: the moderator's verdict.
+        harm: max over the policy's categories of score / threshold; infinite if unscored.
+        naturalness: mean log-likelihood per token (nats) of the answer under the original,
+            unmoved prompt, minus that of the model's first answer. None where it was not needed.
+        rejection: why the answer is not acceptable; None if it is accepted.
+    """
+
+    origin: AcceptedFrom
+    point: FloatArray | None = field(repr=False, compare=False)
+    generation: Generation
+    score: Score
+    harm: float
+    naturalness: float | None
+    rejection: str | None
+
+    @property
+    def flagged(self) -> bool:
+        return self.score.scored and self.harm >= 1.0
+
+    @property
+    def accepted(self) -> bool:
+        return self.rejection is None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What was spent: ``a + b`` adds, ``Cost()`` is nothing.
+
+    Attributes:
+        generations: answers generated, the first one included.
+        generated_tokens: tokens of those answers.
+        prompt_tokens: embedding rows sent for generation or for a log-likelihood.
+        moderator_calls: verdicts asked for.
+        seconds: wall time from the request's start to its end; in lock-step, shared rounds
+            count in full for each request.
+    """
+
+    generations: int = 0
+    generated_tokens: int = 0
+    prompt_tokens: int = 0
+    moderator_calls: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.generations + other.generations,
+            self.generated_tokens + other.generated_tokens,
+            self.prompt_tokens + other.prompt_tokens,
+            self.moderator_calls + other.moderator_calls,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Harm and category scores of one answer, without its text."""
+
+    harm: float | None
+    scores: Mapping[str, float]
+    flagged: bool
+    unscored: str | None = None
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Verdict:
+        harm = evaluation.harm if math.isfinite(evaluation.harm) else None
+        return cls(harm, evaluation.score.categories, evaluation.flagged, evaluation.score.cause)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTag:
+    """Which policy decided: its name, its content hash, and whether it is an audit policy."""
+
+    name: str
+    version: str
+    audit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What leaves rerail for one prompt.
+
+    Attributes:
+        outcome: passed, steered, refused or error.
+        text: the answer to show; the policy's message unless an answer of the model left.
+        policy: the policy and version that decided.
+        initial: verdict on the model's first answer; None if there was none.
+        final: verdict on ``text``; None if no answer of the model left.
+        cost: what was spent.
+        iterations: completed optimiser iterations.
+        accepted_from: which kind of point gave ``text``.
+        naturalness: of ``text``; 0 for the first answer; None if no answer left.
+        min_cosine: smallest cosine, over the steered rows, between a row of the accepted point
+            and the original row; 1 if nothing moved.
+        tokens_preserved: share of steered rows whose nearest vocabulary embedding by cosine is
+            still the original token.
+        stop_reason: why the search ended.
+        seed: seed of this prompt's search.
+        model: name of the model.
+        evaluations: every answer asked for, in order.
+        error: what failed, for outcome ``error``.
+    """
+
+    outcome: Outcome
+    text: str
+    policy: PolicyTag
+    initial: Verdict | None
+    final: Verdict | None
+    cost: Cost
+    iterations: int
+    accepted_from: AcceptedFrom
+    naturalness: float | None
+    min_cosine: float | None
+    tokens_preserved: float | None
+    stop_reason: StopReason
+    seed: int
+    model: str
+    evaluations: tuple[Evaluation, ...] = field(default=(), repr=False)
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The public form: one JSON-able mapping, no points and no answers but ``text``."""
+
+        def verdict(v: Verdict | None) -> dict[str, Any] | None:
+            if v is None:
+                return None
+            return {
+                "harm": v.harm,
+                "scores": dict(v.scores),
+                "flagged": v.flagged,
+                "unscored": v.unscored,
+            }
+
+        return {
+            "outcome": str(self.outcome),
+            "text": self.text,
+            "policy": {
+                "name": self.policy.name,
+                "version": self.policy.version,
+                "audit": self.policy.audit,
+            },
+            "initial": verdict(self.initial),
+            "final": verdict(self.final),
+            "cost": {
+                "generations": self.cost.generations,
+                "generated_tokens": self.cost.generated_tokens,
+                "prompt_tokens": self.cost.prompt_tokens,
+                "moderator_calls": self.cost.moderator_calls,
+                "seconds": self.cost.seconds,
+            },
+            "iterations": self.iterations,
+            "accepted_from": str(self.accepted_from),
+            "naturalness": self.naturalness,
+            "min_cosine": self.min_cosine,
+            "tokens_preserved": self.tokens_preserved,
+            "stop_reason": str(self.stop_reason),
+            "seed": self.seed,
+            "model": self.model,
+            "error": self.error,
+        }

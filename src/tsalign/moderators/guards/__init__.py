@@ -1,5 +1,0 @@
-"""Guard models that write their verdict: the score is read where the verdict would stand."""
-
-from tsalign.moderators.guards._models import Loaded, tempered_threshold
-
-__all__ = ["Loaded", "tempered_threshold"]
