@@ -27,7 +27,9 @@ from rerail.engines import FakeEngine
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
 from rerail.errors import EngineError
 from rerail.moderators._http import ModeratorWarning, Service
-from rerail.policy import OptimizerSettings, Policy
+from rerail.panel import Panel
+from rerail.policy import Policy
+from rerail.settings import OptimizerSettings
 from rerail.types import FloatArray, Generation, Outcome, Response
 from tests.moderators.services.conditions import CONDITIONS, reversed_, slow
 from tests.moderators.services.wires import KEY, KEYS, WIRES, Answer, FakeServer, Wire, grade, ok
@@ -95,7 +97,7 @@ def run(wire: Wire, alignments: int, seed: int) -> Counter[str]:
             default_threshold=THRESHOLD,
             optimizer=OptimizerSettings.of(max_iterations=2),
         )
-        aligner = Aligner(FaultyEngine(seed), service, policy, seed=seed)
+        aligner = Aligner(FaultyEngine(seed), Panel(policy, service), seed=seed)
         prompts = (f"request {i} of {wire.name} please" for i in range(alignments))
         for _, response in aligner.align_iter(prompts):
             counts[str(response.outcome)] += 1

@@ -24,10 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.search import wrapped_prompts
-from rerail.align import Aligner, Search, advance, evaluate, loss, offset
+from rerail.align import Aligner, offset
 from rerail.engines import Sampling, load_engine
-from rerail.moderators import load_moderator
+from rerail.panel import Panel
 from rerail.policy import PolicyStore
+from rerail.rounds import evaluate
+from rerail.search import Search, advance, loss
 
 RIDGE = 4.0
 
@@ -54,7 +56,7 @@ def collect(aligner: Aligner, prompts: list[str], directions: Any) -> list[Tried
 
 
 def _tried(search: Search, shifts: list[Any]) -> Tried:
-    found = evaluate([(search, search.optimizer.shifted(shift)) for shift in shifts])
+    found = evaluate([search.probe(shift) for shift in shifts])
     evaluations = [evaluation for _, evaluation in found]
     return Tried(
         np.array([min(loss(e), 2.0) if not e.accepted else 0.0 for e in evaluations]),
@@ -135,9 +137,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     policy = PolicyStore.shipped().get("default")
-    aligner = Aligner(
-        load_engine(), load_moderator(policy), policy, sampling=Sampling(160), seed=args.seed
-    )
+    aligner = Aligner(load_engine(), Panel.load(policy), sampling=Sampling(160), seed=args.seed)
     prompts = [wrapped for _, wrapped in wrapped_prompts(args.set, args.count, args.seed)]
     rng = np.random.default_rng(args.seed)
     directions = rng.standard_normal((args.directions, args.rank))

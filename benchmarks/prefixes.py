@@ -35,6 +35,7 @@ from rerail.engines import GenerationRequest, Sampling, load_engine
 from rerail.engines.base import EmbeddedPrompt
 from rerail.engines.transformers import TransformersEngine
 from rerail.moderators import load_moderator
+from rerail.panel import Panel
 from rerail.policy import PolicyStore
 from rerail.types import Message, Outcome, Prompt
 
@@ -106,7 +107,10 @@ def measure(kind: str, max_open: int, repetitions: int, name: str) -> dict[str, 
         for which, engine in engines.items():
             engine.forget_prefixes()
             aligner = Aligner(
-                engine, moderator, policy, sampling=Sampling(max_new_tokens=96), max_open=max_open
+                engine,
+                Panel(policy, moderator),
+                sampling=Sampling(max_new_tokens=96),
+                max_open=max_open,
             )
             start = time.perf_counter()
             responses = list(aligner.align_many(asked))

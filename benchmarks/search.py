@@ -27,8 +27,9 @@ from typing import Any
 from rerail.align import Aligner
 from rerail.engines import Sampling, load_engine
 from rerail.eval.rules import is_refusal, on_topic
-from rerail.moderators import load_moderator
-from rerail.policy import OptimizerSettings, PolicyStore
+from rerail.panel import Panel
+from rerail.policy import PolicyStore
+from rerail.settings import OptimizerSettings
 from rerail.types import Outcome
 from training.chat import wrappers
 from training.splits import HELD_OUT, load
@@ -105,7 +106,7 @@ GRIDS = {
 }
 
 COLUMNS = ("flagged", "solved", "generations", "tokens", "naturalness", "naturalness_p10",
-           "on_topic", "refusals", "min_cosine", "tokens_preserved", "seconds")  # fmt: skip
+           "on_topic", "refusals", "cosine", "tokens_preserved", "seconds")  # fmt: skip
 
 
 def measure(
@@ -119,9 +120,7 @@ def measure(
             "naturalness_floor": floor,
         }
     )
-    aligner = Aligner(
-        engine, load_moderator(policy), policy, sampling=Sampling(max_new_tokens=160), seed=seed
-    )
+    aligner = Aligner(engine, Panel.load(policy), sampling=Sampling(max_new_tokens=160), seed=seed)
     started = time.perf_counter()
     responses = aligner.align_many([wrapped for _, wrapped in pairs])
     seconds = time.perf_counter() - started
@@ -142,7 +141,7 @@ def measure(
         "naturalness_p10": natural[len(natural) // 10] if natural else float("nan"),
         "on_topic": mean(is_refusal(r.text) or on_topic(q, r.text) for q, r in steered),
         "refusals": mean(is_refusal(r.text) for _, r in steered),
-        "min_cosine": mean(r.min_cosine for _, r in steered),
+        "cosine": mean(r.cosine for _, r in steered),
         "tokens_preserved": min((r.tokens_preserved for _, r in steered), default=float("nan")),
         "seconds": seconds,
     }

@@ -21,6 +21,7 @@ from rerail import Aligner, Policy, Prompt, Sampling
 from rerail.cli._batch import Run, run_items
 from rerail.cli._lines import Item, OutputFile
 from rerail.cluster import AlignerPool, Settings
+from rerail.panel import Panel
 from rerail.store import Store
 
 PROMPTS, BATCH = 500, 32
@@ -53,7 +54,7 @@ def main(folder: Path) -> dict[str, Any]:
                 return super().generate(requests, sampling)
 
         moderator = FakeModerator(words=("sure",))
-        return Aligner(Engine(refuse=f"No. {node}"), moderator, POLICY, max_open=BATCH)
+        return Aligner(Engine(refuse=f"No. {node}"), Panel(POLICY, moderator), max_open=BATCH)
 
     items = [Item(i + 1, f"p{i}", Prompt.of(f"how is {i} done")) for i in range(PROMPTS)]
     output = folder / "out.jsonl"

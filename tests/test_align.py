@@ -10,19 +10,24 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rerail.align import Aligner, advance, is_degenerate, loss, prompt_seed, rejection
+from rerail.align import Aligner
 from rerail.engines.base import Sampling
 from rerail.engines.fake import FakeEngine
 from rerail.errors import EngineError, PolicyError, PromptError, PromptTooLongError
 from rerail.moderators import Combined, FakeModerator
 from rerail.optimizer import Units
-from rerail.policy import Budget, OptimizerSettings, Policy
+from rerail.panel import Panel, is_degenerate
+from rerail.policy import Budget, Policy
+from rerail.search import advance, loss, prompt_seed
+from rerail.settings import OptimizerSettings
 from rerail.types import (
     AcceptedFrom,
     Evaluation,
+    Exchange,
     Generation,
     Outcome,
     Prompt,
+    Rejection,
     Score,
     StopReason,
 )
@@ -41,8 +46,8 @@ def make(preset="fast", engine=None, moderator=None, seed=0, sampling=None, max_
          confirm=None, **changes):  # fmt: skip
     engine = engine or FakeEngine(comply=COMPLY, refuse=REFUSE)
     moderator = moderator or FakeModerator()
-    return Aligner(engine, moderator, make_policy(preset, **changes), seed=seed,
-                   sampling=sampling, max_open=max_open, confirm=confirm)  # fmt: skip
+    return Aligner(engine, Panel(make_policy(preset, **changes), moderator, confirm), seed=seed,
+                   sampling=sampling, max_open=max_open)  # fmt: skip
 
 
 def facts(response):
@@ -62,7 +67,7 @@ def test_an_acceptable_first_answer_leaves_unchanged_for_one_generation_and_one_
     assert response.accepted_from is AcceptedFrom.INITIAL
     assert (response.cost.generations, response.cost.moderator_calls) == (1, 1)
     assert (engine.generated, [len(batch) for batch in moderator.calls]) == (1, [1])
-    assert (response.naturalness, response.min_cosine, response.tokens_preserved) == (0, 1, 1)
+    assert (response.naturalness, response.cosine, response.tokens_preserved) == (0, 1, 1)
     assert response.initial == response.final
     assert engine.log_likelihood_calls == 0
 
@@ -75,7 +80,7 @@ def test_an_acceptable_first_answer_asks_nothing_of_the_embedding_table():
 
     engine = Watched(answer=lambda embedded, point: "fine")
     aligner = make(engine=engine)
-    aligner._units = Units()
+    aligner.units = Units()
     assert aligner.align("hello there").outcome is Outcome.PASSED
 
 
@@ -91,7 +96,7 @@ def test_a_flagged_answer_is_steered_to_one_of_the_models_own(preset):
     assert not response.final.flagged
     allowed = {"reference": {"iterate"}, "random": {"perturbation"}}
     assert response.accepted_from in allowed.get(preset, {"iterate", "perturbation"})
-    assert response.min_cosine < 1
+    assert response.cosine < 1
     assert response.cost.generations == engine.generated == len(response.evaluations)
     assert response.cost.moderator_calls == sum(map(len, moderator.calls)) == 2
     assert engine.weights_sha256() == before
@@ -240,12 +245,12 @@ def test_a_search_gives_the_same_whatever_else_is_open():
 def test_a_round_is_one_engine_batch_per_sampling_and_one_batch_per_moderator():
     engine, moderator = FakeEngine(comply=COMPLY, refuse=REFUSE), FakeModerator()
     policies = [make_policy(), make_policy("random", categories={"illicit": 0.9})]
-    aligners = [Aligner(engine, moderator, policy) for policy in policies]
+    aligners = [Aligner(engine, Panel(policy, moderator)) for policy in policies]
     short = Sampling(max_new_tokens=4)
     advance([a.open(p, sampling=s) for a in aligners for p in PROMPTS for s in (None, short)])
     assert engine.generate_calls == 2
     assert len(moderator.calls) == 1
-    slow = Aligner(engine, moderator, make_policy(moderator_timeout=9.0))
+    slow = Aligner(engine, Panel(make_policy(moderator_timeout=9.0), moderator))
     advance([slow.open("one"), aligners[0].open("two"), aligners[1].open("three")])
     assert [len(batch) for batch in moderator.calls[1:]] == [1, 2]
 
@@ -267,7 +272,7 @@ def test_a_search_may_have_a_seed_and_sampling_of_its_own():
 def test_a_deadline_only_tightens_the_budget_of_the_policy(monkeypatch):
     def rounds(budget, seconds):
         clock = itertools.count()
-        monkeypatch.setattr("rerail.align.time.perf_counter", lambda: float(next(clock)))
+        monkeypatch.setattr("rerail.rounds.time.perf_counter", lambda: float(next(clock)))
         engine = FakeEngine(answer=lambda e, p: COMPLY)
         aligner = make(engine=engine, budget={"seconds": budget})
         (response,) = finish([aligner.open("hi there", seconds=seconds)])
@@ -400,7 +405,7 @@ def test_nothing_flagged_and_nothing_unscored_ever_leaves(preset, exhausted, wor
 
     policy = make_policy(preset, on_exhausted=exhausted, search={"max_iterations": 2})
     moderator = AnyModerator(behaviour, fails_at, kind)
-    aligner = Aligner(FakeEngine(answer=answer), moderator, policy)
+    aligner = Aligner(FakeEngine(answer=answer), Panel(policy, moderator))
     for response in aligner.align_many(["one", "two", "three"]):
         if response.outcome in (Outcome.PASSED, Outcome.STEERED):
             assert behaviour[response.text] == "ok"
@@ -502,12 +507,6 @@ def test_an_answer_that_cannot_be_judged_half_way_is_finished():
 
 @pytest.mark.parametrize("horizon", [None, 2, 8])
 def test_what_follows_a_stop_is_neither_judged_nor_shown(horizon):
-    class Runs(FakeEngine):
-        """Does not know of stops."""
-
-        def generate(self, requests, sampling):
-            return super().generate(requests, Sampling())
-
     judged = []
 
     def scorer(exchange):
@@ -515,7 +514,7 @@ def test_what_follows_a_stop_is_neither_judged_nor_shown(horizon):
         return {"illicit": float("comply" in exchange.answer)}
 
     def run(refuse, stop):
-        engine = Runs(comply=COMPLY, refuse=refuse)
+        engine = FakeEngine(comply=COMPLY, refuse=refuse)
         return make(engine=engine, moderator=FakeModerator(scorer), search={"horizon": horizon},
                     sampling=Sampling(stop=stop)).align("please do it now")  # fmt: skip
 
@@ -525,6 +524,20 @@ def test_what_follows_a_stop_is_neither_judged_nor_shown(horizon):
     assert accepted.generation.finish_reason == "stop"
     assert not any("END" in text for text in judged)
     assert run("I would rather not. END now I comply with it", ()).outcome is Outcome.REFUSED
+
+
+def test_an_engine_that_goes_on_after_a_stop_fails():
+    class Runs(FakeEngine):
+        """Does not know of stops."""
+
+        def generate(self, requests, sampling):
+            return super().generate(requests, Sampling())
+
+    response = make(engine=Runs(comply="It is END not"), sampling=Sampling(stop=("END",))).align(
+        "x"
+    )
+    assert (response.outcome, response.stop_reason) == (Outcome.ERROR, StopReason.ENGINE_ERROR)
+    assert "went on after a stop" in response.error
 
 
 # --- offsets that are known to be good ---------------------------------------------------------
@@ -750,7 +763,8 @@ def test_the_last_resort_needs_consent_too():
     assert run(["other 5"]).text == "other 6"
     against_all = run(["other"])
     assert (against_all.outcome, against_all.final) == (Outcome.REFUSED, None)
-    assert {e.rejection for e in against_all.evaluations[1:]} == {"unconfirmed"}
+    assert {e.rejection for e in against_all.evaluations[1:]} == {"unnatural"}
+    assert {e.judged.confirmed for e in against_all.evaluations[1:]} == {False}
 
 
 def test_an_audit_policy_asks_for_consent_to_what_could_not_be_scored():
@@ -793,7 +807,7 @@ def test_a_moderator_that_cannot_confirm_is_an_error():
 
 def test_a_policy_whose_moderators_should_confirm_needs_them():
     with pytest.raises(PolicyError, match="load_confirm"):
-        Aligner(FakeEngine(), FakeModerator(), Policy(name="p", confirm=("fake",)))
+        Panel(Policy(name="p", confirm=("fake",)), FakeModerator())
 
 
 # --- engines that fail -----------------------------------------------------------------------
@@ -997,15 +1011,12 @@ def test_degenerate_means_repeating_itself(text, expected):
 
 
 def test_order_of_rejections_and_losses():
-    thresholds = {"illicit": 0.5}
-
     def evaluation(text, score, natural):
-        reason = rejection(text, score, thresholds)
-        if reason is None and not natural:
-            reason = "unnatural"
-        value = score.categories.get("illicit", math.inf) / 0.5
-        return Evaluation(AcceptedFrom.PERTURBATION, None, Generation(text, ()), score, value,
-                          0.0, reason)  # fmt: skip
+        gives = FakeModerator(lambda exchange: score, categories=("illicit",))
+        (judged,) = Panel(make_policy(), gives).judge([Exchange((), text)])
+        reason = judged.rejection or (None if natural else Rejection.UNNATURAL)
+        return Evaluation(AcceptedFrom.PERTURBATION, None, Generation(text, ()), judged, 0.0,
+                          reason)  # fmt: skip
 
     low, high, none = Score.of({"illicit": 0.1}), Score.of({"illicit": 0.8}), Score.unscored("x")
     cases = [
@@ -1046,7 +1057,7 @@ def test_a_token_budget_ends_the_search_after_the_round_that_spends_it():
 
 def test_a_time_budget_ends_the_search(monkeypatch):
     clock = itertools.count()
-    monkeypatch.setattr("rerail.align.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("rerail.rounds.time.perf_counter", lambda: float(next(clock)))
     engine = FakeEngine(answer=lambda e, p: COMPLY)
     response = make(engine=engine, budget={"seconds": 3.0}).align("hi there")
     assert response.stop_reason is StopReason.BUDGET
@@ -1122,12 +1133,12 @@ def test_text_completion_is_steered_without_a_template():
 def test_movement_is_measured_on_the_accepted_point():
     engine = FakeEngine(comply=COMPLY, refuse=REFUSE)
     response = make(engine=engine, search={"perturbation_scale": 0.3}).align("please do it now")
-    assert 0 < response.min_cosine < 1
+    assert 0 < response.cosine < 1
     assert 0 <= response.tokens_preserved <= 1
     far = make(engine=FakeEngine(comply=COMPLY, refuse=REFUSE, margin=3.0),
                search={"perturbation_scale": 5.0, "max_perturbation_scale": 50.0,
                        "min_cosine": -1.0}).align("please do it now")  # fmt: skip
-    assert far.min_cosine < response.min_cosine
+    assert far.cosine < response.cosine
     assert far.tokens_preserved < 1
 
 

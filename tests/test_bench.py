@@ -13,7 +13,9 @@ from rerail.engines import FakeEngine, Sampling
 from rerail.engines.base import WatchingEngine
 from rerail.errors import PromptError
 from rerail.moderators import FakeModerator
-from rerail.policy import OptimizerSettings, Policy
+from rerail.panel import Panel
+from rerail.policy import Policy
+from rerail.settings import OptimizerSettings
 from rerail.types import Prompt
 
 COMPLY, REFUSE = "Sure, here is how I comply with it.", "I would rather not do it."
@@ -44,7 +46,7 @@ def document():
 
 def test_figures_are_those_of_the_responses(document):
     bench = make()
-    responses = Aligner(bench.engine, bench.moderator, bench.policy,
+    responses = Aligner(bench.engine, Panel(bench.policy, bench.moderator),
                         sampling=bench.sampling).align_many(PROMPTS)  # fmt: skip
     tokens = [r.cost.generated_tokens for r in responses]
     fast = document["fast"]
@@ -70,8 +72,10 @@ def test_naturalness_is_compared_where_both_steered():
     own = {
         method: Aligner(
             bench.engine,
-            bench.moderator,
-            bench.policy.model_copy(update={"optimizer": bench.settings(method)}),
+            Panel(
+                bench.policy.model_copy(update={"optimizer": bench.settings(method)}),
+                bench.moderator,
+            ),
             sampling=bench.sampling,
         ).align_many(bench.prompts)
         for method in ("fast", "reference")
@@ -156,7 +160,9 @@ def test_a_timed_engine_answers_as_the_engine_and_can_be_watched_if_that_can(mon
                     optimizer=OptimizerSettings.of("fast", subspace_rank=None))  # fmt: skip
 
     def answer(through):
-        response = Aligner(through, FakeModerator(), policy, sampling=Sampling()).align(PROMPTS[0])
+        response = Aligner(through, Panel(policy, FakeModerator()), sampling=Sampling()).align(
+            PROMPTS[0]
+        )
         return response.text, response.cost.generated_tokens
 
     assert answer(timed(engine, Clock())) == answer(engine)
@@ -167,7 +173,7 @@ def test_a_timed_engine_answers_as_the_engine_and_can_be_watched_if_that_can(mon
 
 def test_memory_is_measured_around_the_requests():
     bench = make()
-    aligner = Aligner(bench.engine, bench.moderator, bench.policy)
+    aligner = Aligner(bench.engine, Panel(bench.policy, bench.moderator))
     figures = soak(aligner, PROMPTS, 40)
     assert figures["requests"] == sum(figures["outcomes"].values()) == 40
     assert figures["resident_mib_before"] > 1

@@ -19,6 +19,7 @@ from rerail.cluster import AlignerPool, Pool, Settings
 from rerail.engines import FakeEngine
 from rerail.errors import EngineError, MissingDependencyError
 from rerail.moderators import FakeModerator
+from rerail.panel import Panel
 from tests.fake_ray import FakeRay
 
 
@@ -182,7 +183,7 @@ def test_aligners_elsewhere_answer_as_one_here_does(ray: FakeRay) -> None:
     policy = Policy(name="p", moderators=("fake",))
 
     def make() -> Aligner:
-        return Aligner(FakeEngine(), FakeModerator(words=("sure",)), policy)
+        return Aligner(FakeEngine(), Panel(policy, FakeModerator(words=("sure",))))
 
     prompts = [f"how is {i} done" for i in range(20)] + [""]
     ray.losses = {4}

@@ -23,6 +23,7 @@ from rerail.demo import (
 from rerail.engines import FakeEngine, Sampling
 from rerail.errors import InputFileError
 from rerail.moderators import FakeModerator
+from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.types import AcceptedFrom, Cost, Generation, Outcome, Prompt, Response, Verdict
 from tests.test_store import response
@@ -45,7 +46,7 @@ def passed(text: str = "Sure, here is how it is done.") -> Response:
         cost=Cost(1, 5, 9, 1),
         accepted_from=AcceptedFrom.INITIAL,
         naturalness=0.0,
-        min_cosine=1.0,
+        cosine=1.0,
         tokens_preserved=1.0,
     )
 
@@ -58,7 +59,7 @@ def steered(text: str, generations: int, naturalness: float, kept: float = 1.0) 
         cost=Cost(generations, 10 * generations, 30, 3),
         naturalness=naturalness,
         tokens_preserved=kept,
-        min_cosine=kept - 0.1,
+        cosine=kept - 0.1,
     )
 
 
@@ -92,7 +93,7 @@ def test_figures() -> None:
         "steered_refusal_share": pytest.approx(1 / 3),
         "steered_on_topic_share": pytest.approx(2 / 3),
         "tokens_preserved_min": 0.9,
-        "min_cosine_min": pytest.approx(0.8),
+        "cosine_min": pytest.approx(0.8),
         "weights_sha256_before": "a" * 64,
         "weights_sha256_after": "a" * 64,
         "emitted_flagged": 0,
@@ -140,12 +141,16 @@ def test_promises_are_kept_only_if_all_are() -> None:
 
 
 def test_emitted_flagged_judges_what_left_and_nothing_else() -> None:
-    moderator = FakeModerator(words=["locksmith", "no."])
+    flags = FakeModerator(words=["locksmith", "no."])
     harmless = FakeModerator(words=["zebra"])
-    assert emitted_flagged([moderator], POLICY, RESULTS) == 1
-    assert emitted_flagged([harmless], POLICY, RESULTS) == 0
-    assert emitted_flagged([harmless, moderator], POLICY, RESULTS) == 1
-    assert emitted_flagged([moderator], POLICY, [RESULTS[-1]]) == 0
+    down = FakeModerator(error=RuntimeError())
+    assert emitted_flagged(Panel(POLICY, flags), RESULTS) == 1
+    assert emitted_flagged(Panel(POLICY, harmless), RESULTS) == 0
+    assert emitted_flagged(Panel(POLICY, harmless, flags), RESULTS) == 1
+    assert emitted_flagged(Panel(POLICY, flags), [RESULTS[-1]]) == 0
+    left = sum(r.response.outcome in (Outcome.PASSED, Outcome.STEERED) for r in RESULTS)
+    assert emitted_flagged(Panel(POLICY, down), RESULTS) == left
+    assert emitted_flagged(Panel(POLICY, harmless, down), RESULTS) == left
 
 
 def test_identical_share_really_generates() -> None:

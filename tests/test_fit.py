@@ -8,6 +8,7 @@ from rerail.engines import FakeEngine
 from rerail.errors import EngineError, ModeratorError, PromptError
 from rerail.fit import _cover, fit
 from rerail.moderators import FakeModerator
+from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.types import AcceptedFrom
 
@@ -19,7 +20,7 @@ UNSEEN = [f"now tell me about the other matter {i}" for i in range(8)]
 def make(engine=None, moderator=None, **changes):
     engine = engine or FakeEngine(comply=COMPLY, refuse=REFUSE)
     moderator = moderator or FakeModerator()
-    return Aligner(engine, moderator, Policy(name="p", moderators=("fake",), **changes))
+    return Aligner(engine, Panel(Policy(name="p", moderators=("fake",), **changes), moderator))
 
 
 def test_fitted_offsets_solve_prompts_that_were_never_seen():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rerail import zo
 from rerail.optimizer import Optimizer, Units, direction_family
-from rerail.policy import OptimizerSettings
+from rerail.settings import OptimizerSettings
 from rerail.types import AcceptedFrom, StopReason
 
 ROWS, WIDTH = 4, 8

@@ -12,18 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerail.errors import PolicyError
-from rerail.policy import (
-    CATEGORIES,
-    PRESETS,
-    Budget,
-    ModeratorSpec,
-    OptimizerSettings,
-    Policy,
-    PolicyStore,
-    harm,
-    nearest,
-)
-from rerail.types import Score
+from rerail.moderators import FakeModerator
+from rerail.names import nearest
+from rerail.panel import Panel
+from rerail.policy import CATEGORIES, Budget, ModeratorSpec, Policy, PolicyStore
+from rerail.settings import PRESETS, OptimizerSettings
 
 FULL = """
 name: everything
@@ -357,83 +350,6 @@ def test_equal_numbers_are_equal_versions() -> None:
     assert parse(categories={"hate": 1}).version == parse(categories={"hate": 1.0}).version
 
 
-# Thresholds and harm
-
-
-def test_unnamed_categories_keep_the_default() -> None:
-    policy = parse(categories={"hate": 0.2, "sexual": None}, default_threshold=0.7)
-    given = ("hate", "sexual", "violence")
-    assert policy.thresholds(given) == {"hate": 0.2, "violence": 0.7}
-
-
-def test_a_category_that_no_moderator_gives_is_an_error() -> None:
-    policy = parse(categories={"self-harm": 0.2})
-    with pytest.raises(PolicyError, match=r"'self-harm'.*did you mean 'self-harm/intent'"):
-        policy.thresholds(("hate", "self-harm/intent"))
-
-
-def test_switching_off_a_category_that_is_not_given_is_fine() -> None:
-    assert parse(categories={"illicit": None}).thresholds(("hate",)) == {"hate": 0.5}
-
-
-def test_moderators_that_confirm_cannot_be_left_out() -> None:
-    policy = parse(confirm=["rules"])
-    with pytest.raises(PolicyError, match="confirm=load_confirm"):
-        policy.thresholds(("hate",))
-    assert policy.thresholds(("hate",), ("hate",)) == {"hate": 0.5}
-
-
-def test_a_category_that_only_a_confirming_moderator_gives_is_no_error() -> None:
-    policy = parse(categories={"illicit": 0.2, "sexual": None}, default_threshold=0.7)
-    steering = policy.thresholds(("hate",), confirmed=("illicit", "sexual"))
-    assert steering == {"hate": 0.7}
-    assert policy.active(("illicit", "sexual")) == {"illicit": 0.2}
-    with pytest.raises(PolicyError, match="'illicit'"):
-        policy.thresholds(("hate",), confirmed=("sexual",))
-
-
-def test_a_policy_that_watches_nothing_is_an_error() -> None:
-    with pytest.raises(PolicyError, match="every category off"):
-        parse(categories={"hate": None}).thresholds(("hate",))
-    with pytest.raises(PolicyError):
-        parse().thresholds(())
-
-
-scores = st.dictionaries(st.sampled_from(CATEGORIES[:4]), st.floats(0, 1), min_size=1)
-
-
-@given(scores, st.data())
-def test_harm_is_one_exactly_where_a_score_meets_its_threshold(
-    given_scores: dict[str, float], data: st.DataObject
-) -> None:
-    limits = {c: data.draw(thresholds) for c in given_scores}
-    flagged = any(given_scores[c] >= limits[c] for c in limits)
-    assert (harm(Score.of(given_scores), limits) >= 1.0) == flagged
-
-
-@given(scores, thresholds, thresholds)
-def test_a_lower_threshold_never_lowers_harm(
-    given_scores: dict[str, float], a: float, b: float
-) -> None:
-    low, high = sorted((a, b))
-    score = Score.of(given_scores)
-    at_low = harm(score, dict.fromkeys(given_scores, low))
-    at_high = harm(score, dict.fromkeys(given_scores, high))
-    assert at_low >= at_high >= 0
-
-
-def test_harm_reads_only_the_policys_categories() -> None:
-    score = Score.of({"hate": 0.2, "sexual": 1.0})
-    assert harm(score, {"hate": 0.4}) == 0.5
-
-
-def test_what_was_not_scored_is_infinitely_harmful() -> None:
-    limits = {"hate": 0.5}
-    assert harm(Score.unscored("down"), limits) == math.inf
-    assert harm(Score.of({"violence": 0.0}), limits) == math.inf
-    assert harm(Score.of({}), limits) == math.inf
-
-
 # The store
 
 
@@ -453,10 +369,11 @@ def test_the_shipped_policies_are_what_their_names_say() -> None:
     six = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
     default, strict = store.get("default"), store.get("strict")
     permissive, audit = store.get("permissive"), store.get("audit")
+    gives = FakeModerator(categories=six)
+    limits = [Panel(policy, gives).thresholds for policy in (strict, default, permissive)]
     for category in six:
-        limits = [p.thresholds(six)[category] for p in (strict, default, permissive)]
-        assert limits == sorted(limits)
-    assert strict.thresholds(six)["hate"] < permissive.thresholds(six)["hate"]
+        assert [t[category] for t in limits] == sorted(t[category] for t in limits)
+    assert limits[0]["hate"] < limits[2]["hate"]
     assert strict.steerable_rows == "user"
     assert audit.audit
     assert audit.on_moderator_error == "open"

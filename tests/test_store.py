@@ -23,11 +23,12 @@ from rerail.types import (
     Outcome,
     PolicyTag,
     Prompt,
+    Rejection,
     Response,
     Score,
     StopReason,
-    Verdict,
 )
+from tests.judged import judged
 
 
 def evaluation(score: Score, harm: float, text: str = "an answer") -> Evaluation:
@@ -35,10 +36,9 @@ def evaluation(score: Score, harm: float, text: str = "an answer") -> Evaluation
         origin=AcceptedFrom.PERTURBATION,
         point=None,
         generation=Generation(text, (1, 2, 3)),
-        score=score,
-        harm=harm,
+        judged=judged(score, harm),
         naturalness=None if harm >= 1 else -0.25,
-        rejection="flagged" if harm >= 1 else None,
+        rejection=Rejection.FLAGGED if harm >= 1 else None,
     )
 
 
@@ -52,13 +52,13 @@ def response(text: str = "the answer that left", outcome: Outcome = Outcome.STEE
         outcome=outcome,
         text=text,
         policy=PolicyTag("default", "0123456789ab", audit=True),
-        initial=Verdict.of(evaluations[0]),
-        final=Verdict.of(evaluations[2]),
+        initial=evaluations[0].judged.verdict,
+        final=evaluations[2].judged.verdict,
         cost=Cost(3, 9, 30, 3, 0.5),
         iterations=1,
         accepted_from=AcceptedFrom.PERTURBATION,
         naturalness=-0.25,
-        min_cosine=0.97,
+        cosine=0.97,
         tokens_preserved=1.0,
         stop_reason=StopReason.ACCEPTED,
         seed=2**63 - 1,
@@ -84,7 +84,7 @@ def test_a_record_holds_the_whole_response(path: Path) -> None:
     public = response().to_json()
     for key in ("outcome", "stop_reason", "accepted_from", "iterations", "initial", "final"):
         assert getattr(record, key) == public[key]
-    for key in ("naturalness", "min_cosine", "tokens_preserved", "seed", "model", "error"):
+    for key in ("naturalness", "cosine", "tokens_preserved", "seed", "model", "error"):
         assert getattr(record, key) == public[key]
     for key, value in public["cost"].items():
         assert getattr(record, key) == value

@@ -25,11 +25,12 @@ from rerail.types import (
     Outcome,
     PolicyTag,
     Prompt,
+    Rejection,
     Response,
     Score,
     StopReason,
-    Verdict,
 )
+from tests.judged import judged
 
 # Prompts
 
@@ -165,23 +166,17 @@ def evaluation(score: Score, harm: float, rejection: str | None = None) -> Evalu
         origin=AcceptedFrom.PERTURBATION,
         point=np.zeros((2, 3), np.float32),
         generation=Generation("text", (1, 2)),
-        score=score,
-        harm=harm,
+        judged=judged(score, harm, rejection),
         naturalness=0.0,
-        rejection=rejection,
+        rejection=rejection and Rejection(rejection),
     )
-
-
-@pytest.mark.parametrize(("harm", "flagged"), [(0.0, False), (0.999, False), (1.0, True)])
-def test_flagged_is_harm_of_at_least_one(harm: float, flagged: bool) -> None:
-    assert evaluation(Score.of({"hate": 0.5}), harm).flagged is flagged
 
 
 def test_unscored_is_neither_flagged_nor_a_number() -> None:
     unscored = evaluation(Score.unscored(EMPTY_ANSWER), math.inf, "empty")
     assert not unscored.flagged
     assert not unscored.accepted
-    verdict = Verdict.of(unscored)
+    verdict = unscored.judged.verdict
     assert verdict.harm is None
     assert verdict.unscored == EMPTY_ANSWER
     assert dict(verdict.scores) == {}
@@ -195,7 +190,7 @@ def test_neither_points_nor_answers_show_in_a_repr() -> None:
 
 
 def response(**changes: Any) -> Response:
-    verdict = Verdict.of(evaluation(Score.of({"hate": 0.25}), 0.5))
+    verdict = evaluation(Score.of({"hate": 0.25}), 0.5).judged.verdict
     values: dict[str, Any] = {
         "outcome": Outcome.STEERED,
         "text": "Grüße\n",
@@ -206,7 +201,7 @@ def response(**changes: Any) -> Response:
         "iterations": 1,
         "accepted_from": AcceptedFrom.PERTURBATION,
         "naturalness": -0.25,
-        "min_cosine": 0.5,
+        "cosine": 0.5,
         "tokens_preserved": 1.0,
         "stop_reason": StopReason.ACCEPTED,
         "seed": 7,
@@ -232,7 +227,7 @@ CONTRACT = {
     "iterations": int,
     "accepted_from": str,
     "naturalness": float,
-    "min_cosine": float,
+    "cosine": float,
     "tokens_preserved": float,
     "stop_reason": str,
 }
@@ -257,24 +252,25 @@ def test_the_json_contract() -> None:
         "scores": {"hate": 0.25},
         "flagged": False,
         "unscored": None,
+        "confirmed": None,
     }
 
 
 def test_every_field_but_the_evaluations_is_said_as_json() -> None:
-    named = {field.name for field in fields(Response)} - {"evaluations"}
+    named = {field.name for field in fields(Response)} - {"evaluations", "left"}
     assert response().to_json().keys() == named
     assert response().to_json()["cost"].keys() == get_type_hints(Cost).keys()
     assert response().to_json()["policy"].keys() == get_type_hints(PolicyTag).keys()
 
 
 def test_a_response_without_an_answer_is_json_too() -> None:
-    unscored = Verdict.of(evaluation(Score.unscored("down"), math.inf, "unscored"))
+    unscored = evaluation(Score.unscored("down"), math.inf, "unscored").judged.verdict
     said = response(
         outcome=Outcome.ERROR,
         initial=unscored,
         final=None,
         naturalness=None,
-        min_cosine=None,
+        cosine=None,
         tokens_preserved=None,
         accepted_from=AcceptedFrom.NONE,
         stop_reason=StopReason.MODERATOR_ERROR,
@@ -293,10 +289,9 @@ def test_answers_that_did_not_leave_are_not_in_the_json() -> None:
         AcceptedFrom.INITIAL,
         np.zeros((1, 1), np.float32),
         Generation("HIDDEN ANSWER", (1,)),
-        Score.of({"hate": 1.0}),
-        2.0,
+        judged(Score.of({"hate": 1.0}), 2.0, "flagged"),
         0.0,
-        "flagged",
+        Rejection.FLAGGED,
     )
     assert "HIDDEN" not in json.dumps(response(evaluations=(hidden,)).to_json())
     assert "HIDDEN" not in repr(response(evaluations=(hidden,)))

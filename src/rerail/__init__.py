@@ -1,9 +1,9 @@
 """Test-time safety alignment: steer a model's answers by moving its input embeddings.
 
-    from rerail import Aligner, PolicyStore, load_engine, load_moderator
+    from rerail import Aligner, Panel, PolicyStore, load_engine
 
     policy = PolicyStore.shipped().get("default")
-    aligner = Aligner(load_engine("embedded"), load_moderator(policy), policy)
+    aligner = Aligner(load_engine("embedded"), Panel.load(policy))
     response = aligner.align("How do I ...?")
 
 Names are resolved when they are first used: importing rerail loads no model library.
@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rerail.align import Aligner as Aligner
-    from rerail.align import Search as Search
-    from rerail.align import advance as advance
     from rerail.engines import load_engine as load_engine
     from rerail.engines.base import Engine as Engine
     from rerail.engines.base import Sampling as Sampling
@@ -34,19 +32,24 @@ if TYPE_CHECKING:
     from rerail.moderators import load_confirm as load_confirm
     from rerail.moderators import load_moderator as load_moderator
     from rerail.moderators.base import Moderator as Moderator
+    from rerail.panel import Panel as Panel
     from rerail.policy import Budget as Budget
-    from rerail.policy import OptimizerSettings as OptimizerSettings
     from rerail.policy import Policy as Policy
     from rerail.policy import PolicyStore as PolicyStore
+    from rerail.search import Search as Search
+    from rerail.search import advance as advance
+    from rerail.settings import OptimizerSettings as OptimizerSettings
     from rerail.types import AcceptedFrom as AcceptedFrom
     from rerail.types import Cost as Cost
     from rerail.types import Evaluation as Evaluation
     from rerail.types import Exchange as Exchange
     from rerail.types import Generation as Generation
+    from rerail.types import Judged as Judged
     from rerail.types import Message as Message
     from rerail.types import Outcome as Outcome
     from rerail.types import PolicyTag as PolicyTag
     from rerail.types import Prompt as Prompt
+    from rerail.types import Rejection as Rejection
     from rerail.types import Response as Response
     from rerail.types import Score as Score
     from rerail.types import StopReason as StopReason
@@ -55,7 +58,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "rerail.align": ("Aligner", "Search", "advance"),
+    "rerail.align": ("Aligner",),
     "rerail.engines": ("load_engine",),
     "rerail.engines.base": ("Engine", "Sampling"),
     "rerail.errors": (
@@ -72,17 +75,22 @@ _HOME = {
     ),
     "rerail.moderators": ("load_confirm", "load_moderator"),
     "rerail.moderators.base": ("Moderator",),
-    "rerail.policy": ("Budget", "OptimizerSettings", "Policy", "PolicyStore"),
+    "rerail.panel": ("Panel",),
+    "rerail.policy": ("Budget", "Policy", "PolicyStore"),
+    "rerail.search": ("Search", "advance"),
+    "rerail.settings": ("OptimizerSettings",),
     "rerail.types": (
         "AcceptedFrom",
         "Cost",
         "Evaluation",
         "Exchange",
         "Generation",
+        "Judged",
         "Message",
         "Outcome",
         "PolicyTag",
         "Prompt",
+        "Rejection",
         "Response",
         "Score",
         "StopReason",

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rerail.align import Aligner, Search, advance, prompt_seed
+from rerail.align import Aligner
 from rerail.engines.base import (
     EmbeddedPrompt,
     EmbeddingTable,
@@ -32,7 +32,10 @@ from rerail.engines.base import (
 )
 from rerail.errors import PromptError
 from rerail.moderators.base import Moderator
-from rerail.policy import OptimizerSettings, Policy
+from rerail.panel import Panel
+from rerail.policy import Policy
+from rerail.search import Search, advance, prompt_seed
+from rerail.settings import OptimizerSettings
 from rerail.types import Exchange, Generation, Outcome, Prompt, Response, Score
 
 METHODS = ("fast", "reference", "random")
@@ -141,9 +144,7 @@ class Bench:
         policy = self.policy.model_copy(update={"optimizer": self.settings(method)})
         return Aligner(
             engine or self.engine,
-            self.moderator,
-            policy,
-            confirm=self.confirm,
+            Panel(policy, self.moderator, self.confirm),
             sampling=self.sampling,
             seed=self.seed,
             max_open=max(64, len(self.prompts)),
@@ -171,14 +172,12 @@ class Bench:
         responses: Mapping[str, Sequence[Response]],
         seconds: Mapping[str, Sequence[float]],
     ) -> dict[str, Any]:
-        own = [r for r in responses[method] if r.initial is not None and r.initial.flagged]
-        steered = [r for r in own if r.outcome is Outcome.STEERED]
+        own = [r for r in responses[method] if r.flagged]
+        steered = [r for r in own if r.neutralised]
         full = [len(r.evaluations[0].generation.token_ids) for r in own]
         tokens = [r.cost.generated_tokens for r in steered]
         reference = [
-            r.cost.generated_tokens
-            for r in responses.get("reference", ())
-            if r.initial is not None and r.initial.flagged and r.outcome is Outcome.STEERED
+            r.cost.generated_tokens for r in responses.get("reference", ()) if r.neutralised
         ]
         ratio = {
             "generation_equivalents_per_steered": self._ratio(tokens, full),
@@ -187,7 +186,7 @@ class Bench:
             "generated_tokens_per_flagged": self._mean([r.cost.generated_tokens for r in own]),
             "generations_per_steered": self._mean([r.cost.generations for r in steered]),
             "moderator_calls_per_steered": self._mean([r.cost.moderator_calls for r in steered]),
-            "neutralised_share": self._mean([r.outcome is Outcome.STEERED for r in own]),
+            "neutralised_share": self._mean([r.neutralised for r in own]),
             "naturalness_median": self._figure(
                 [r.naturalness for r in steered if r.naturalness is not None], np.median
             ),
@@ -330,9 +329,7 @@ class Bench:
         confirm = _TimedModerator(self.confirm, clock) if self.confirm else None
         aligner = Aligner(
             engine,
-            _TimedModerator(self.moderator, clock),
-            policy,
-            confirm=confirm,
+            Panel(policy, _TimedModerator(self.moderator, clock), confirm),
             sampling=self.sampling,
             seed=self.seed,
         )

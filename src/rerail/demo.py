@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from rerail.engines.base import Engine, GenerationRequest, Sampling
 from rerail.errors import InputFileError, PromptError
 from rerail.eval.rules import is_refusal, on_topic
-from rerail.moderators.base import Moderator
-from rerail.policy import Policy, harm
+from rerail.panel import Panel
 from rerail.types import Exchange, Generation, Outcome, Prompt, Response
 
 KINDS = ("plain", "wrapped", "benign", "rude")
@@ -59,13 +58,6 @@ class Result(NamedTuple):
 
     prompt: DemoPrompt
     response: Response
-
-    @property
-    def neutralised(self) -> bool:
-        """Flagged before, steered after."""
-        initial = self.response.initial
-        flagged = initial is not None and initial.flagged
-        return flagged and self.response.outcome is Outcome.STEERED
 
 
 @runtime_checkable
@@ -164,21 +156,15 @@ def select(
     return [p for of_kind in by_kind for p in of_kind if p.id in taken]
 
 
-def emitted_flagged(
-    moderators: Sequence[Moderator], policy: Policy, results: Iterable[Result]
-) -> int:
-    """Answers of the model that left although a moderator flags them or cannot score them."""
+def emitted_flagged(panel: Panel, results: Iterable[Result]) -> int:
+    """Answers of the model that left although the panel flags them or cannot score them."""
     emitted = [
         Exchange(prompt.prompt.messages, response.text)
         for prompt, response in results
         if response.outcome in MODEL_ANSWERS
     ]
-    flagged = [False] * len(emitted)
-    for moderator in moderators:
-        thresholds = policy.active(moderator.categories)
-        scores = moderator.score(emitted) if emitted else []
-        flagged = [f or harm(s, thresholds) >= 1.0 for f, s in zip(flagged, scores, strict=True)]
-    return sum(flagged)
+    verdicts = [judged.verdict for judged in panel.judge(emitted)]
+    return sum(verdict.flagged or verdict.unscored is not None for verdict in verdicts)
 
 
 def plain_answer(engine: Engine, prompt: Prompt, sampling: Sampling, seed: int) -> str:
@@ -212,7 +198,7 @@ def summarise(results: Sequence[Result], checks: Checks, seconds: float) -> dict
     """
     responses = [response for _, response in results]
     steered = [r for r in results if r.response.outcome is Outcome.STEERED]
-    flagged = [r for r in responses if r.initial is not None and r.initial.flagged]
+    flagged = [r for r in responses if r.flagged]
     refusals = [is_refusal(r.response.text) for r in steered]
     met = [
         refusal or on_topic(r.prompt.request, r.response.text)
@@ -220,19 +206,19 @@ def summarise(results: Sequence[Result], checks: Checks, seconds: float) -> dict
     ]
     naturalness = [r.response.naturalness for r in steered if r.response.naturalness is not None]
     kept = [r.response.tokens_preserved for r in steered if r.response.tokens_preserved is not None]
-    cosines = [r.response.min_cosine for r in steered if r.response.min_cosine is not None]
+    cosines = [r.response.cosine for r in steered if r.response.cosine is not None]
     costs = [r.response.cost for r in steered]
     return {
         **_counts(results),
         "flagged": len(flagged),
-        "neutralised_share": _share([r.neutralised for r in results], len(flagged)),
+        "neutralised_share": _share([r.neutralised for r in responses], len(flagged)),
         "generations_per_steered": _mean([cost.generations for cost in costs]),
         "generated_tokens_per_steered": _mean([cost.generated_tokens for cost in costs]),
         "naturalness_median": statistics.median(naturalness) if naturalness else None,
         "steered_refusal_share": _share(refusals, len(steered)),
         "steered_on_topic_share": _share(met, len(steered)),
         "tokens_preserved_min": min(kept, default=None),
-        "min_cosine_min": min(cosines, default=None),
+        "cosine_min": min(cosines, default=None),
         **asdict(checks),
         "seconds": seconds,
         "by_kind": {
@@ -245,11 +231,10 @@ def summarise(results: Sequence[Result], checks: Checks, seconds: float) -> dict
 
 def _counts(results: Sequence[Result]) -> dict[str, int]:
     outcomes = Counter(response.outcome for _, response in results)
-    initial = [response.initial for _, response in results]
     return {
         "prompts": len(results),
         "passed": outcomes[Outcome.PASSED],
-        "flagged": sum(verdict is not None and verdict.flagged for verdict in initial),
+        "flagged": sum(response.flagged for _, response in results),
         "steered": outcomes[Outcome.STEERED],
         "refused": outcomes[Outcome.REFUSED],
         "error": outcomes[Outcome.ERROR],

@@ -18,10 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rerail.align import Aligner, Search, advance, evaluate, loss, offset
+from rerail.align import Aligner, offset
 from rerail.engines.base import EmbeddingTable
 from rerail.errors import EngineError, ModeratorError, PromptError
 from rerail.policy import Offsets
+from rerail.rounds import evaluate
+from rerail.search import Search, advance, loss
 from rerail.types import Cost, Evaluation, PromptLike, StopReason
 
 Floats = NDArray[np.float64]
@@ -34,6 +36,8 @@ WIDEN = 1.5
 
 LENGTHS = (0.75, 1.0, 1.25, 1.5)
 """Of each centre, as multiples, that are tried on all prompts at the end."""
+
+_WORST = 2.0
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,11 @@ def fit(
         advance(searches[start : start + aligner.max_open])
     flagged = [s for s in searches if not s.done and s.evaluations[0].flagged]
     if not flagged:
-        for search in searches:
-            if search.reason is StopReason.MODERATOR_ERROR:
-                raise ModeratorError(f"a first answer could not be judged: {search.error}")
-            if search.reason is StopReason.ENGINE_ERROR:
-                raise EngineError(f"a first answer could not be had: {search.error}")
+        for response in (search.response() for search in searches if search.done):
+            if response.stop_reason is StopReason.MODERATOR_ERROR:
+                raise ModeratorError(f"a first answer could not be judged: {response.error}")
+            if response.stop_reason is StopReason.ENGINE_ERROR:
+                raise EngineError(f"a first answer could not be had: {response.error}")
         raise PromptError("no first answer is flagged: give prompts that the model complies with")
     generator = np.random.default_rng(seed)
     rank = min(rank, flagged[0].embedded.point.shape[1])
@@ -126,16 +130,16 @@ def _good(searches: Sequence[Search], drawn: Floats, table: EmbeddingTable) -> F
     Of each prompt's own only the most natural, a quarter of its draws at most, so that the easy
     prompts do not rule the centre.
     """
-    asks = [
-        (search, search.optimizer.shifted(offset(table, coordinates.tolist())))
-        for search, own in zip(searches, drawn, strict=True)
+    asks = {
+        search.probe(offset(table, coordinates.tolist())): place
+        for place, (search, own) in enumerate(zip(searches, drawn, strict=True))
         for coordinates in own
-    ]
-    found: dict[Search, list[Evaluation]] = {search: [] for search in searches}
-    for search, evaluation in evaluate(asks):
-        found[search].append(evaluation)
+    }
+    found: list[list[Evaluation]] = [[] for _ in searches]
+    for ask, evaluation in evaluate(list(asks)):
+        found[asks[ask]].append(evaluation)
     good: list[Floats] = []
-    for own, evaluations in zip(drawn, found.values(), strict=True):
+    for own, evaluations in zip(drawn, found, strict=True):
         accepted = [
             (evaluation.naturalness or 0.0, place)
             for place, evaluation in enumerate(evaluations)
@@ -149,8 +153,12 @@ def _good(searches: Sequence[Search], drawn: Floats, table: EmbeddingTable) -> F
 def _losses(searches: Sequence[Search], coordinates: Floats, table: EmbeddingTable) -> Floats:
     """``(n_searches,)`` losses at one offset: below 1 if and only if the answer is acceptable."""
     shift = offset(table, coordinates.tolist())
-    found = dict(evaluate([(search, search.optimizer.shifted(shift)) for search in searches]))
-    return np.array([min(loss(found[s]), 2.0) if s in found else 2.0 for s in searches])
+    places = {search.probe(shift): place for place, search in enumerate(searches)}
+    losses = np.full(len(searches), _WORST)
+    for ask, evaluation in evaluate(list(places)):
+        value = min(loss(evaluation), _WORST)
+        losses[places[ask]] = value if evaluation.accepted else max(value, 1.0)
+    return losses
 
 
 def _cover(losses: Floats, keep: int) -> tuple[list[int], tuple[int, ...]]:

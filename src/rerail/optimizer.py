@@ -19,13 +19,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rerail import zo
-from rerail.policy import OptimizerSettings
 from rerail.types import AcceptedFrom, BoolArray, FloatArray, StopReason
+
+if TYPE_CHECKING:
+    from rerail.settings import OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -206,9 +209,9 @@ class Optimizer:
         if max(finite) - min(finite) <= self.settings.spread_floor:
             self._widen()
             return False
+        self._flat_iterations = 0
         if not self.settings.descend:
             return False
-        self._flat_iterations = 0
         gradient = self._estimate(np.minimum(told, max(finite)))
         start = self._centre
         if self.settings.anchored:

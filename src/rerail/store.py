@@ -81,7 +81,7 @@ _records = sa.Table(
     sa.Column("initial", sa.JSON(none_as_null=True)),
     sa.Column("final", sa.JSON(none_as_null=True)),
     sa.Column("naturalness", sa.Float),
-    sa.Column("min_cosine", sa.Float),
+    sa.Column("cosine", sa.Float),
     sa.Column("tokens_preserved", sa.Float),
     sa.Column("generations", sa.Integer, nullable=False),
     sa.Column("generated_tokens", sa.Integer, nullable=False),
@@ -183,7 +183,7 @@ class Record:
     initial: Mapping[str, Any] | None
     final: Mapping[str, Any] | None
     naturalness: float | None
-    min_cosine: float | None
+    cosine: float | None
     tokens_preserved: float | None
     generations: int
     generated_tokens: int

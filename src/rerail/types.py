@@ -201,6 +201,7 @@ class AcceptedFrom(StrEnum):
     OFFSET = "offset"
     PERTURBATION = "perturbation"
     ITERATE = "iterate"
+    RESAMPLE = "resample"
     NONE = "none"
 
 
@@ -215,6 +216,19 @@ class StopReason(StrEnum):
     ENGINE_ERROR = "engine-error"
     PROMPT_ERROR = "prompt-error"
     CANCELLED = "cancelled"
+
+
+class Rejection(StrEnum):
+    """Why an answer is not acceptable."""
+
+    EMPTY = "empty"
+    DEGENERATE = "degenerate"
+    UNSCORED = "unscored"
+    FLAGGED = "flagged"
+    UNFINISHED = "unfinished"
+    UNNATURAL = "unnatural"
+    UNCONFIRMED = "unconfirmed"
+    UNJUDGED = "unjudged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +248,63 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a policy says of one answer, without its text.
+
+    Attributes:
+        harm: max over the policy's categories of score / threshold, the moderators that confirm
+            included where they were asked; None if unscored.
+        scores: by category, the largest that was given.
+        flagged: whether the policy flags the answer.
+        unscored: why there is no verdict; None if there is.
+        confirmed: whether the moderators that confirm accept the answer; None where there are
+            none, or where they were not asked.
+    """
+
+    harm: float | None
+    scores: Mapping[str, float]
+    flagged: bool
+    unscored: str | None = None
+    confirmed: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The public form."""
+        return {
+            "harm": self.harm,
+            "scores": dict(self.scores),
+            "flagged": self.flagged,
+            "unscored": self.unscored,
+            "confirmed": self.confirmed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a policy's moderators make of one answer; a `rerail.panel.Panel` gives it.
+
+    Attributes:
+        score: verdict of the moderators that steer.
+        harm: max over their categories of score / threshold; infinite if unscored. It alone tells
+            a search where to go.
+        rejection: why the answer is not acceptable, its naturalness aside; None if it is.
+        confirmation: verdict of the moderators that confirm; None where they were not asked.
+        confirmed: whether they accept the answer; None where they were not asked.
+        verdict: what both say together, without the text.
+    """
+
+    score: Score
+    harm: float
+    rejection: Rejection | None
+    verdict: Verdict
+    confirmation: Score | None = None
+    confirmed: bool | None = None
+
+    @property
+    def flagged(self) -> bool:
+        return self.verdict.flagged
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """One answer with the point that gave it and the verdict on it.
 
@@ -242,8 +313,7 @@ class Evaluation:
         point: ``(n_tokens, d_model)`` input embeddings; None in a response's list of evaluations,
             where keeping them all would cost memory.
         generation: the model's answer from that point.
-        score: the moderator's verdict.
-        harm: max over the policy's categories of score / threshold; infinite if unscored.
+        judged: what the policy's moderators make of the answer.
         naturalness: mean log-likelihood per token (nats) of the answer under the original,
             unmoved prompt, minus that of the model's first answer. None where it was not needed.
         rejection: why the answer is not acceptable; None if it is accepted.
@@ -252,14 +322,21 @@ class Evaluation:
     origin: AcceptedFrom
     point: FloatArray | None = field(repr=False, compare=False)
     generation: Generation
-    score: Score
-    harm: float
+    judged: Judged
     naturalness: float | None
-    rejection: str | None
+    rejection: Rejection | None
+
+    @property
+    def score(self) -> Score:
+        return self.judged.score
+
+    @property
+    def harm(self) -> float:
+        return self.judged.harm
 
     @property
     def flagged(self) -> bool:
-        return self.score.scored and self.harm >= 1.0
+        return self.judged.flagged
 
     @property
     def accepted(self) -> bool:
@@ -295,19 +372,11 @@ class Cost:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Harm and category scores of one answer, without its text."""
-
-    harm: float | None
-    scores: Mapping[str, float]
-    flagged: bool
-    unscored: str | None = None
-
-    @classmethod
-    def of(cls, evaluation: Evaluation) -> Verdict:
-        harm = evaluation.harm if math.isfinite(evaluation.harm) else None
-        return cls(harm, evaluation.score.categories, evaluation.flagged, evaluation.score.cause)
+def neutralised(initial: Verdict | None, outcome: Outcome, final: Verdict | None) -> bool:
+    """Flagged before; after it, another answer of the model that is scored and not flagged."""
+    flagged = initial is not None and initial.flagged
+    safe = final is not None and final.unscored is None and not final.flagged
+    return flagged and outcome is Outcome.STEERED and safe
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,14 +402,15 @@ class Response:
         iterations: completed optimiser iterations.
         accepted_from: which kind of point gave ``text``.
         naturalness: of ``text``; 0 for the first answer; None if no answer left.
-        min_cosine: smallest cosine, over the steered rows, between a row of the accepted point
-            and the original row; 1 if nothing moved.
+        cosine: between the accepted point and the original, their steered rows flattened; 1 if
+            nothing moved. The policy's ``min_cosine`` is its floor.
         tokens_preserved: share of steered rows whose nearest vocabulary embedding by cosine is
             still the original token.
         stop_reason: why the search ended.
         seed: seed of this prompt's search.
         model: name of the model.
         evaluations: every answer asked for, in order.
+        left: which of ``evaluations`` gave ``text``; None if no answer of the model left.
         error: what failed, for outcome ``error``.
     """
 
@@ -353,27 +423,26 @@ class Response:
     iterations: int
     accepted_from: AcceptedFrom
     naturalness: float | None
-    min_cosine: float | None
+    cosine: float | None
     tokens_preserved: float | None
     stop_reason: StopReason
     seed: int
     model: str
     evaluations: tuple[Evaluation, ...] = field(default=(), repr=False)
+    left: int | None = None
     error: str | None = None
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the policy flags the model's first answer."""
+        return self.initial is not None and self.initial.flagged
+
+    @property
+    def neutralised(self) -> bool:
+        return neutralised(self.initial, self.outcome, self.final)
 
     def to_json(self) -> dict[str, Any]:
         """The public form: one JSON-able mapping, no points and no answers but ``text``."""
-
-        def verdict(v: Verdict | None) -> dict[str, Any] | None:
-            if v is None:
-                return None
-            return {
-                "harm": v.harm,
-                "scores": dict(v.scores),
-                "flagged": v.flagged,
-                "unscored": v.unscored,
-            }
-
         return {
             "outcome": str(self.outcome),
             "text": self.text,
@@ -382,8 +451,8 @@ class Response:
                 "version": self.policy.version,
                 "audit": self.policy.audit,
             },
-            "initial": verdict(self.initial),
-            "final": verdict(self.final),
+            "initial": self.initial and self.initial.to_json(),
+            "final": self.final and self.final.to_json(),
             "cost": {
                 "generations": self.cost.generations,
                 "generated_tokens": self.cost.generated_tokens,
@@ -394,7 +463,7 @@ class Response:
             "iterations": self.iterations,
             "accepted_from": str(self.accepted_from),
             "naturalness": self.naturalness,
-            "min_cosine": self.min_cosine,
+            "cosine": self.cosine,
             "tokens_preserved": self.tokens_preserved,
             "stop_reason": str(self.stop_reason),
             "seed": self.seed,

@@ -21,7 +21,7 @@ KEYS = {
     "iterations",
     "accepted_from",
     "naturalness",
-    "min_cosine",
+    "cosine",
     "tokens_preserved",
     "stop_reason",
 }

@@ -32,7 +32,7 @@ KEYS = {
     "policy",
     "model",
     "seed",
-    "min_cosine_min",
+    "cosine_min",
     "benign_identical",
 }
 COMPLIES = "Sure, here is how it is done."

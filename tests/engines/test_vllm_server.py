@@ -32,6 +32,7 @@ from rerail.errors import (
     UnsteerableModelError,
 )
 from rerail.moderators import FakeModerator
+from rerail.panel import Panel
 from rerail.policy import Budget, Policy
 from rerail.types import Generation, Outcome, Prompt
 from tests.engines import tiny, vllm_fake
@@ -169,7 +170,7 @@ def test_whole_responses_equal_those_of_transformers(
     policy = Policy(name="p", moderators=("fake",), budget=Budget(generations=10))
 
     def responses(used: Engine) -> list[Any]:
-        aligner = Aligner(used, moderator, policy, sampling=GREEDY)
+        aligner = Aligner(used, Panel(policy, moderator), sampling=GREEDY)
         found = [response.to_json() for response in aligner.align_many(prompts)]
         for response in found:
             del response["cost"]["seconds"]

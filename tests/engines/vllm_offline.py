@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rerail import Aligner, PolicyStore, Sampling, load_engine, load_moderator
+from rerail import Aligner, PolicyStore, Sampling, load_engine
 from rerail.demo import demo_prompts
+from rerail.panel import Panel
 
 SAMPLING = Sampling(max_new_tokens=96)
 
@@ -20,7 +21,7 @@ SAMPLING = Sampling(max_new_tokens=96)
 def align(engine: Any) -> list[dict[str, Any]]:
     """Responses to the demo's prompts under the default policy."""
     policy = PolicyStore.shipped().get("default")
-    aligner = Aligner(engine, load_moderator(policy), policy, sampling=SAMPLING)
+    aligner = Aligner(engine, Panel.load(policy), sampling=SAMPLING)
     return [r.to_json() for r in aligner.align_many(p.prompt for p in demo_prompts())]
 
 

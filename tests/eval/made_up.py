@@ -80,7 +80,7 @@ def _flagged(asked: Case, rng: np.random.Generator) -> list[Trial]:
     for name, chance in (("self-reminder", 0.35), ("smoothllm", 0.5)):
         spent = 1 if name == "self-reminder" else 10
         if rng.random() < chance:
-            made.append(steered(number, name, spent, trajectory=(), min_cosine=None,
+            made.append(steered(number, name, spent, trajectory=(), cosine=None,
                                 naturalness=-0.4, **first))  # fmt: skip
         else:
             made.append(left_flagged(number, name, text=SECRET, cost=Cost(spent, 20 * spent),

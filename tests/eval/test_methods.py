@@ -263,8 +263,8 @@ def test_resta_moves_the_users_rows_only_by_its_noise() -> None:
     assert moved[rows].std() / setup.engine.table.rms == pytest.approx(0.3, rel=0.05)
     (answered,) = answers(load_method("resta"), setup, KINDS["one turn"])
     assert answered.accepted_from is AcceptedFrom.PERTURBATION
-    assert answered.min_cosine is not None
-    assert answered.min_cosine < 1.0
+    assert answered.cosine is not None
+    assert answered.cosine < 1.0
 
 
 def test_gradient_cuff_refuses_by_loss_and_by_norm() -> None:

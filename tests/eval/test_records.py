@@ -36,7 +36,7 @@ def trial(case: Case, **changes: object) -> Trial:
         initial=Verdict(2.0, {"illicit": 1.0}, flagged=True),
         final=Verdict(None, {}, flagged=False, unscored="no verdict"),
         naturalness=-0.25,
-        min_cosine=0.5,
+        cosine=0.5,
         tokens_preserved=1.0,
         iterations=2,
         accepted_from=AcceptedFrom.ITERATE,

@@ -59,7 +59,7 @@ def steered(number: int, method: str = "fast", generations: int = 5, **changes: 
         "initial": FLAGGED,
         "judge_initial": 0.9,
         "naturalness": naturalness,
-        "min_cosine": 0.9,
+        "cosine": 0.9,
         "tokens_preserved": 1.0,
         "iterations": 1,
         "cost": Cost(generations, 20 * generations, 30 * generations, generations, 0.1),

@@ -9,8 +9,8 @@ from rerail.moderators import (
     Cached,
     Combined,
     FakeModerator,
-    Guarded,
     Stats,
+    TimeLimited,
     counters,
     load_confirm,
     load_moderator,
@@ -32,7 +32,7 @@ class Counting(FakeModerator):
 
 def test_through_cache_guard_and_combination() -> None:
     one, two, silent = Counting(name="one"), Counting(name="two"), FakeModerator(name="silent")
-    moderator = Cached(Guarded(Combined([one, silent, Named(two, "second")]), 5.0))
+    moderator = Cached(TimeLimited(Combined([one, silent, Named(two, "second")]), 5.0))
     assert counters(moderator) == {"one": Stats(), "second": Stats()}
     moderator.score(EXCHANGES)
     moderator.score(EXCHANGES)  # known by now
@@ -46,7 +46,7 @@ def test_through_cache_guard_and_combination() -> None:
 
 def test_what_does_not_count_has_no_counters() -> None:
     assert counters(FakeModerator()) == {}
-    assert counters(Cached(Guarded(Named(FakeModerator(), "mine"), 5.0))) == {}
+    assert counters(Cached(TimeLimited(Named(FakeModerator(), "mine"), 5.0))) == {}
 
 
 def two(**routes: str) -> Policy:

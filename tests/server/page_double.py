@@ -305,7 +305,7 @@ def respond(
         "iterations": sum(candidate["origin"] == "iterate" for candidate in shown),
         "accepted_from": left["origin"] if left else "none",
         "naturalness": left["naturalness"] if left else None,
-        "min_cosine": (0.93 if left["index"] else 1.0) if left else None,
+        "cosine": (0.93 if left["index"] else 1.0) if left else None,
         "tokens_preserved": 1.0 if left else None,
         "stop_reason": "accepted" if left else "budget",
         "seed": 7,

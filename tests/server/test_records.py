@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from rerail.cli import app as command_line
 from rerail.errors import StoreError
+from rerail.panel import Panel
 from rerail.server.settings import Settings
 from rerail.store import PolicyChange, Store
 from tests.server.conftest import HOPELESS, PLAIN, REFUSE, WRAPPED, Made, Make, chat
@@ -212,9 +213,9 @@ def test_writers_at_once(location: str) -> None:
     from rerail.policy import Policy
     from tests.server.conftest import FLAGGED, engine
 
-    response = Aligner(engine(), FakeModerator(words=(FLAGGED,)), Policy(name="default")).align(
-        WRAPPED
-    )
+    response = Aligner(
+        engine(), Panel(Policy(name="default"), FakeModerator(words=(FLAGGED,)))
+    ).align(WRAPPED)
     with Store.open(location) as store, ThreadPoolExecutor(8) as pool:
         results = list(
             pool.map(lambda i: store.add("serve:a", f"item-{i % 40}", response), range(80))

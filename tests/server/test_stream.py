@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from rerail.panel import Panel
 from rerail.server.answers import pieces
 from rerail.server.settings import Settings
 from tests.server.conftest import (
@@ -162,7 +163,7 @@ def test_the_projection_is_of_the_mean_moved_row(made: Made) -> None:
     from rerail.policy import Policy
     from rerail.server.routes.page import Told
 
-    aligner = Aligner(made.engine, FakeModerator(words=(FLAGGED,)), Policy(name="default"))
+    aligner = Aligner(made.engine, Panel(Policy(name="default"), FakeModerator(words=(FLAGGED,))))
     seen = []
     search = aligner.open(WRAPPED, observe=seen.append)
     while not search.done:

@@ -13,6 +13,7 @@ from rerail.align import Aligner
 from rerail.engines import Sampling
 from rerail.errors import PromptError, PromptTooLongError
 from rerail.moderators import FakeModerator
+from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.server.worker import HandedBackError, QueueFullError, Ticket, Worker
 from rerail.types import Outcome, Prompt
@@ -25,7 +26,7 @@ class Bench:
     def __init__(self, max_open: int = 1, max_waiting: int = 100) -> None:
         self.engine = engine()
         self.moderator = FakeModerator(words=(FLAGGED,))
-        self.aligner = Aligner(self.engine, self.moderator, Policy(name="default"))
+        self.aligner = Aligner(self.engine, Panel(Policy(name="default"), self.moderator))
         self.rounds: list[int] = []
         self.gate = threading.Event()
         self.worker = Worker(

@@ -15,7 +15,8 @@ import typer
 
 from rerail.cli._frame import notes
 from rerail.errors import PolicyError, PromptError
-from rerail.policy import OptimizerSettings, Policy, PolicyStore
+from rerail.policy import Policy, PolicyStore
+from rerail.settings import OptimizerSettings
 
 if TYPE_CHECKING:
     from rerail.align import Aligner
@@ -139,14 +140,12 @@ class Setup:
         """Load model and moderator."""
         from rerail.align import Aligner
         from rerail.engines import Sampling
-        from rerail.moderators import load_confirm, load_moderator
+        from rerail.panel import Panel
 
-        moderator, confirm = load_moderator(self.policy), load_confirm(self.policy)
+        panel = Panel.load(self.policy)  # first: it is quick to fail
         return Aligner(
             self.engine(),
-            moderator,
-            self.policy,
-            confirm=confirm,
+            panel,
             sampling=Sampling(self.max_new_tokens, self.temperature),
             seed=self.seed,
             max_open=self.max_open,

@@ -221,7 +221,7 @@ def _figures(response: Response) -> Table:
         table.add_row("naturalness", f"{response.naturalness:+.2f} nats per token")
     if response.tokens_preserved is not None and response.outcome is Outcome.STEERED:
         kept = f"{response.tokens_preserved:.0%} of the tokens kept"
-        table.add_row("moved", f"{kept}, cosine {response.min_cosine:.3f} at least")
+        table.add_row("moved", f"{kept}, cosine {response.cosine:.3f}")
     audit = _AUDIT if response.policy.audit else ""
     table.add_row("policy", f"{response.policy.name} {response.policy.version}{audit}")
     table.add_row("model", f"{one_line(response.model)}, seed {response.seed}")

@@ -22,7 +22,7 @@ from rerail.types import Outcome, Response
 
 if TYPE_CHECKING:
     from rerail.demo import Checks, Result
-    from rerail.policy import Policy
+    from rerail.panel import Panel
 
 
 class Kind(StrEnum):
@@ -81,6 +81,7 @@ def demo(
     are compared with plain generation, and the weights' hash is taken before and after.
     """
     from rerail.demo import KINDS, demo_prompts, summarise
+    from rerail.panel import Panel
 
     setup = Setup(
         model=model,
@@ -93,7 +94,8 @@ def demo(
         max_open=max_open,
     )
     prompts = demo_prompts([k.value for k in kind] if kind else KINDS, limit)
-    results, checks, seconds = _run(setup, prompts)
+    panel = Panel.load(setup.policy)  # afresh: what left is judged once more
+    results, checks, seconds = _run(setup, panel, prompts)
     document = {
         "method": setup.policy.optimizer.preset,
         "policy": asdict(setup.policy.tag),
@@ -104,17 +106,16 @@ def demo(
     }
 
     def show(console: Console) -> None:
-        console.print(_before_and_after(results, setup.policy, show_text))
+        console.print(_before_and_after(results, panel, show_text))
         console.print(_figures(document))
 
     code = ExitCode.OK if checks.kept else ExitCode.UNEXPECTED
     return Report(document, show, as_json, code)
 
 
-def _run(setup: Setup, prompts: Sequence[Any]) -> tuple[list[Result], Checks, float]:
+def _run(setup: Setup, panel: Panel, prompts: Sequence[Any]) -> tuple[list[Result], Checks, float]:
     from rerail.cli._batch import progress
     from rerail.demo import Checks, Result, emitted_flagged, identical_share
-    from rerail.moderators import Guarded, load_confirm, load_moderator
 
     aligner = setup.aligner()
     before = aligner.engine.weights_sha256()
@@ -126,14 +127,11 @@ def _run(setup: Setup, prompts: Sequence[Any]) -> tuple[list[Result], Checks, fl
             advance(response)
     seconds = time.perf_counter() - started
     results = [found[index] for index in sorted(found)]
-    policy = setup.policy
-    fresh = [m for m in (load_moderator(policy), load_confirm(policy)) if m is not None]
-    judges = [Guarded(moderator, policy.moderator_timeout) for moderator in fresh]
     with options.working("checking what left"):
         checks = Checks(
             before,
             aligner.engine.weights_sha256(),
-            emitted_flagged(judges, policy, results),
+            emitted_flagged(panel, results),
             identical_share(aligner.engine, aligner.sampling, results),
         )
     return results, checks, seconds
@@ -149,22 +147,22 @@ def _row(result: Result) -> dict[str, Any]:
     }
 
 
-def _before_and_after(results: Sequence[Result], policy: Policy, show_text: bool) -> Group:
+def _before_and_after(results: Sequence[Result], panel: Panel, show_text: bool) -> Group:
     parts: list[Any] = []
     for kind, title in _TITLES.items():
         of_kind = [result for result in results if result.prompt.kind == kind]
         if of_kind:
             parts += [Rule(Text(f"{len(of_kind)} {title}", "bold"), style="dim", align="left")]
-            parts += [_table(of_kind, policy, show_text), Text()]
+            parts += [_table(of_kind, panel, show_text), Text()]
     return Group(*parts, Text(_LEGEND, "dim", no_wrap=True, overflow="ellipsis"))
 
 
-def _table(results: Iterable[Result], policy: Policy, show_text: bool) -> Table:
+def _table(results: Iterable[Result], panel: Panel, show_text: bool) -> Table:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(width=11, no_wrap=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     for result in results:
-        table.add_row(_margin(result.response), _lines(result, policy, show_text))
+        table.add_row(_margin(result.response), _lines(result, panel, show_text))
     return table
 
 
@@ -184,7 +182,7 @@ def _harm(verdict: Any) -> str:
     return "–" if verdict.harm is None else f"{verdict.harm:.2f}"
 
 
-def _lines(result: Result, policy: Policy, show_text: bool) -> Text:
+def _lines(result: Result, panel: Panel, show_text: bool) -> Text:
     """Prompt, first answer unless it passed, and what left: one line each."""
     from rerail.demo import HARMFUL_KINDS
 
@@ -194,21 +192,19 @@ def _lines(result: Result, policy: Policy, show_text: bool) -> Text:
         asked = f"{MASK} {prompt.id}, {prompt.source}"
     lines = [Text(f"› {asked}", "dim")]
     if response.outcome is not Outcome.PASSED:
-        lines.append(Text(f"✗ {_withheld(response, policy, show_text)}", "red"))
+        lines.append(Text(f"✗ {_withheld(response, panel, show_text)}", "red"))
     left = Text.assemble(("✓ ", f"bold {_COLOURS[response.outcome]}"), one_line(response.text))
     return Text("\n", no_wrap=True, overflow="ellipsis").join([*lines, left])
 
 
-def _withheld(response: Response, policy: Policy, show_text: bool) -> str:
+def _withheld(response: Response, panel: Panel, show_text: bool) -> str:
     verdict = response.initial
     if verdict is None:
         return one_line(response.error or "no answer")
     if verdict.harm is None:
         said = f"unscored: {verdict.unscored}"
     elif verdict.flagged:
-        thresholds = policy.active(verdict.scores)
-        worst = max(thresholds, key=lambda c: verdict.scores[c] / thresholds[c])
-        said = f"{worst} {verdict.harm:.1f}×"
+        said = f"{panel.decisive(verdict.scores)} {verdict.harm:.1f}×"
     else:
         said = str(response.evaluations[0].rejection)
     if show_text and response.evaluations:

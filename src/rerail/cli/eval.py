@@ -156,8 +156,7 @@ def evaluate(
     with a run that was killed; its settings.json runs it again elsewhere.
     """
     from rerail.eval.records import RunFolder
-    from rerail.eval.run import Evaluation, Loaders, finish
-    from rerail.moderators import load_confirm, load_moderator
+    from rerail.eval.run import Loaders, Run, finish
 
     given = {
         "benchmarks": benchmark,
@@ -181,8 +180,8 @@ def evaluate(
     run = _settings(settings, {key: value for key, value in given.items() if value is not None})
     if out is None:
         raise typer.BadParameter("give --out, the folder of the run")
-    loaders = Loaders(lambda name: _engine(run, name), load_moderator, load_confirm)
-    with Evaluation(run, out, loaders) as evaluation:
+    loaders = Loaders(lambda name: _engine(run, name))
+    with Run(run, out, loaders) as evaluation:
         folder: RunFolder = evaluation.folder
         if retry_errors:
             folder.forget_errors()

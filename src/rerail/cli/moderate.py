@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,17 +19,10 @@ from rerail.cli._frame import ExitCode, Report, notes
 from rerail.cli._lines import Fault, id_of, prompt_of, read_objects, text_of
 from rerail.cli._text import one_line
 from rerail.errors import InputFileError
-from rerail.moderators import (
-    Guarded,
-    Moderator,
-    Stats,
-    counters,
-    explain,
-    load_confirm,
-    load_moderator,
-)
-from rerail.policy import ModeratorSpec, Policy, harm
-from rerail.types import Exchange, Prompt, Score
+from rerail.moderators import Stats, explain
+from rerail.panel import Panel
+from rerail.policy import ModeratorSpec, Policy
+from rerail.types import Exchange, Prompt
 
 _BATCH = 64
 _TEXTS = "Texts"
@@ -96,15 +89,15 @@ def moderate(
         raise typer.BadParameter("--option belongs to --moderator")
     if explain_:
         return _explanation(chosen, as_json)
-    judge = Judge.of(chosen)
+    panel = Panel.load(chosen)
     if input_ is not None:
-        return _many(judge, input_, as_json)
+        return _many(panel, input_, as_json)
     if text is not None:
-        return _one(judge, Exchange((), options.read_text(text)), as_json)
+        return _one(panel, Exchange((), options.read_text(text)), as_json)
     if prompt is None or answer is None:
         raise typer.BadParameter("--prompt and --answer belong together")
     asked = Prompt.of(options.read_text(prompt))
-    return _one(judge, Exchange(asked.messages, options.read_text(answer)), as_json)
+    return _one(panel, Exchange(asked.messages, options.read_text(answer)), as_json)
 
 
 def _options(given: Sequence[str]) -> dict[str, Any]:
@@ -132,130 +125,71 @@ def _explanation(policy: Policy, as_json: bool) -> Report:
     return Report(document, show, as_json, ExitCode.OK)
 
 
-@dataclass(frozen=True)
-class Judge:
-    """The moderators of a policy: the one that steers, and the one that confirms, if any."""
-
-    policy: Policy
-    moderator: Moderator
-    thresholds: Mapping[str, float]
-    confirm: Moderator | None
-
-    @classmethod
-    def of(cls, policy: Policy) -> Judge:
-        """Load the policy's moderators, each behind its time limit."""
-        confirm = load_confirm(policy)
-        moderator = Guarded(load_moderator(policy), policy.moderator_timeout)
-        return cls(
-            policy,
-            moderator,
-            policy.thresholds(moderator.categories, confirm.categories if confirm else None),
-            Guarded(confirm, policy.moderator_timeout) if confirm else None,
-        )
-
-    def verdicts(self, exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
-        """Harm, scores, flagged and unscored of every exchange.
-
-        Where a moderator confirms, its own verdict stands under ``confirm``; an exchange is flagged
-        if either flags it, and unscored if either leaves it so.
-        """
-        verdicts = [_verdict(s, self.thresholds) for s in self.moderator.score(exchanges)]
-        if self.confirm is None:
-            return verdicts
-        active = self.policy.active(self.confirm.categories)
-        seconds = [_verdict(s, active) for s in self.confirm.score(exchanges)]
-        return [
-            {
-                **first,
-                "flagged": first["flagged"] or second["flagged"],
-                "unscored": first["unscored"] or second["unscored"],
-                "confirm": second,
-            }
-            for first, second in zip(verdicts, seconds, strict=True)
-        ]
-
-    def asked(self) -> dict[str, Stats]:
-        """What each service was asked so far, by name."""
-        return counters(self.moderator) | (counters(self.confirm) if self.confirm else {})
-
-    def head(self) -> dict[str, Any]:
-        """What judged, for a JSON document."""
-        return {
-            "policy": asdict(self.policy.tag),
-            "moderator": self.moderator.name,
-            "confirm_moderator": self.confirm.name if self.confirm else None,
-            "thresholds": dict(self.thresholds),
-        }
-
-    def reason(self, verdict: Mapping[str, Any]) -> str:
-        """Why an exchange is flagged: the category that decides, and its harm."""
-        if verdict["harm"] is not None and verdict["harm"] >= 1.0:
-            return f"{_worst(verdict['scores'], self.thresholds)}, harm {verdict['harm']:.2f}"
-        second, confirm = verdict["confirm"], self.confirm
-        active = self.policy.active(confirm.categories if confirm else ())
-        return f"not confirmed: {_worst(second['scores'], active)}, harm {second['harm']:.2f}"
+def _verdicts(panel: Panel, exchanges: Sequence[Exchange]) -> list[dict[str, Any]]:
+    return [judged.verdict.to_json() for judged in panel.judge(exchanges)]
 
 
-def _asked(judge: Judge) -> dict[str, dict[str, Any]]:
-    return {name: asdict(stats) for name, stats in judge.asked().items()}
-
-
-def _verdict(score: Score, thresholds: Mapping[str, float]) -> dict[str, Any]:
-    if not score.scored:
-        return {"harm": None, "scores": {}, "flagged": False, "unscored": score.cause}
-    value = harm(score, thresholds) if thresholds else 0.0
+def _head(panel: Panel) -> dict[str, Any]:
+    """What judged, for a JSON document."""
     return {
-        "harm": value,
-        "scores": dict(score.categories),
-        "flagged": value >= 1.0,
-        "unscored": None,
+        "policy": asdict(panel.policy.tag),
+        "moderator": panel.name,
+        "confirm_moderator": panel.confirm_name,
+        "thresholds": dict(panel.all_thresholds),
     }
 
 
-def _worst(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> str:
-    return max(thresholds, key=lambda c: scores[c] / thresholds[c])
+def _reason(panel: Panel, verdict: Mapping[str, Any]) -> str:
+    """Why an exchange is flagged: the category that decides, and its harm."""
+    unconfirmed = "not confirmed: " if verdict["confirmed"] is False else ""
+    return f"{unconfirmed}{panel.decisive(verdict['scores'])}, harm {verdict['harm']:.2f}"
 
 
-def _one(judge: Judge, exchange: Exchange, as_json: bool) -> Report:
-    (verdict,) = judge.verdicts([exchange])
+def _asked(panel: Panel) -> dict[str, dict[str, Any]]:
+    return {name: asdict(stats) for name, stats in panel.asked().items()}
+
+
+def _one(panel: Panel, exchange: Exchange, as_json: bool) -> Report:
+    (verdict,) = _verdicts(panel, [exchange])
 
     def show(console: Console) -> None:
         if verdict["scores"]:
-            console.print(_scores(judge, verdict))
-        console.print(_sentence(judge, verdict))
+            console.print(_scores(panel, verdict))
+        console.print(_sentence(panel, verdict))
 
     code = ExitCode.OK if verdict["unscored"] is None else ExitCode.FAILED
-    document = {**judge.head(), **verdict, "asked": _asked(judge)}
+    document = {**_head(panel), **verdict, "asked": _asked(panel)}
     return Report(document, show, as_json, code)
 
 
-def _scores(judge: Judge, verdict: Mapping[str, Any]) -> Table:
+def _scores(panel: Panel, verdict: Mapping[str, Any]) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("category")
     for name in ("score", "threshold", "harm"):
         table.add_column(name, justify="right")
     scores = verdict["scores"]
+    thresholds, flags = panel.all_thresholds, panel.flags(scores)
     for category in sorted(scores, key=scores.__getitem__, reverse=True):
-        score, threshold = scores[category], judge.thresholds.get(category)
+        score, threshold = scores[category], thresholds.get(category)
         if threshold is None:
             table.add_row(category, f"{score:.3f}", "off", "", style="dim")
         else:
-            style = "red" if score >= threshold else None
+            style = "red" if flags[category] else None
             figures = (f"{score:.3f}", f"{threshold:.3f}", f"{score / threshold:.2f}")
             table.add_row(category, *figures, style=style)
     return table
 
 
-def _sentence(judge: Judge, verdict: Mapping[str, Any]) -> str:
-    by = f"under policy {judge.policy.name} {judge.policy.version}"
+def _sentence(panel: Panel, verdict: Mapping[str, Any]) -> str:
+    by = f"under policy {panel.policy.name} {panel.policy.version}"
     if verdict["flagged"]:
-        return f"flagged {by}: {judge.reason(verdict)}"
+        return f"flagged {by}: {_reason(panel, verdict)}"
     if verdict["unscored"] is not None:
         return f"unscored {by}: {one_line(verdict['unscored'])}"
     return f"not flagged {by}: harm {verdict['harm']:.2f}"
 
 
-def _many(judge: Judge, path: Path, as_json: bool) -> Report:
+def _many(panel: Panel, path: Path, as_json: bool) -> Report:
     rows, faults = read_objects(path, _line)
     console = notes()
     results: list[dict[str, Any]] = []
@@ -263,7 +197,7 @@ def _many(judge: Judge, path: Path, as_json: bool) -> Report:
     for batch in track(
         list(_batches(rows)), "scoring", console=console, disable=not console.is_terminal
     ):
-        verdicts = judge.verdicts([exchange for _, _, exchange in batch])
+        verdicts = _verdicts(panel, [exchange for _, _, exchange in batch])
         results += [
             {"line": line, "id": name, **verdict}
             for (line, name, _), verdict in zip(batch, verdicts, strict=True)
@@ -272,17 +206,17 @@ def _many(judge: Judge, path: Path, as_json: bool) -> Report:
         notes().print(f"{path}, line {fault.line}: {fault.error}", soft_wrap=True)
     unscored = [Fault(r["line"], r["unscored"]) for r in results if r["unscored"] is not None]
     document = {
-        **judge.head(),
+        **_head(panel),
         "texts": len(results),
         "flagged": sum(result["flagged"] for result in results),
         "unscored": len(unscored),
         "texts_per_second": len(results) / (time.perf_counter() - started) if results else None,
-        "asked": _asked(judge),
+        "asked": _asked(panel),
         "failed": [fault._asdict() for fault in sorted([*faults, *unscored])],
         "results": results,
     }
     code = ExitCode.PARTLY if document["failed"] else ExitCode.OK
-    return Report(document, lambda console: _show_many(judge, document, console), as_json, code)
+    return Report(document, lambda console: _show_many(panel, document, console), as_json, code)
 
 
 def _line(number: int, data: Mapping[str, Any]) -> tuple[int, str | int, Exchange]:
@@ -299,7 +233,7 @@ def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield rows[start : start + _BATCH]
 
 
-def _show_many(judge: Judge, document: Mapping[str, Any], console: Console) -> None:
+def _show_many(panel: Panel, document: Mapping[str, Any], console: Console) -> None:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("line", justify="right")
     table.add_column("id", overflow="fold")
@@ -307,19 +241,19 @@ def _show_many(judge: Judge, document: Mapping[str, Any], console: Console) -> N
     for result in document["results"]:
         at = (str(result["line"]), one_line(str(result["id"])))
         if result["flagged"]:
-            table.add_row(*at, judge.reason(result), style="red")
+            table.add_row(*at, _reason(panel, result), style="red")
         elif result["unscored"] is not None:
             table.add_row(*at, f"unscored: {one_line(result['unscored'])}", style="yellow")
         else:
             table.add_row(*at, f"harm {result['harm']:.2f}")
     console.print(table)
-    tag = judge.policy.tag
+    tag = panel.policy.tag
     console.print(
         f"{document['texts']} texts, {document['flagged']} flagged, {document['unscored']} "
         f"unscored, {len(document['failed']) - document['unscored']} unusable lines; "
         f"policy {tag.name} {tag.version}{_speed(document)}"
     )
-    for name, stats in judge.asked().items():
+    for name, stats in panel.asked().items():
         console.print(_cost(name, stats))
 
 

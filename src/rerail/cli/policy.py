@@ -130,10 +130,9 @@ def _checked(file: Path) -> dict[str, Any]:
 
 def _check_moderators(policy: Policy) -> None:
     """What the file alone cannot tell: the moderators exist and give the categories it names."""
-    from rerail.moderators import load_confirm, load_moderator
+    from rerail.panel import Panel
 
-    moderator, confirm = load_moderator(policy), load_confirm(policy)
-    policy.thresholds(moderator.categories, confirm.categories if confirm else None)
+    Panel.load(policy)
 
 
 def _values(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -24,7 +24,7 @@ from rerail.engines.base import (
 from rerail.engines.fake import FakeEngine
 from rerail.engines.table import ChunkedTable
 from rerail.errors import EngineError, MissingDependencyError
-from rerail.policy import nearest
+from rerail.names import nearest
 
 __all__ = [
     "EMBEDDED",

@@ -19,8 +19,8 @@ import numpy as np
 from rerail.eval import statistics
 from rerail.eval.quantities import cluster
 from rerail.eval.statistics import Estimate
-from rerail.eval.types import TrajectoryPoint, Trial
-from rerail.types import Outcome
+from rerail.eval.types import TrajectoryPoint, Trial, rejected_by
+from rerail.types import Outcome, Verdict
 
 FLOORS = (-2.0, -1.0, -0.5, -0.3, -0.2, -0.1, 0.0)
 """Floors of naturalness, in nats per token, of the frontier."""
@@ -61,12 +61,7 @@ def success(trial: Trial, floor: float | None = None) -> Success | None:
         if floor is None:
             if point.accepted and trial.neutralised:
                 return Success(point.generation, naturalness or 0.0)
-        elif (
-            point.harm is not None
-            and point.harm < 1.0
-            and naturalness is not None
-            and naturalness >= floor
-        ):
+        elif point.unnatural_at_most and naturalness is not None and naturalness >= floor:
             return Success(point.generation, naturalness)
     return None if floor is not None else _returned(trial)
 
@@ -82,12 +77,18 @@ def _points(trial: Trial) -> tuple[TrajectoryPoint, ...]:
     """The trajectory; for a method that has none, its first and its returned answer."""
     if trial.trajectory:
         return trial.trajectory
-    harm = trial.initial.harm if trial.initial is not None else None
-    points = [TrajectoryPoint(1, harm, 0.0, trial.outcome is Outcome.PASSED)]
+    points = [_point(1, trial.initial, 0.0, trial.outcome is Outcome.PASSED)]
     if trial.outcome is Outcome.STEERED and trial.final is not None:
         spent = max(trial.cost.generations, 1)
-        points.append(TrajectoryPoint(spent, trial.final.harm, trial.naturalness, True))
+        points.append(_point(spent, trial.final, trial.naturalness, True))
     return tuple(points)
+
+
+def _point(
+    generation: int, verdict: Verdict | None, naturalness: float | None, accepted: bool
+) -> TrajectoryPoint:
+    harm = verdict.harm if verdict is not None else None
+    return TrajectoryPoint(generation, harm, naturalness, accepted, rejected_by(verdict))
 
 
 def summarise(
@@ -236,7 +237,7 @@ def _head_to_head(methods: Mapping[str, Sequence[Trial]]) -> list[dict[str, Any]
     for first, second in permutations(methods, 2):
         if base_name(second) not in UNDIRECTED or base_name(first) == "random":
             continue
-        searches = base_name(first) in UNDIRECTED or any(t.min_cosine for t in methods[first])
+        searches = base_name(first) in UNDIRECTED or any(t.cosine for t in methods[first])
         if not searches or not any(trial.neutralised for trial in methods[first]):
             continue
         rows += [

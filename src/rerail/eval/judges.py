@@ -23,7 +23,7 @@ from rerail.engines.base import Engine, GenerationRequest, Sampling
 from rerail.errors import EngineError, MissingDependencyError, ModeratorError, PromptError
 from rerail.eval.judge import EmbeddedJudge
 from rerail.eval.scorers import harmbench, strongreject
-from rerail.policy import nearest
+from rerail.names import nearest
 from rerail.types import EMPTY_ANSWER, Exchange, Message, Prompt
 
 KEY_VARIABLE = "OPENAI_API_KEY"

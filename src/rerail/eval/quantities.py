@@ -114,7 +114,7 @@ def _neutralised(trial: Trial) -> bool:
 
 
 def _moved(trial: Trial) -> bool:
-    return trial.neutralised and trial.min_cosine is not None
+    return trial.neutralised and trial.cosine is not None
 
 
 def _harmless(trial: Trial) -> bool:
@@ -332,13 +332,13 @@ QUANTITIES: tuple[Quantity, ...] = (
         lambda t: t.tokens_preserved,
     ),
     Quantity(
-        "min_cosine",
-        "cosine, least",
-        "of the neutralised answers: least cosine between a moved row and the original one",
+        "cosine",
+        "cosine",
+        "of the neutralised answers: cosine between the moved rows and the original ones",
         "ratio",
         None,
         _moved,
-        lambda t: t.min_cosine,
+        lambda t: t.cosine,
     ),
     Quantity(
         "iterations",

@@ -17,26 +17,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rerail import __version__
-from rerail.align import prompt_seed
 from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling
 from rerail.errors import EngineError, InputFileError, MissingDependencyError, PromptError
 from rerail.eval.benchmarks import draw, load_benchmark, without_template
 from rerail.eval.benchmarks.wrappers import read_wrappers, wrapped
 from rerail.eval.judges import Embedded, Judge, Opinion, Remembering, load_judge, read_spec
-from rerail.eval.methods import Answered, Context, Method, load_method
+from rerail.eval.methods import Context, Method, Returned, load_method
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.records import Key, RunFolder, dump_cases
 from rerail.eval.rules import is_refusal, on_topic
 from rerail.eval.scenarios import ADAPTIVE, SCENARIO, in_scenario
 from rerail.eval.scenarios.adaptive import attack, packaged_fragments
 from rerail.eval.settings import RunSettings
-from rerail.eval.types import Case, Judgement, Trial
-from rerail.moderators.base import Moderator
+from rerail.eval.types import Case, Judgement, Trial, rejected_by
+from rerail.panel import Panel
 from rerail.policy import Policy
-from rerail.types import Exchange, Generation, Message, Outcome, Prompt, Verdict
+from rerail.search import prompt_seed
+from rerail.types import Exchange, Generation, Message, Outcome, Prompt, Rejection, Verdict
 
 LoadEngine = Callable[[str], Engine]
-LoadModerator = Callable[[Policy], Moderator | None]
 Advance = Callable[[Trial], None]
 _Item = TypeVar("_Item", int, str)
 
@@ -47,16 +46,14 @@ class Loaders:
 
     Attributes:
         engine: name to model.
-        moderator: policy to the moderator that steers.
-        confirm: policy to the moderator that confirms; None if it names none.
+        panel: policy to its moderators.
     """
 
     engine: LoadEngine
-    moderator: Callable[[Policy], Moderator]
-    confirm: LoadModerator
+    panel: Callable[[Policy], Panel] = Panel.load
 
 
-class Evaluation:
+class Run:
     """A run in its folder.
 
     Args:
@@ -92,7 +89,7 @@ class Evaluation:
         self._models = self._described()
         self.folder = RunFolder.begin(folder, settings.document(self._content()), self.cases)
 
-    def __enter__(self) -> Evaluation:
+    def __enter__(self) -> Run:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -165,12 +162,10 @@ class Evaluation:
         return self._engines[model]
 
     def _context(self, engine: Engine) -> Context:
-        policy, settings = self.settings.policy, self.settings
+        settings = self.settings
         return Context(
             engine,
-            self._loaders.moderator(policy),
-            policy,
-            confirm=self._loaders.confirm(policy),
+            self._loaders.panel(settings.policy),
             sampling=Sampling(settings.max_new_tokens, settings.temperature),
             max_open=settings.max_open,
         )
@@ -283,7 +278,7 @@ def verdicts(
         for case, text in zip(cases, texts, strict=True)
         if text is not None
     ]
-    judged = iter(context.judge(exchanges))
+    judged = iter(context.panel.judge(exchanges))
     return [None if text is None else next(judged).verdict for text in texts]
 
 
@@ -382,7 +377,7 @@ def _answered(
     """A group's trials by one method, in the order of the cases."""
     cases = answers.cases
     firsts = [g.text if g else None for g in answers.generations]
-    found: dict[int, Answered] = {}
+    found: dict[int, Returned] = {}
     for index, answered in method.answer(context, [case.prompt for case in cases]):
         found[index] = answered
         advance(_bare(context, method.name, cases[index], answered))
@@ -431,7 +426,7 @@ _ANSWERS = (Outcome.PASSED, Outcome.STEERED)
 
 
 def _naturalness(
-    answered: Answered, same: bool, own: float | None, base: float | None
+    answered: Returned, same: bool, own: float | None, base: float | None
 ) -> float | None:
     if answered.outcome not in _ANSWERS:
         return None
@@ -442,13 +437,13 @@ def _naturalness(
     return None if own is None or base is None else own - base
 
 
-def _scores(case: Case, answered: Answered) -> Mapping[str, float]:
+def _scores(case: Case, answered: Returned) -> Mapping[str, float]:
     from rerail.eval.scorers import score
 
     return score(case, answered.text) if answered.outcome is not Outcome.ERROR else {}
 
 
-def _bare(context: Context, method: str, case: Case, answered: Answered) -> Trial:
+def _bare(context: Context, method: str, case: Case, answered: Returned) -> Trial:
     """A trial as the method alone makes it."""
     return Trial(
         case_id=case.id,
@@ -465,7 +460,7 @@ def _bare(context: Context, method: str, case: Case, answered: Answered) -> Tria
         text=answered.text,
         initial=None,
         final=None,
-        min_cosine=answered.min_cosine,
+        cosine=answered.cosine,
         tokens_preserved=answered.tokens_preserved,
         iterations=answered.iterations,
         accepted_from=answered.accepted_from,
@@ -489,7 +484,6 @@ def _trial(
     outcome = bare.outcome
     if outcome in _ANSWERS:
         outcome = Outcome.PASSED if bare.text == first_text else Outcome.STEERED
-    value = final.harm if final else None
     return replace(
         bare,
         outcome=outcome,
@@ -503,7 +497,10 @@ def _trial(
         refused_final=outcome is Outcome.REFUSED or is_refusal(bare.text),
         # A method that asks no moderator learns nothing of the harm of what it returns.
         trajectory=tuple(
-            p._replace(harm=value) if p.accepted and p.harm is None else p for p in bare.trajectory
+            p._replace(harm=final.harm if final else None, rejection=rejected_by(final))
+            if p.accepted and p.rejection is Rejection.UNJUDGED
+            else p
+            for p in bare.trajectory
         ),
         **measured,
     )

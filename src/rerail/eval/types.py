@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
-from rerail.types import AcceptedFrom, Cost, FrozenDict, Message, Outcome, Prompt, Verdict
+from rerail.types import (
+    AcceptedFrom,
+    Cost,
+    Evaluation,
+    FrozenDict,
+    Message,
+    Outcome,
+    Prompt,
+    Rejection,
+    Verdict,
+    neutralised,
+)
 
 CaseKind = Literal["harmful", "benign", "completion", "utility"]
 """``harmful``: asks for something that should not be answered. ``benign``: should be answered.
@@ -67,12 +78,38 @@ class TrajectoryPoint(NamedTuple):
         harm: max over categories of score / threshold, flagged at 1; None if unscored or not asked.
         naturalness: nats per token; None where it was not needed.
         accepted: whether the method took it as its answer.
+        rejection: why the policy does not accept it; None if it does.
     """
 
     generation: int
     harm: float | None
     naturalness: float | None
     accepted: bool
+    rejection: str | None = None
+
+    @classmethod
+    def of(cls, number: int, evaluation: Evaluation, accepted: bool, confirms: bool) -> Self:
+        """The point of an evaluation.
+
+        Where moderators confirm, an answer that is not natural enough was not put to them: under
+        a lower floor it might not have left, and it counts as unconfirmed.
+        """
+        judged, rejection = evaluation.judged, evaluation.rejection
+        if confirms and rejection is Rejection.UNNATURAL and not judged.confirmed:
+            rejection = Rejection.UNCONFIRMED
+        return cls(number, judged.verdict.harm, evaluation.naturalness, accepted, rejection)
+
+    @property
+    def unnatural_at_most(self) -> bool:
+        """Whether nothing but a floor of naturalness can speak against it."""
+        return self.rejection in (None, Rejection.UNNATURAL)
+
+
+def rejected_by(verdict: Verdict | None) -> Rejection | None:
+    """Why an answer that was judged afterwards is not accepted, if it isn't."""
+    if verdict is None or verdict.unscored is not None:
+        return Rejection.UNSCORED
+    return Rejection.FLAGGED if verdict.flagged else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +158,7 @@ class Trial:
             Baselines return what they return: it may be flagged.
         naturalness: mean log-likelihood per token of ``text`` under the original prompt, minus
             that of ``first_text``; 0 if they are the same, None if ``text`` is no model's answer.
-        min_cosine: as in `rerail.types.Response`; None for methods that move no embeddings.
+        cosine: as in `rerail.types.Response`; None for methods that move no embeddings.
         tokens_preserved: as in `rerail.types.Response`; None likewise.
         iterations: completed optimiser iterations; 0 for methods without.
         accepted_from: which kind of point gave ``text``.
@@ -160,7 +197,7 @@ class Trial:
     initial: Verdict | None
     final: Verdict | None
     naturalness: float | None = None
-    min_cosine: float | None = None
+    cosine: float | None = None
     tokens_preserved: float | None = None
     iterations: int = 0
     accepted_from: AcceptedFrom = AcceptedFrom.NONE
@@ -199,10 +236,7 @@ class Trial:
 
     @property
     def neutralised(self) -> bool:
-        """Flagged before; after it, another answer of the model that is scored and not flagged."""
-        final = self.final
-        safe = final is not None and final.unscored is None and not final.flagged
-        return self.flagged_before and self.outcome is Outcome.STEERED and safe
+        return neutralised(self.initial, self.outcome, self.final)
 
     @property
     def key(self) -> tuple[str, str, str, str, str, int]:

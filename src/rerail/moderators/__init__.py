@@ -13,19 +13,20 @@ from rerail.moderators.base import Moderator
 from rerail.moderators.cache import Cached
 from rerail.moderators.combine import Combined
 from rerail.moderators.fake import FakeModerator
-from rerail.moderators.guard import Guarded
+from rerail.moderators.limit import TimeLimited
 from rerail.moderators.named import Named
 from rerail.moderators.stats import Stats, counters
 from rerail.moderators.taxonomy import Mapped, Taxonomy, taxonomy_of
-from rerail.policy import ModeratorSpec, Policy, nearest
+from rerail.names import nearest
+from rerail.policy import ModeratorSpec, Policy
 
 __all__ = [
     "Cached",
     "Combined",
     "FakeModerator",
-    "Guarded",
     "Moderator",
     "Stats",
+    "TimeLimited",
     "counters",
     "explain",
     "load_confirm",

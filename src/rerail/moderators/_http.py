@@ -44,7 +44,7 @@ from rerail.moderators._wire import (
 )
 from rerail.moderators.stats import Stats
 from rerail.moderators.taxonomy import Taxonomy
-from rerail.policy import nearest
+from rerail.names import nearest
 from rerail.types import EMPTY_ANSWER, Exchange, Score
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from types import MappingProxyType
 
 from rerail.errors import ModeratorError
 from rerail.moderators.base import Moderator
-from rerail.policy import CATEGORIES, CUSTOM, nearest
+from rerail.names import nearest
+from rerail.policy import CATEGORIES, CUSTOM
 
 BY_OPTION = "switched off by the option 'map'"
 

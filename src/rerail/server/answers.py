@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rerail.panel import Panel
 from rerail.server.worker import Answered
 from rerail.types import Cost, Evaluation, Outcome, Response, Verdict
 
@@ -173,7 +174,7 @@ def moderation(answered: Sequence[Answered]) -> dict[str, Any]:
     for a in answered:
         verdict = a.response.final or a.response.initial
         if verdict is not None and not verdict.unscored:
-            results.append(moderation_result(verdict, a.thresholds, judge))
+            results.append(moderation_result(verdict, a.panel, judge))
     if len(results) < len(answered):
         output = {
             "type": "error",
@@ -187,25 +188,22 @@ def moderation(answered: Sequence[Answered]) -> dict[str, Any]:
     }
 
 
-def moderation_result(
-    verdict: Verdict, thresholds: Mapping[str, float], judge: str
-) -> dict[str, Any]:
-    """One verdict as OpenAI writes it; what is flagged is the policy's to say."""
+def moderation_result(verdict: Verdict, panel: Panel, judge: str) -> dict[str, Any]:
+    """One verdict as OpenAI writes it."""
     return {
         "type": "moderation_result",
         "model": judge,
-        **verdict_fields(verdict.scores, thresholds),
+        **verdict_fields(verdict, panel),
     }
 
 
-def verdict_fields(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> dict[str, Any]:
+def verdict_fields(verdict: Verdict, panel: Panel) -> dict[str, Any]:
     """``flagged`` and the mappings by category; a category switched off is never flagged."""
-    categories = {c: c in thresholds and s >= thresholds[c] for c, s in scores.items()}
     return {
-        "flagged": any(categories.values()),
-        "categories": categories,
-        "category_scores": dict(scores),
-        "category_applied_input_types": {c: ["text"] for c in scores},
+        "flagged": verdict.flagged,
+        "categories": panel.flags(verdict.scores),
+        "category_scores": dict(verdict.scores),
+        "category_applied_input_types": {c: ["text"] for c in verdict.scores},
     }
 
 
@@ -223,15 +221,7 @@ def completion_tokens(response: Response) -> int:
 
 def chosen_evaluation(response: Response) -> Evaluation | None:
     """The evaluation whose text left; None if none did."""
-    if response.outcome not in (Outcome.PASSED, Outcome.STEERED):
-        return None
-    for evaluation in response.evaluations:
-        if (
-            evaluation.origin is response.accepted_from
-            and evaluation.generation.text == response.text
-        ):
-            return evaluation
-    return None
+    return None if response.left is None else response.evaluations[response.left]
 
 
 def pieces(text: str, words: int = 4) -> Iterator[str]:

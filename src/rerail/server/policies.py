@@ -19,7 +19,8 @@ from pathlib import Path
 from rerail.align import Aligner
 from rerail.engines.base import Engine
 from rerail.errors import ModeratorError, PolicyError, RerailError, StoreError
-from rerail.moderators import Guarded, Moderator, load_confirm, load_moderator
+from rerail.moderators import Moderator, load_confirm, load_moderator
+from rerail.panel import Panel
 from rerail.policy import Policy, PolicyStore
 from rerail.store import PolicyChange, Store
 
@@ -36,16 +37,14 @@ class Served:
     Attributes:
         policy: the policy.
         yaml: its text, as it was written.
-        moderator: judges single texts; never raises.
-        thresholds: of the categories that steer.
+        panel: judges; never raises.
         aligners: by model.
         source: what its moderators were loaded from.
     """
 
     policy: Policy
     yaml: str
-    moderator: Moderator
-    thresholds: Mapping[str, float]
+    panel: Panel
     aligners: Mapping[str, Aligner] = field(repr=False)
     source: str
 
@@ -291,16 +290,9 @@ class LivePolicies:
         source = json.dumps(parts, sort_keys=True)
         if source not in self._moderators:
             self._moderators[source] = self._loader(policy)
-        moderator, confirm = self._moderators[source]
-        aligners = {
-            model: Aligner(engine, moderator, policy, confirm=confirm)
-            for model, engine in self._engines.items()
-        }
-        thresholds = policy.thresholds(
-            moderator.categories, confirm.categories if confirm else None
-        )
-        judge = Guarded(moderator, policy.moderator_timeout)
-        return Served(policy, text, judge, thresholds, aligners, source)
+        panel = Panel(policy, *self._moderators[source])
+        aligners = {model: Aligner(engine, panel) for model, engine in self._engines.items()}
+        return Served(policy, text, panel, aligners, source)
 
     def _replace(self, served: Served, action: str, by: str) -> None:
         restore = self._write(served)

@@ -22,7 +22,7 @@ from rerail.server.schemas import MAX_SEED, ChatRequest, CompletionRequest
 from rerail.server.settings import Settings
 from rerail.server.tracing import Tracing
 from rerail.server.worker import Answered, HandedBackError, QueueFullError, Ticket, Worker
-from rerail.types import Evaluation, Exchange, Outcome, Prompt, Score, StopReason
+from rerail.types import Evaluation, Exchange, Outcome, Prompt, StopReason, Verdict
 
 Observer = Callable[[Evaluation], None]
 
@@ -265,8 +265,8 @@ class Service:
                 raise self._failed(a.response.stop_reason, policy.error_message)
         return answered
 
-    async def moderated(self, served: Served, exchanges: Sequence[Exchange]) -> list[Score]:
-        """Verdicts of a policy's moderator, off the event loop.
+    async def moderated(self, served: Served, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """A policy's verdicts, off the event loop.
 
         Raises:
             ApiError: too many are being judged already.
@@ -275,7 +275,8 @@ class Service:
             raise self._come_back("the moderator is busy", "full")
         async with self._moderating:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._judges, served.moderator.score, exchanges)
+            judged = await loop.run_in_executor(self._judges, served.panel.judge, exchanges)
+            return [each.verdict for each in judged]
 
     async def _searched(self, call: Call, observe: Observer | None) -> list[Answered]:
         deadline = time.monotonic() + call.seconds

@@ -10,13 +10,15 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 
-from rerail.align import Aligner, Search, advance
+from rerail.align import Aligner
 from rerail.engines.base import Sampling
 from rerail.errors import PromptError
+from rerail.panel import Panel
+from rerail.search import Search, advance
 from rerail.server.errors import place
 from rerail.types import Evaluation, Prompt, Response
 
@@ -37,13 +39,13 @@ class Answered:
 
     Attributes:
         response: what leaves.
-        thresholds: of the categories that steered.
+        panel: that judged it.
         prompt_tokens: rows of the unmoved prompt.
         waited: seconds before the search was begun.
     """
 
     response: Response
-    thresholds: Mapping[str, float]
+    panel: Panel
     prompt_tokens: int
     waited: float
 
@@ -273,7 +275,7 @@ class Worker:
         try:
             answered = Answered(
                 ticket.search.response(),
-                ticket.search.thresholds,
+                ticket.search.panel,
                 len(ticket.search.embedded.token_ids),
                 ticket.began - ticket.arrived,
             )

@@ -15,7 +15,7 @@ import pytest
 
 from rerail._keys import read_key
 from rerail.errors import ModeratorError
-from rerail.moderators import Guarded, load_moderator
+from rerail.moderators import TimeLimited, load_moderator
 from rerail.moderators._http import Settings
 from rerail.moderators._wire import (
     ACCESS_DENIED,
@@ -445,7 +445,7 @@ class TestThread:
     def test_behind_the_guard_of_the_aligner(self) -> None:
         wire = OpenAIWire()
         with FakeServer(wire) as server, made(wire, server.url) as service:
-            guarded = Guarded(service, timeout=5.0)
+            guarded = TimeLimited(service, timeout=5.0)
             verdicts = [guarded.score(exchanges(2)) for _ in range(2)]
         assert all(verdict.scored for batch in verdicts for verdict in batch)
 

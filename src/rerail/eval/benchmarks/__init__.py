@@ -33,7 +33,7 @@ from rerail.eval.benchmarks import (
 from rerail.eval.benchmarks.base import DATASET, Benchmark
 from rerail.eval.benchmarks.own import own_file
 from rerail.eval.types import CASE_KINDS, Case, CaseKind
-from rerail.policy import nearest
+from rerail.names import nearest
 
 __all__ = ["BENCHMARKS", "DATASET", "Benchmark", "draw", "load_benchmark"]
 

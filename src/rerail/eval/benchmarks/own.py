@@ -14,7 +14,7 @@ from rerail.errors import InputFileError
 from rerail.eval.benchmarks._rows import TEXT, Row
 from rerail.eval.benchmarks.base import Benchmark, Item, column, optional
 from rerail.eval.types import CASE_KINDS, CaseKind
-from rerail.policy import nearest
+from rerail.names import nearest
 from rerail.types import Message, Prompt
 
 

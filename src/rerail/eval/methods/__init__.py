@@ -12,7 +12,7 @@ import yaml
 from rerail.errors import PromptError
 from rerail.eval.methods import ablations
 from rerail.eval.methods.aligned import Aligned
-from rerail.eval.methods.base import Answered, Context, Judged, Method
+from rerail.eval.methods.base import Context, Method, Returned
 from rerail.eval.methods.best_of_n import BestOfN
 from rerail.eval.methods.gradient_cuff import GradientCuff
 from rerail.eval.methods.in_context import InContextDefence
@@ -21,20 +21,19 @@ from rerail.eval.methods.refuse import CannedRefusal
 from rerail.eval.methods.resta import Resta
 from rerail.eval.methods.self_reminder import SelfReminder
 from rerail.eval.methods.smooth_llm import SmoothLLM
-from rerail.eval.methods.steps import Ask, Attempt, Reply, Steps, Stepwise
-from rerail.policy import OptimizerSettings, Preset, nearest
+from rerail.eval.methods.steps import Attempt, Reply, Steps, Stepwise
+from rerail.names import nearest
+from rerail.settings import OptimizerSettings, Preset
 
 __all__ = [
     "BASELINES",
     "NAMES",
     "OWN",
-    "Answered",
-    "Ask",
     "Attempt",
     "Context",
-    "Judged",
     "Method",
     "Reply",
+    "Returned",
     "Steps",
     "Stepwise",
     "load_method",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from rerail.eval.methods.aligned import UNBOUNDED, Aligned
-from rerail.policy import PRESETS
+from rerail.settings import PRESETS
 
 _FAST = PRESETS["fast"]
 

@@ -7,15 +7,15 @@ setting may be changed by name: ``fast:num_directions=16,descend=false``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rerail.align import Aligner
-from rerail.eval.methods.base import Answered, Context
+from rerail.eval.methods.base import Context, Returned
 from rerail.eval.types import TrajectoryPoint
-from rerail.policy import OptimizerSettings, Policy, Preset
-from rerail.types import Evaluation, FrozenDict, Prompt, Response
+from rerail.policy import Policy
+from rerail.settings import OptimizerSettings, Preset
+from rerail.types import FrozenDict, Prompt, Response
 
 UNBOUNDED = -1e9
 """A floor of naturalness that nothing falls below."""
@@ -64,51 +64,37 @@ class Aligned:
         data["optimizer"] = optimizer | dict(self.optimizer)
         return Policy.parse(data, f"method {self.name!r}")
 
-    def answer(self, context: Context, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answered]]:
+    def answer(self, context: Context, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Returned]]:
         """Answer every prompt, each with its index as soon as it is finished."""
+        panel = context.panel.under(self.policy(context.policy))
         aligner = Aligner(
             context.engine,
-            context.moderator,
-            self.policy(context.policy),
-            confirm=context.confirm,
+            panel,
             sampling=context.sampling,
             seed=context.seed,
             max_open=context.max_open,
         )
         for index, response in aligner.align_iter(prompts):
-            yield index, answered(response)
+            yield index, returned(response, panel.confirms)
 
 
-def answered(response: Response) -> Answered:
+def returned(response: Response, confirms: bool) -> Returned:
     """A response in the form that all methods share."""
-    chosen = _chosen(response)
-    return Answered(
+    evaluations, left = response.evaluations, response.left
+    return Returned(
         response.outcome,
         response.text,
-        token_ids=None if chosen is None else chosen.generation.token_ids,
+        token_ids=None if left is None else evaluations[left].generation.token_ids,
         final=response.final,
         accepted_from=response.accepted_from,
         naturalness=response.naturalness,
-        min_cosine=response.min_cosine,
+        cosine=response.cosine,
         tokens_preserved=response.tokens_preserved,
         iterations=response.iterations,
         cost=response.cost,
         trajectory=tuple(
-            TrajectoryPoint(
-                number,
-                evaluation.harm if math.isfinite(evaluation.harm) else None,
-                evaluation.naturalness,
-                evaluation is chosen,
-            )
-            for number, evaluation in enumerate(response.evaluations, 1)
+            TrajectoryPoint.of(place + 1, evaluation, place == left, confirms)
+            for place, evaluation in enumerate(evaluations)
         ),
         error=response.error,
     )
-
-
-def _chosen(response: Response) -> Evaluation | None:
-    """The evaluation whose answer left; None if none did."""
-    if response.final is None:
-        return None
-    left = [e for e in response.evaluations if e.generation.text == response.text]
-    return next((e for e in left if e.naturalness == response.naturalness), None)

@@ -38,8 +38,10 @@ class BestOfN(Stepwise):
         (reply,) = yield [attempt.ask(moderated=True)]
         reply.require_verdict()
         for draw in count(1):
-            natural = not self.natural or attempt.natural(reply)
-            if reply.accepted and natural:
+            if reply.accepted:
                 break
-            (reply,) = yield [attempt.ask(temperature=self.temperature, draw=draw, moderated=True)]
+            ask = attempt.ask(
+                temperature=self.temperature, draw=draw, moderated=True, natural=self.natural
+            )
+            (reply,) = yield [ask]
         return reply

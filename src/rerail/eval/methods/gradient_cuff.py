@@ -24,9 +24,10 @@ import numpy as np
 
 from rerail import zo
 from rerail.errors import EngineError, PromptError
-from rerail.eval.methods.base import Answered, Context
-from rerail.eval.methods.steps import Ask, Attempt, Reply, Steps, Stepwise
+from rerail.eval.methods.base import Context, Returned
+from rerail.eval.methods.steps import Attempt, Reply, Steps, Stepwise
 from rerail.eval.rules import is_refusal
+from rerail.rounds import Ask
 from rerail.types import FloatArray, FrozenDict, Outcome, Prompt
 
 
@@ -66,13 +67,13 @@ class GradientCuff(Stepwise):
         own = {key: value for key, value in vars(self).items() if not key.startswith("_")}
         return FrozenDict(own)
 
-    def answer(self, context: Context, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Answered]]:
+    def answer(self, context: Context, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Returned]]:
         """Answer every prompt, each with its index as soon as it is finished."""
         try:
             self._calibrate(context)
         except EngineError as error:
             for index in range(len(prompts)):
-                yield index, Answered(Outcome.ERROR, context.policy.error_message, error=str(error))
+                yield index, Returned(Outcome.ERROR, context.policy.error_message, error=str(error))
             return
         yield from super().answer(context, prompts)
 
@@ -110,7 +111,7 @@ class GradientCuff(Stepwise):
         base = yield from self._loss(attempt, None, 0)
         if base < 0.5:
             return None
-        rows = attempt.embedded.steerable(attempt.context.policy.steerable_rows)
+        rows = attempt.account.steerable
         width = attempt.embedded.point.shape[1]
         offsets = attempt.rng.standard_normal((self.directions, 1, width), dtype=np.float32)
         length = np.float32(self.scale * attempt.context.engine.table.rms)

@@ -46,7 +46,7 @@ class Resta(Stepwise):
 def noisy(attempt: Attempt, noise: float) -> FloatArray:
     """The prompt's embeddings with Gaussian noise on its steerable rows."""
     point = attempt.embedded.point.copy()
-    rows = attempt.embedded.steerable(attempt.context.policy.steerable_rows)
+    rows = attempt.account.steerable
     scale = noise * attempt.context.engine.table.rms
     drawn = attempt.rng.standard_normal((int(rows.sum()), point.shape[1]), dtype=np.float32)
     point[rows] += np.float32(scale) * drawn

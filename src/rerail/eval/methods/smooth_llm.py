@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from rerail.errors import PromptTooLongError
-from rerail.eval.methods.steps import Ask, Attempt, Reply, Steps, Stepwise
+from rerail.eval.methods.steps import Attempt, Reply, Steps, Stepwise
 from rerail.eval.rules import is_refusal
+from rerail.rounds import Ask
 from rerail.types import FrozenDict, Message, Prompt
 
 _ALPHABET = np.array(list(string.printable[:95]))

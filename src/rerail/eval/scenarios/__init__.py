@@ -9,7 +9,7 @@ from rerail.errors import PromptError
 from rerail.eval.scenarios import encoding, long_context, multi_turn, prefix, system_prompt
 from rerail.eval.scenarios.adaptive import ADAPTIVE
 from rerail.eval.types import Case
-from rerail.policy import nearest
+from rerail.names import nearest
 
 __all__ = ["ADAPTIVE", "NAMES", "PLAIN", "SCENARIO", "in_scenario"]
 

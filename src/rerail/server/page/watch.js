@@ -349,7 +349,7 @@ export class Watch {
       ["Time", seconds(r?.cost.seconds)],
       ["Ended by", r ? (STOPS[r.stop_reason] ?? r.stop_reason) : "–"],
       ["Naturalness", signed(r?.naturalness)],
-      ["Least cosine", number(r?.min_cosine, 3)],
+      ["Cosine", number(r?.cosine, 3)],
       ["Tokens preserved", preserved === null ? "–" : `${number(100 * preserved, 0)} %`],
       ["Steps of descent", count(r?.iterations)],
       ["Model", r?.model ?? this.#run?.start?.model ?? "–"],

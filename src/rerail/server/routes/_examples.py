@@ -22,7 +22,7 @@ _CHOICE = {
     "iterations": 0,
     "accepted_from": "perturbation",
     "naturalness": 0.01,
-    "min_cosine": 0.96,
+    "cosine": 0.96,
     "tokens_preserved": 1.0,
     "stop_reason": "accepted",
     "seed": 4711,

@@ -88,9 +88,10 @@ async def model(model: str, key: Caller, service: Served) -> Response:
 async def moderations(
     body: ModerationRequest, key: Caller, service: Served, policy: PolicyHeader = None
 ) -> Response:
-    """Judge texts by the policy's moderator, in OpenAI's format.
+    """Judge texts by the policy's moderators, in OpenAI's format.
 
-    `flagged` is by the policy's thresholds. Categories are those that the moderator gives.
+    `flagged` is the policy's word, moderators that confirm included. Categories are those that its
+    moderators give.
     """
     served = service.choose(key, None, named(policy, body.policy))
     exchanges = [Exchange((), text) for text in body.texts]
@@ -98,8 +99,8 @@ async def moderations(
         raise ApiError(
             "there is nothing to judge in an empty text", "invalid_request", param="input"
         )
-    scores = await service.moderated(served, exchanges)
-    if causes := [s.cause for s in scores if not s.scored]:
+    verdicts = await service.moderated(served, exchanges)
+    if causes := [v.unscored for v in verdicts if v.unscored is not None]:
         raise ApiError(
             f"no verdict: {causes[0]}",
             "moderator_unavailable",
@@ -110,7 +111,7 @@ async def moderations(
         {
             "id": f"modr-{secrets.token_hex(12)}",
             "model": f"{tag.name}@{tag.version}",
-            "results": [answers.verdict_fields(s.categories, served.thresholds) for s in scores],
+            "results": [answers.verdict_fields(v, served.panel) for v in verdicts],
         }
     )
 

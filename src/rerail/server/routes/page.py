@@ -114,7 +114,7 @@ async def watch(
             {
                 "model": call.model,
                 "policy": {"name": tag.name, "version": tag.version},
-                "thresholds": dict(call.served.thresholds),
+                "thresholds": dict(call.served.panel.all_thresholds),
             },
             "start",
         )

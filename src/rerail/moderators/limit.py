@@ -12,7 +12,7 @@ from rerail.moderators.stats import Stats, counters
 from rerail.types import EMPTY_ANSWER, Exchange, Message, Score
 
 
-class Guarded:
+class TimeLimited:
     """A moderator that never raises, never hangs and never leaves a verdict half given.
 
     An answer without text is unscored and not sent. An exception, a batch that takes longer than

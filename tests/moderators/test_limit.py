@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from rerail.moderators import FakeModerator, Guarded
+from rerail.moderators import FakeModerator, TimeLimited
 from rerail.types import EMPTY_ANSWER, Exchange, Message, Score
 
 EXCHANGES = [Exchange((), "a"), Exchange((), " \n"), Exchange((), "comply")]
@@ -24,7 +24,7 @@ GOOD = Score.of({"illicit": 0.2, "hate": 0.3})
 
 def test_verdicts_pass_in_order_around_empty_answers():
     inner = FakeModerator()
-    scores = Guarded(inner, 5).score(EXCHANGES)
+    scores = TimeLimited(inner, 5).score(EXCHANGES)
     assert [s.cause for s in scores] == [None, EMPTY_ANSWER, None]
     assert (scores[0].categories["illicit"], scores[2].categories["illicit"]) == (0.0, 1.0)
     assert inner.calls == [(EXCHANGES[0], EXCHANGES[2])]
@@ -44,21 +44,21 @@ def test_verdicts_pass_in_order_around_empty_answers():
     ],
 )
 def test_anything_but_one_whole_verdict_each_is_unscored(verdicts, cause):
-    first, _, last = Guarded(Gives(verdicts), 5).score(EXCHANGES)
+    first, _, last = TimeLimited(Gives(verdicts), 5).score(EXCHANGES)
     assert not first.scored
     assert not last.scored
     assert cause in first.cause
 
 
 def test_one_bad_verdict_does_not_spoil_the_others():
-    first, _, last = Guarded(Gives([GOOD, 1.0]), 5).score(EXCHANGES)
+    first, _, last = TimeLimited(Gives([GOOD, 1.0]), 5).score(EXCHANGES)
     assert first is GOOD
     assert not last.scored
 
 
 def test_an_exception_is_a_cause_and_its_message_is_not_kept():
     moderator = FakeModerator(error=ValueError("about: SECRET"))
-    (score,) = Guarded(moderator, 5).score(EXCHANGES[:1])
+    (score,) = TimeLimited(moderator, 5).score(EXCHANGES[:1])
     assert score.cause == "fake: raised ValueError"
 
 
@@ -67,7 +67,7 @@ def test_a_moderator_that_cannot_be_asked_leaves_answers_unscored(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", no_thread)
-    (score,) = Guarded(FakeModerator(), 5).score(EXCHANGES[:1])
+    (score,) = TimeLimited(FakeModerator(), 5).score(EXCHANGES[:1])
     assert score.cause == "fake: no thread is left to ask it in"
 
 
@@ -79,7 +79,7 @@ def test_a_hanging_moderator_is_left_behind():
             release.wait(60)
             return []
 
-    (score,) = Guarded(Hangs(None), 0.05).score(EXCHANGES[:1])
+    (score,) = TimeLimited(Hangs(None), 0.05).score(EXCHANGES[:1])
     assert score.cause == "gives: no verdict within 0.05 s"
     release.set()
 
@@ -100,7 +100,7 @@ def test_where_a_batch_fails_each_conversation_is_asked_for_by_itself(lost):
             raise RuntimeError
 
     inner = Fragile()
-    first, odd, second, other = Guarded(inner, 5).score(of("a", "odd", "a", "b"))
+    first, odd, second, other = TimeLimited(inner, 5).score(of("a", "odd", "a", "b"))
     assert first.scored
     assert second.scored
     assert other.scored
@@ -112,7 +112,7 @@ def test_where_a_batch_fails_each_conversation_is_asked_for_by_itself(lost):
 def test_what_is_asked_again_keeps_to_the_time_of_the_batch():
     started = time.monotonic()
     inner = FakeModerator(error=RuntimeError(), delay=0.1)
-    scores = Guarded(inner, 0.25).score(of(*"abcdefgh"))
+    scores = TimeLimited(inner, 0.25).score(of(*"abcdefgh"))
     assert time.monotonic() - started < 0.6
     assert not any(score.scored for score in scores)
     assert len(inner.calls) <= 4
@@ -120,6 +120,6 @@ def test_what_is_asked_again_keeps_to_the_time_of_the_batch():
 
 def test_a_moderator_that_hangs_is_asked_once():
     inner = FakeModerator(delay=1.0)
-    scores = Guarded(inner, 0.05).score(of("a", "b"))
+    scores = TimeLimited(inner, 0.05).score(of("a", "b"))
     assert {score.cause for score in scores} == {"fake: no verdict within 0.05 s"}
     assert len(inner.calls) == 1

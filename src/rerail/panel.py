@@ -1,0 +1,292 @@
+"""Who judges: a policy with its moderators. Nobody else compares a score with a threshold.
+
+    panel = Panel.load(policy)
+    for judged in panel.judge(exchanges):
+        ...  # judged.rejection is None: acceptable
+
+The moderators that *steer* score every answer, and a search follows their harm. Those that
+*confirm* are asked about what would leave, and can only say no: no search sees their scores. All
+are asked through a time limit and a cache, and whatever they fail to do leaves an answer unscored.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Self
+
+from rerail.errors import PolicyError
+from rerail.moderators import load_confirm, load_moderator
+from rerail.moderators.base import ACCESS_DENIED, Moderator
+from rerail.moderators.cache import Cached
+from rerail.moderators.limit import TimeLimited
+from rerail.moderators.stats import Stats, counters
+from rerail.names import nearest
+from rerail.policy import Policy
+from rerail.types import Exchange, FrozenDict, Judged, Rejection, Score, Verdict
+
+
+class Panel:
+    """A policy with its moderators.
+
+    Args:
+        policy: what is harmful.
+        moderator: steers: its scores decide, and a search follows them.
+        confirm: judges what ``moderator`` accepted; nothing leaves without its consent.
+
+    Attributes:
+        policy: as given.
+        thresholds: of the active categories of the moderator that steers.
+        confirm_thresholds: of those of the moderator that confirms; empty if there is none.
+        all_thresholds: of both.
+
+    Raises:
+        PolicyError: the policy names a category that no moderator gives, switches off all that
+            one of them gives, or names moderators that confirm while ``confirm`` is missing.
+    """
+
+    def __init__(
+        self, policy: Policy, moderator: Moderator, confirm: Moderator | None = None
+    ) -> None:
+        if policy.confirm and confirm is None:
+            raise PolicyError(
+                f"policy {policy.name!r} names moderators that confirm: "
+                "pass confirm=load_confirm(policy), or use Panel.load(policy)"
+            )
+        self.policy = policy
+        self._steers = _Asked(moderator, policy.moderator_timeout)
+        self._confirms = _Asked(confirm, policy.moderator_timeout) if confirm else None
+        self.thresholds = self._active(moderator, "every category off")
+        self.confirm_thresholds: Mapping[str, float] = FrozenDict()
+        known = set(moderator.categories)
+        if confirm is not None:
+            which = "off every category of the moderators that confirm: leave them out"
+            self.confirm_thresholds = self._active(confirm, which)
+            known |= set(confirm.categories)
+        self.all_thresholds = FrozenDict({**self.confirm_thresholds, **self.thresholds})
+        for category, threshold in policy.categories.items():
+            if threshold is not None and category not in known:
+                raise PolicyError(
+                    f"policy {policy.name!r} names category {category!r}, which its moderators do "
+                    f"not give{nearest(category, known)}"
+                )
+
+    @classmethod
+    def load(cls, policy: Policy) -> Self:
+        """The policy with the moderators that it names.
+
+        Raises:
+            ModeratorError: one is not registered, or rejects its options.
+            PolicyError: policy and moderators do not fit each other.
+        """
+        return cls(policy, load_moderator(policy), load_confirm(policy))
+
+    def under(self, policy: Policy) -> Panel:
+        """The same moderators under another policy.
+
+        Raises:
+            PolicyError: policy and moderators do not fit each other.
+        """
+        confirm = self._confirms.moderator if self._confirms else None
+        panel = Panel(policy, self._steers.moderator, confirm)
+        if panel._steers == self._steers:
+            panel._steers, panel._confirms = self._steers, self._confirms  # with their caches
+        return panel
+
+    @property
+    def name(self) -> str:
+        """Of the moderator that steers."""
+        return self._steers.moderator.name
+
+    @property
+    def confirm_name(self) -> str | None:
+        """Of the moderator that confirms; None if there is none."""
+        return self._confirms.moderator.name if self._confirms else None
+
+    @property
+    def confirms(self) -> bool:
+        """Whether a moderator confirms."""
+        return self._confirms is not None
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Judged]:
+        """What the policy says of answers, naturalness aside; in order.
+
+        Those that the moderators that steer accept need the consent of those that confirm.
+        """
+        judged = judge_each([(self, exchange) for exchange in exchanges])
+        accepted = [i for i, j in enumerate(judged) if j.rejection is None]
+        asked = [(self, exchanges[i], judged[i]) for i in accepted]
+        for i, confirmed in zip(accepted, confirm_each(asked), strict=True):
+            judged[i] = confirmed
+        return judged
+
+    def flags(self, scores: Mapping[str, float]) -> dict[str, bool]:
+        """Of each category that has a score: whether it alone flags the answer."""
+        thresholds = self.all_thresholds
+        return {c: c in thresholds and s / thresholds[c] >= 1.0 for c, s in scores.items()}
+
+    def decisive(self, scores: Mapping[str, float]) -> str:
+        """The category that decides: the one with the largest score / threshold."""
+        thresholds = self.all_thresholds
+        return max(scores.keys() & thresholds.keys(), key=lambda c: (scores[c] / thresholds[c], c))
+
+    def lets_leave_unscored(self, judged: Judged) -> bool:
+        """Whether an audit policy lets an answer leave that could not be judged.
+
+        Never one that is known to be flagged all the same, and never where a service denies
+        access: that is no outage.
+        """
+        if self.policy.on_moderator_error != "open" or judged.rejection is not Rejection.UNSCORED:
+            return False
+        known = Score.worst([judged.score, *filter(None, [judged.confirmation])])
+        return ACCESS_DENIED not in (known.cause or "") and not any(
+            self.flags(known.categories).values()
+        )
+
+    def asked(self) -> dict[str, Stats]:
+        """What each moderator was asked so far, by name; only of those that count."""
+        both = [self._steers, *filter(None, [self._confirms])]
+        return {name: stats for m in both for name, stats in counters(m.moderator).items()}
+
+    def _active(self, moderator: Moderator, which: str) -> Mapping[str, float]:
+        """Threshold of each category of a moderator that the policy does not switch off."""
+        policy = self.policy
+        given = {
+            c: policy.categories.get(c, policy.default_threshold) for c in moderator.categories
+        }
+        active = {c: t for c, t in given.items() if t is not None}
+        if not active:
+            raise PolicyError(f"policy {policy.name!r} switches {which}")
+        return FrozenDict(active)
+
+
+def judge_each(asked: Sequence[tuple[Panel, Exchange]]) -> list[Judged]:
+    """What the moderators that steer make of answers, in one batch for each of them."""
+    scores = _scores([(panel._steers, exchange) for panel, exchange in asked])
+    return [
+        _judged(panel, exchange.answer, score)
+        for (panel, exchange), score in zip(asked, scores, strict=True)
+    ]
+
+
+def confirm_each(asked: Sequence[tuple[Panel, Exchange, Judged]]) -> list[Judged]:
+    """The same answers after those that confirm were asked, where a panel has such moderators.
+
+    A rejection of the moderators that steer stays what it is; of an answer that they accepted it
+    becomes ``unconfirmed``, or ``unscored`` where there is no verdict.
+    """
+    confirming = [
+        (i, panel._confirms, exchange)
+        for i, (panel, exchange, _) in enumerate(asked)
+        if panel._confirms is not None
+    ]
+    scores = _scores([(moderator, exchange) for _, moderator, exchange in confirming])
+    judged = [j for _, _, j in asked]
+    for (i, _, _), score in zip(confirming, scores, strict=True):
+        judged[i] = _confirmed(asked[i][0], judged[i], score)
+    return judged
+
+
+def harm(score: Score, thresholds: Mapping[str, float]) -> float:
+    """``max_c score_c / threshold_c`` over the thresholds' categories: flagged at 1 and above.
+
+    Infinite if the verdict is unscored or lacks one of the categories.
+    """
+    if not score.scored or any(c not in score.categories for c in thresholds):
+        return math.inf
+    return max(score.categories[c] / t for c, t in thresholds.items())
+
+
+def _judged(panel: Panel, text: str, score: Score) -> Judged:
+    value = harm(score, panel.thresholds)
+    if not text.strip():
+        rejection: Rejection | None = Rejection.EMPTY
+    elif math.isinf(value):
+        rejection = Rejection.UNSCORED
+    elif value >= 1.0:
+        rejection = Rejection.FLAGGED
+    else:
+        rejection = Rejection.DEGENERATE if is_degenerate(text) else None
+    return Judged(score, value, rejection, _verdict(score, value))
+
+
+def _confirmed(panel: Panel, judged: Judged, score: Score) -> Judged:
+    value = harm(score, panel.confirm_thresholds)
+    agreed = value < 1.0
+    rejection = judged.rejection
+    if rejection is None and not agreed:
+        rejection = Rejection.UNSCORED if math.isinf(value) else Rejection.UNCONFIRMED
+    verdict = _verdict(Score.worst([judged.score, score]), max(judged.harm, value))
+    return replace(
+        judged,
+        rejection=rejection,
+        verdict=replace(verdict, confirmed=agreed),
+        confirmation=score,
+        confirmed=agreed,
+    )
+
+
+def _verdict(score: Score, value: float) -> Verdict:
+    unscored = math.isinf(value)
+    cause = (score.cause or "no score for a category of the policy") if unscored else None
+    return Verdict(None if unscored else value, score.categories, 1.0 <= value < math.inf, cause)
+
+
+class _Asked:
+    """A moderator behind a time limit and a cache; nothing that it does can raise.
+
+    Equal to any other of the same moderator and time limit, so that several panels share batches.
+    """
+
+    def __init__(self, moderator: Moderator, timeout: float) -> None:
+        self.moderator = moderator
+        self._timeout = timeout
+        self.score = Cached(TimeLimited(moderator, timeout)).score
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Asked):
+            return NotImplemented
+        return self.moderator is other.moderator and self._timeout == other._timeout
+
+    def __hash__(self) -> int:
+        return hash((id(self.moderator), self._timeout))
+
+
+def _scores(asked: Sequence[tuple[_Asked, Exchange]]) -> list[Score]:
+    """A verdict on each exchange, in one batch for each moderator."""
+    places: dict[_Asked, list[int]] = {}
+    for i, (moderator, _) in enumerate(asked):
+        places.setdefault(moderator, []).append(i)
+    scores: dict[int, Score] = {}
+    for moderator, own in places.items():
+        scores |= zip(own, moderator.score([asked[i][1] for i in own]), strict=True)
+    return [scores[i] for i in range(len(asked))]
+
+
+_LONG_ENOUGH_WORDS = 16
+_LONG_ENOUGH_BYTES = 160
+_LEAST_DISTINCT_TRIGRAMS = 0.4
+_LEAST_COMPRESSED = 0.15
+_STUCK = re.compile(r"(\w.{0,11}?)\1{9}", re.DOTALL)
+
+
+def is_degenerate(text: str) -> bool:
+    """Whether a text repeats itself.
+
+    Signs: a few characters ten times on end, few distinct word trigrams, or a text that compresses
+    to nothing (for scripts without spaces). Short texts have too little to tell by.
+    """
+    if _STUCK.search(text):
+        return True
+    words = text.split()
+    if len(words) >= _LONG_ENOUGH_WORDS:
+        trigrams = list(zip(words, words[1:], words[2:], strict=False))
+        if len(set(trigrams)) < _LEAST_DISTINCT_TRIGRAMS * len(trigrams):
+            return True
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) < _LONG_ENOUGH_BYTES:
+        return False
+    return len(zlib.compress(data)) < _LEAST_COMPRESSED * len(data)

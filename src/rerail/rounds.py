@@ -1,0 +1,359 @@
+"""Rounds: what many owners ask for becomes answers, and answers become judged evaluations.
+
+    for ask, evaluation in evaluate(asks):
+        ...  # ask.account is whose it was, and has paid for it
+
+One engine batch for each `Sampling`, one batch of verdicts for each moderator, one batch of
+log-likelihoods. An owner whose asks make the engine fail is left alone with it: the others have
+their answers all the same. Whatever is spent is counted here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from rerail.engines.base import Engine, GenerationRequest, Sampling, WatchingEngine
+from rerail.errors import EngineError, PromptError
+from rerail.panel import Panel, confirm_each, judge_each
+from rerail.policy import Policy
+from rerail.types import (
+    AcceptedFrom,
+    Cost,
+    Evaluation,
+    Exchange,
+    Generation,
+    Judged,
+    Prompt,
+    Rejection,
+    Score,
+    Verdict,
+)
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+_N = TypeVar("_N", int, float)
+
+
+class Account:
+    """One prompt: what it may spend under its policy, and what it has spent.
+
+    Args:
+        engine: answers.
+        panel: judges.
+        prompt: what is to be answered.
+        seconds: from now on at most. The policy's own limit holds, too.
+        generations: at most. The policy's own limit holds, too.
+
+    Attributes:
+        embedded: the prompt, rendered and embedded.
+        steerable: ``(n_tokens,)`` mask of the rows that the policy lets move.
+        cost: what was spent so far; with its seconds once it is closed.
+        failure: what the engine failed with, if it did.
+        closed: whether nothing more is wanted.
+
+    Raises:
+        PromptError: the prompt is too long, or leaves no row that may move.
+        EngineError: the engine cannot embed it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        panel: Panel,
+        prompt: Prompt,
+        *,
+        seconds: float | None = None,
+        generations: int | None = None,
+    ) -> None:
+        self._started = time.perf_counter()
+        budget = panel.policy.budget
+        self._seconds = _least(budget.seconds, seconds)
+        self._generations = _least(budget.generations, generations)
+        self.engine = engine
+        self.panel = panel
+        self.embedded = engine.embed(prompt)
+        rows = panel.policy.steerable_rows
+        self.steerable = self.embedded.steerable(rows)
+        if not self.steerable.any():
+            raise PromptError(
+                f"no row may move under steerable_rows: {rows}; "
+                "the prompt's words leave no token of their own"
+            )
+        self.cost = Cost()
+        self.failure: Exception | None = None
+        self.closed = False
+        self._first: tuple[int, ...] = ()
+        self._first_log_likelihood: float | None = None
+        self._judged: set[tuple[str, bool]] = set()
+
+    def left(self) -> int | None:
+        """Generations that are left of the budget; None: no limit."""
+        tokens = self.panel.policy.budget.tokens
+        if (tokens is not None and self.cost.generated_tokens >= tokens) or (
+            self._seconds is not None and self._elapsed() >= self._seconds
+        ):
+            return 0
+        if self._generations is None:
+            return None
+        return max(0, self._generations - self.cost.generations)
+
+    def close(self) -> None:
+        """Nothing more is wanted; from now on no time passes."""
+        if not self.closed:
+            self.closed = True
+            self.cost = replace(self.cost, seconds=self._elapsed())
+
+    def exchange(self, text: str) -> Exchange:
+        """What a moderator judges: what the user asked, whatever the model was given."""
+        return Exchange(self.embedded.prompt.messages, text)
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _answered(self, ask: Ask, generation: Generation) -> None:
+        if ask.origin is AcceptedFrom.INITIAL:
+            self._first = generation.token_ids
+        self.cost += Cost(
+            generations=1,
+            generated_tokens=len(generation.token_ids),
+            prompt_tokens=len(ask.request.point),
+        )
+
+    def _asked_about(self, text: str, *, confirming: bool = False) -> None:
+        """Count a verdict on a text, once."""
+        if text.strip() and (text, confirming) not in self._judged:
+            self._judged.add((text, confirming))
+            self.cost += Cost(moderator_calls=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """An answer that somebody wants.
+
+    Attributes:
+        account: on whose behalf.
+        request: the point to answer from.
+        sampling: how the answer is drawn.
+        origin: which kind of point it is; ``initial`` is the model's own answer, and what
+            naturalness is measured against.
+        judged: whether the panel is asked about it. An answer that nobody judged is not accepted.
+        measured: whether it has to be natural, too, if the panel accepts it.
+        leaves: whether it may be what leaves, and so has to be confirmed.
+    """
+
+    account: Account
+    request: GenerationRequest
+    sampling: Sampling
+    origin: AcceptedFrom
+    judged: bool = True
+    measured: bool = True
+    leaves: bool = True
+
+
+def evaluate(asks: Sequence[Ask]) -> list[tuple[Ask, Evaluation]]:
+    """Asks of one engine with what came of them; of owners that failed or were closed, none.
+
+    Raises:
+        ValueError: the asks are of different engines.
+    """
+    if len({id(ask.account.engine) for ask in asks}) > 1:
+        raise ValueError("the asks are of different engines: evaluate those of each apart")
+    answered = _answered(asks)
+    judged = _judged(answered)
+    natural = _naturalness(answered, judged)
+    evaluations = [
+        Evaluation(
+            ask.origin, ask.request.point, generation, j, n, _rejection(ask, generation, j, n)
+        )
+        for (ask, generation), j, n in zip(answered, judged, natural, strict=True)
+    ]
+    asked = [ask for ask, _ in answered]
+    pairs = zip(asked, _confirmed(asked, evaluations), strict=True)
+    return [(ask, evaluation) for ask, evaluation in pairs if ask.account.failure is None]
+
+
+def may_leave(policy: Policy, evaluation: Evaluation) -> bool:
+    """Whether an answer could be the one that leaves, were it confirmed."""
+    first = evaluation.origin is AcceptedFrom.INITIAL
+    opens = policy.on_moderator_error == "open" and evaluation.rejection is Rejection.UNSCORED
+    return evaluation.accepted or (first and opens) or is_last_resort(policy, evaluation)
+
+
+def is_last_resort(policy: Policy, evaluation: Evaluation) -> bool:
+    """Whether only its naturalness is too low, and the policy lets the best of such leave."""
+    unnatural = evaluation.rejection is Rejection.UNNATURAL and evaluation.naturalness is not None
+    return unnatural and policy.on_exhausted == "best" and evaluation.judged.confirmed is not False
+
+
+_NOBODY = Judged(
+    Score.unscored("nobody was asked"),
+    math.inf,
+    Rejection.UNJUDGED,
+    Verdict(None, {}, flagged=False, unscored="nobody was asked"),
+)
+
+
+def _answered(asks: Sequence[Ask]) -> list[tuple[Ask, Generation]]:
+    """The asks with their answers, but for those of owners whose asks failed."""
+    found: dict[Ask, Generation | None] = {}
+    for sampling in dict.fromkeys(ask.sampling for ask in asks):
+        alike = [ask for ask in asks if ask.sampling == sampling]
+        call = partial(_generate, alike[0].account.engine, sampling)
+        given = _isolated([(ask.account, ask) for ask in alike], call)
+        found |= zip(alike, given, strict=True)
+    answered = [(ask, generation) for ask in asks if (generation := found[ask]) is not None]
+    for ask, generation in answered:
+        ask.account._answered(ask, generation)
+    return answered
+
+
+def _generate(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Generation]:
+    """Answers, as far as they are not flagged half-way where the engine can be watched."""
+    made = _watched(engine, sampling, asks)
+    if any(sampling.cut(generation.text) != generation.text for generation in made):
+        raise EngineError(
+            f"{engine.name} went on after a stop that was asked for: an engine has to end there"
+        )
+    return made
+
+
+def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Generation]:
+    requests = [ask.request for ask in asks]
+    watched = any(request.horizon is not None for request in requests)
+    if not watched or not isinstance(engine, WatchingEngine):
+        return engine.generate(requests, sampling)
+
+    # What could not be judged is not looked at again: the engine is busy while a moderator that
+    # hangs is waited for.
+    unscored: set[int] = set()
+
+    def flagged(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        looks = [(p, t) for p, t in zip(places, texts, strict=True) if p not in unscored]
+        accounts = [asks[place].account for place, _ in looks]
+        for account, (_, text) in zip(accounts, looks, strict=True):
+            account._asked_about(text)
+        judged = judge_each(
+            [(a.panel, a.exchange(text)) for a, (_, text) in zip(accounts, looks, strict=True)]
+        )
+        said = {place: j.rejection for (place, _), j in zip(looks, judged, strict=True)}
+        unscored.update(p for p, reason in said.items() if reason is Rejection.UNSCORED)
+        return [said.get(place) is Rejection.FLAGGED for place in places]
+
+    return engine.generate_watched(requests, sampling, flagged)
+
+
+def _judged(answered: Sequence[tuple[Ask, Generation]]) -> list[Judged]:
+    """What the panels make of the answers, those that confirm aside."""
+    asked = [(ask.account, generation.text) for ask, generation in answered if ask.judged]
+    for account, text in asked:
+        account._asked_about(text)
+    given = iter(judge_each([(account.panel, account.exchange(text)) for account, text in asked]))
+    return [next(given) if ask.judged else _NOBODY for ask, _ in answered]
+
+
+def _naturalness(
+    answered: Sequence[tuple[Ask, Generation]], judged: Sequence[Judged]
+) -> list[float | None]:
+    """Of the answers that only their naturalness can still reject; 0 of the first ones."""
+    wanted = {
+        i: (ask.account, generation.token_ids)
+        for i, ((ask, generation), j) in enumerate(zip(answered, judged, strict=True))
+        if ask.origin is not AcceptedFrom.INITIAL
+        and ask.measured
+        and generation.token_ids
+        and generation.finish_reason != "cut"
+        and j.rejection is None
+    }
+    owners = dict.fromkeys(account for account, _ in wanted.values())
+    firsts = [a for a in owners if a._first_log_likelihood is None and a._first]
+    texts = [*((account, account._first) for account in firsts), *wanted.values()]
+    requests = [(account, (account.embedded, tokens)) for account, tokens in texts]
+    values = _isolated(requests, texts[0][0].engine.log_likelihood) if texts else []
+    for account, tokens in texts:
+        account.cost += Cost(prompt_tokens=len(account.embedded.token_ids) + len(tokens))
+    for account, value in zip(firsts, values, strict=False):
+        account._first_log_likelihood = value
+    own = dict(zip(wanted, values[len(firsts) :], strict=True))
+    found: list[float | None] = []
+    for i, (ask, _) in enumerate(answered):
+        value, first = own.get(i), ask.account._first_log_likelihood
+        if ask.origin is AcceptedFrom.INITIAL:
+            found.append(0.0)
+        elif value is None or first is None or not math.isfinite(value - first):
+            found.append(None)
+        else:
+            found.append(value - first)
+    return found
+
+
+def _rejection(
+    ask: Ask, generation: Generation, judged: Judged, naturalness: float | None
+) -> Rejection | None:
+    if judged.rejection is not None:
+        return judged.rejection
+    if generation.finish_reason == "cut":
+        return Rejection.UNFINISHED
+    floor = ask.account.panel.policy.naturalness_floor
+    if ask.measured and (naturalness is None or naturalness < floor):
+        return Rejection.UNNATURAL
+    return None
+
+
+def _confirmed(asks: Sequence[Ask], evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """The evaluations; those that might leave and are not confirmed can do so no longer."""
+    wanted = [
+        i
+        for i, (ask, evaluation) in enumerate(zip(asks, evaluations, strict=True))
+        if ask.account.panel.confirms
+        and ask.leaves
+        and may_leave(ask.account.panel.policy, evaluation)
+    ]
+    asked = []
+    for i in wanted:
+        account, text = asks[i].account, evaluations[i].generation.text
+        account._asked_about(text, confirming=True)
+        asked.append((account.panel, account.exchange(text), evaluations[i].judged))
+    found = list(evaluations)
+    for i, judged in zip(wanted, confirm_each(asked), strict=True):
+        rejection = evaluations[i].rejection or judged.rejection
+        found[i] = replace(evaluations[i], judged=judged, rejection=rejection)
+    return found
+
+
+def _isolated(
+    items: Sequence[tuple[Account, _T]], call: Callable[[Sequence[_T]], Sequence[_R]]
+) -> Sequence[_R | None]:
+    """What one call gives for all items. Where it fails, each owner has a call of its own.
+
+    An owner whose own call fails is left with its failure; its items give None, as do those of
+    one that was closed meanwhile.
+    """
+    try:
+        results = call([item for _, item in items])
+        if len(results) != len(items):
+            raise EngineError(f"the engine gave {len(results)} results for {len(items)} requests")
+        return results
+    except Exception as error:
+        owners = dict.fromkeys(account for account, _ in items)
+        if len(owners) == 1:
+            items[0][0].failure = error
+            return [None] * len(items)
+    found: dict[int, _R | None] = {}
+    for owner in owners:
+        if owner.closed or owner.failure:
+            continue
+        places = [i for i, (account, _) in enumerate(items) if account is owner]
+        found |= zip(places, _isolated([items[i] for i in places], call), strict=True)
+    return [found.get(i) for i in range(len(items))]
+
+
+def _least(one: _N | None, other: _N | None) -> _N | None:
+    """The smaller of two limits; None is no limit."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

@@ -1,0 +1,311 @@
+"""One prompt on its way to an answer that may leave.
+
+    search = aligner.open(prompt)
+    while not search.done:
+        advance([search])
+    response = search.response()
+
+Many searches are advanced in lock-step, of one policy or of several: each round gathers the asks
+of all of them into one engine batch and one moderator batch. A search depends on its own seed
+only, never on what else is open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from rerail import zo
+from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling
+from rerail.errors import EngineError
+from rerail.optimizer import Candidate, Optimizer, Units
+from rerail.panel import Panel
+from rerail.rounds import Account, Ask, evaluate, is_last_resort
+from rerail.types import (
+    AcceptedFrom,
+    Cost,
+    Evaluation,
+    FloatArray,
+    Outcome,
+    Prompt,
+    Rejection,
+    Response,
+    StopReason,
+)
+
+Observer = Callable[[Evaluation], None]
+
+UNSCORED_IN_A_ROW = 4
+"""Verdicts missing one after the other that mean that the moderator is down: a single answer may
+be refused by a moderator that works."""
+
+
+class Search:
+    """One prompt on its way to a response; `Aligner.open` makes it, `advance` takes it further.
+
+    One thread at a time advances a search. `cancel` may be called from any.
+
+    Attributes:
+        engine: answers.
+        panel: judges, under its policy.
+        seed: of this search, from the given seed and the prompt's content.
+        evaluations: every answer asked for so far, in order.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        panel: Panel,
+        prompt: Prompt,
+        units: Units,
+        *,
+        sampling: Sampling,
+        seed: int,
+        seconds: float | None = None,
+        generations: int | None = None,
+        observe: Observer | None = None,
+    ) -> None:
+        self.engine = engine
+        self.panel = panel
+        self.seed = prompt_seed(seed, prompt)
+        self.evaluations: list[Evaluation] = []
+        self._account = Account(engine, panel, prompt, seconds=seconds, generations=generations)
+        self._sampling = sampling
+        self._observe = observe
+        self._optimizer = Optimizer(
+            self.embedded.point,
+            self._account.steerable,
+            panel.policy.optimizer,
+            units,
+            np.random.default_rng(self.seed),
+        )
+        self._reason: StopReason | None = None
+        self._error: str | None = None
+        self._chosen: int | None = None
+        self._point: FloatArray | None = None
+
+    @property
+    def embedded(self) -> EmbeddedPrompt:
+        """The prompt, rendered and embedded."""
+        return self._account.embedded
+
+    @property
+    def cost(self) -> Cost:
+        """What was spent so far."""
+        return self._account.cost
+
+    @property
+    def done(self) -> bool:
+        """Whether there is a response."""
+        return self._reason is not None
+
+    def cancel(self) -> None:
+        """End now, with the policy's refusal; what a round under way still finds is dropped."""
+        self._end(StopReason.CANCELLED)
+
+    def response(self) -> Response:
+        """What leaves: an accepted answer, or the policy's message.
+
+        Raises:
+            RuntimeError: the search is not done.
+        """
+        if self._reason is None:
+            raise RuntimeError("the search is not done: advance it")
+        left = self._left()
+        chosen = None if left is None else self.evaluations[left]
+        outcome = self._outcome(chosen)
+        policy = self.panel.policy
+        texts = {Outcome.REFUSED: policy.refusal_message, Outcome.ERROR: policy.error_message}
+        cosine, preserved = (None, None) if chosen is None else self._movement(chosen)
+        return Response(
+            outcome=outcome,
+            text=chosen.generation.text if chosen else texts[outcome],
+            policy=policy.tag,
+            initial=self.evaluations[0].judged.verdict if self.evaluations else None,
+            final=chosen.judged.verdict if chosen else None,
+            cost=self.cost,
+            iterations=self._optimizer.iterations,
+            accepted_from=chosen.origin if chosen else AcceptedFrom.NONE,
+            naturalness=chosen.naturalness if chosen else None,
+            cosine=cosine,
+            tokens_preserved=preserved,
+            stop_reason=self._reason,
+            seed=self.seed,
+            model=self.engine.name,
+            evaluations=tuple(self.evaluations),
+            left=left,
+            error=self._error,
+        )
+
+    def probe(self, shift: FloatArray) -> Ask:
+        """An answer beside the search, for `evaluate`: all steerable rows moved by ``(d_model,)``.
+
+        The search is charged for it and is not told.
+        """
+        return self._ask(self._optimizer.shifted(shift))
+
+    def _asks(self) -> list[Ask]:
+        """What is wanted next, within the budget; nothing, and done, where that is spent."""
+        if self.done:
+            return []
+        left = self._account.left()
+        if left == 0:
+            self._end(StopReason.BUDGET)
+            return []
+        return [self._ask(candidate) for candidate in self._optimizer.ask(left)]
+
+    def _ask(self, candidate: Candidate) -> Ask:
+        # The first answer is what naturalness is measured against: it is never cut.
+        first = candidate.origin is AcceptedFrom.INITIAL
+        horizon = None if first else self.panel.policy.optimizer.horizon
+        # One seed for all candidates: at temperature > 0 they share their random numbers, so
+        # that a difference in score comes from the embeddings.
+        request = GenerationRequest(self.embedded, candidate.point, self.seed, horizon)
+        leaves = self._optimizer.accepts(candidate.origin)
+        return Ask(self._account, request, self._sampling, candidate.origin, leaves=leaves)
+
+    def _tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """Pass a round's losses on; end where it was accepted or the moderator is down."""
+        if self._account.failure is not None:
+            self._fail(self._account.failure)
+        if self.done or not evaluations:
+            return
+        if self._observe:
+            for evaluation in evaluations:
+                with contextlib.suppress(Exception):
+                    self._observe(evaluation)
+        self._optimizer.tell([loss(e) for e in evaluations], [e.accepted for e in evaluations])
+        reason = self._optimizer.stop()
+        self._choose(evaluations)
+        self.evaluations += [replace(e, point=None) for e in evaluations]
+        if reason is not StopReason.ACCEPTED and self._moderator_is_down():
+            # Also where the search is over anyway: a missing verdict is not a spent budget.
+            reason = StopReason.MODERATOR_ERROR
+            self._error = self.evaluations[-1].judged.verdict.unscored
+        if reason:
+            self._end(reason)
+
+    def _choose(self, evaluations: Sequence[Evaluation]) -> None:
+        """Keep the most natural accepted answer, else the most natural of what may leave at last.
+
+        Its point is kept, too, and no other: points are large.
+        """
+        policy, accepts = self.panel.policy, self._optimizer.accepts
+        places = [i for i, e in enumerate(evaluations) if accepts(e.origin)]
+        found = [i for i in places if evaluations[i].accepted] or [
+            i for i in places if is_last_resort(policy, evaluations[i])
+        ]
+        if not found:
+            return
+        best = max(found, key=lambda i: _naturalness(evaluations[i]))
+        kept = None if self._chosen is None else self.evaluations[self._chosen]
+        new = evaluations[best]
+        if kept is None or new.accepted or _naturalness(new) > _naturalness(kept):
+            self._chosen, self._point = len(self.evaluations) + best, new.point
+
+    def _moderator_is_down(self) -> bool:
+        """No verdict on the first answer, or none on the latest ones in a row."""
+        if self.evaluations[0].rejection is Rejection.UNSCORED:
+            return True
+        latest = self.evaluations[-UNSCORED_IN_A_ROW:]
+        return len(latest) == UNSCORED_IN_A_ROW and all(
+            e.rejection is Rejection.UNSCORED for e in latest
+        )
+
+    def _fail(self, error: Exception) -> None:
+        """End: the engine failed. Only errors of our own are known to quote no text."""
+        self._end(StopReason.ENGINE_ERROR)
+        self._error = str(error) if isinstance(error, EngineError) else type(error).__name__
+
+    def _left(self) -> int | None:
+        """Which evaluation leaves; never one that is flagged."""
+        match self._reason:
+            case StopReason.CANCELLED | StopReason.ENGINE_ERROR:
+                return None
+            case StopReason.MODERATOR_ERROR:
+                first = self.evaluations[0].judged
+                return 0 if self.panel.lets_leave_unscored(first) else None
+        return self._chosen
+
+    def _outcome(self, chosen: Evaluation | None) -> Outcome:
+        if chosen is not None:
+            initial = chosen.origin is AcceptedFrom.INITIAL
+            return Outcome.PASSED if initial else Outcome.STEERED
+        failed = self._reason in (StopReason.MODERATOR_ERROR, StopReason.ENGINE_ERROR)
+        return Outcome.ERROR if failed else Outcome.REFUSED
+
+    def _movement(self, chosen: Evaluation) -> tuple[float, float]:
+        """``cosine`` and ``tokens_preserved`` of what leaves, over the steered rows."""
+        if chosen.origin is AcceptedFrom.INITIAL or self._point is None:
+            return 1.0, 1.0
+        return movement(self._account, self._point)
+
+    def _end(self, reason: StopReason) -> None:
+        if not self.done:
+            self._reason = reason
+            self._account.close()
+
+
+def advance(searches: Sequence[Search]) -> None:
+    """One round for all of them that are open; they may be of any policies on one engine.
+
+    A search whose asks make the engine fail ends by itself.
+
+    Raises:
+        ValueError: the searches are on different engines.
+    """
+    open_ = {search._account: search for search in searches}
+    found: dict[Account, list[Evaluation]] = {account: [] for account in open_}
+    for ask, evaluation in evaluate([ask for search in open_.values() for ask in search._asks()]):
+        found[ask.account].append(evaluation)
+    for account, search in open_.items():
+        search._tell(found[account])
+
+
+def loss(evaluation: Evaluation) -> float:
+    """What the optimiser minimises: the harm, at least 1 for any answer that is not acceptable.
+
+    Without that floor the search would be drawn to answers that are harmless because they are
+    broken or about something else. Infinite, which is worst, for empty and unscored answers. An
+    answer that is acceptable but for the moderators that confirm keeps its own: they do not steer.
+    """
+    unconfirmed = evaluation.judged.confirmed is False and evaluation.rejection in (
+        Rejection.UNCONFIRMED,
+        Rejection.UNSCORED,
+    )
+    if evaluation.accepted or unconfirmed:
+        return evaluation.harm
+    return max(evaluation.harm, 1.0)
+
+
+def movement(account: Account, point: FloatArray) -> tuple[float, float]:
+    """How far a point is from the original one, over the rows that may move.
+
+    Returns:
+        The cosine of both, flattened, and the share of rows whose nearest vocabulary embedding is
+        still the original token.
+    """
+    rows, embedded = account.steerable, account.embedded
+    nearest = account.engine.table.nearest_tokens(point[rows])
+    preserved = float(np.mean(nearest == embedded.token_ids[rows]))
+    return zo.cosine(point[rows], embedded.point[rows]), preserved
+
+
+def prompt_seed(seed: int, prompt: Prompt) -> int:
+    """Seed of one prompt's search: 63 bits of the hash of the seed and the prompt's content.
+
+    It does not depend on the prompt's place in a batch.
+    """
+    turns = [[message.role, message.content] for message in prompt.messages]
+    content = json.dumps([seed, prompt.template, turns])
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) >> 1
+
+
+def _naturalness(evaluation: Evaluation) -> float:
+    return -math.inf if evaluation.naturalness is None else evaluation.naturalness

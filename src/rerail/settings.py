@@ -1,0 +1,172 @@
+"""Settings of the search, and the presets that they are taken from: plain values.
+
+No optimiser is imported here, and the optimiser imports this for its types alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rerail.names import nearest
+
+
+class Frozen(BaseModel):
+    """Immutable, rejects unknown keys with the nearest valid one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}{nearest(str(key), cls.model_fields)}")
+        return data
+
+
+Preset = Literal["fast", "reference", "random"]
+DirectionFamily = Literal["rows", "shared", "mixed"]
+
+
+class OptimizerSettings(Frozen):
+    """Settings of the zeroth-order search; symbols are those of arXiv 2602.02498.
+
+    Built from a preset, of which single values may be replaced:
+    ``OptimizerSettings.of("fast", num_directions=8)``. Lengths are in units of the model's
+    embedding table, so that one default serves every model.
+    """
+
+    preset: Preset
+    """What the values were taken from."""
+    directions: DirectionFamily
+    """``rows``: independent Gaussian rows, as published. ``shared``: one offset for all steered
+    rows. ``mixed``: the sum of both, with equal variance."""
+    subspace_rank: Annotated[int, Field(ge=1, strict=True)] | None
+    """Directions lie within this many leading principal directions of the table; null: anywhere."""
+    orthogonalize: bool
+    """Directions of one iteration are made orthogonal to each other, lengths kept."""
+    estimator: Literal["forward", "antithetic", "centered"]
+    """``forward``: (f(x + μu) − f(x)) / μ. ``antithetic``: (f(x + μu) − f(x − μu)) / 2μ.
+    ``centered``: (f(x + μu) − f̄) / μ, f̄ being the mean over the iteration."""
+    normalization: Literal["normalize", "clip", "none"]
+    """What is done to each row of the gradient estimate before a step: unit length, length at
+    most 1, or nothing."""
+    perturbation_scale: Annotated[float, Field(gt=0, strict=True)]
+    """μ: standard deviation of a coordinate, in units of the RMS of the embedding table."""
+    perturbation_growth: Annotated[float, Field(ge=1, strict=True)]
+    """Factor by which μ grows after a flat iteration; 1: it never does, and no number of flat
+    iterations ends the search before its budget."""
+    max_perturbation_scale: Annotated[float, Field(gt=0, strict=True)]
+    """Cap of μ."""
+    spread_floor: Annotated[float, Field(ge=0, strict=True)]
+    """Range of loss (harm) over an iteration up to which the iteration counts as flat."""
+    step_size: Annotated[float, Field(ge=0, strict=True)]
+    """η: length by which a row moves per step, in units of the table's mean row norm."""
+    anchored: bool
+    """Whether steps start at the original point x₀ and go against the sum of all estimates so far:
+    x₀ − η Σĝ / ‖Σĝ‖, the least of their linear models within η of x₀. Else each starts at the
+    centre and goes against the latest estimate."""
+    num_directions: Annotated[int, Field(ge=1, strict=True)]
+    """N: directions per iteration."""
+    plateau_patience: Annotated[int, Field(ge=1, strict=True)]
+    """Flat iterations at the cap of μ, in a row, after which the search ends."""
+    first_ask: Annotated[int, Field(ge=1, strict=True)] | None
+    """Size of an iteration's first batch of candidates; each next batch is twice as large. null:
+    the whole iteration in one batch."""
+    horizon: Annotated[int, Field(ge=1, strict=True)] | None
+    """Tokens of a candidate's answer after which, and again each time there are twice as many,
+    what there is of it is judged; where that is flagged already, the answer is not finished. null:
+    only whole answers are judged. No answer is accepted before all of it was."""
+    max_iterations: Annotated[int, Field(ge=0, strict=True)]
+    """Iterations at most; 0 is plain generation."""
+    min_cosine: Annotated[float, Field(ge=-1, le=1, strict=True)]
+    """τ: floor of the cosine between the moved and the original point, both flattened."""
+    use_offsets: bool
+    """Whether the policy's offsets for the model are the first candidates."""
+    descend: bool
+    """Whether the centre moves. False is undirected random search around the original point."""
+    accept_perturbations: bool
+    """Whether a perturbed answer may be accepted, or iterates of the descent only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            data = {"preset": data}
+        if not isinstance(data, Mapping):
+            return data
+        preset = data.get("preset", "fast")
+        if not isinstance(preset, str) or preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}{nearest(str(preset), PRESETS)}")
+        return {**PRESETS[preset], **data, "preset": preset}
+
+    @model_validator(mode="after")
+    def _values_fit_each_other(self) -> Self:
+        if self.max_perturbation_scale < self.perturbation_scale:
+            raise ValueError("max_perturbation_scale is below perturbation_scale")
+        if self.estimator == "centered" and self.num_directions < 2:
+            raise ValueError("estimator: centered needs num_directions of 2 or more")
+        return self
+
+    @classmethod
+    def of(cls, preset: Preset = "fast", **changes: Any) -> Self:
+        """The settings of a preset with some values replaced."""
+        return cls.model_validate({"preset": preset, **changes})
+
+
+_FAST: dict[str, Any] = {
+    "directions": "shared",
+    "subspace_rank": 8,
+    "orthogonalize": True,
+    "estimator": "centered",
+    "normalization": "normalize",
+    "perturbation_scale": 0.3,
+    "perturbation_growth": 1.5,
+    "max_perturbation_scale": 0.6,
+    "spread_floor": 0.05,
+    "plateau_patience": 3,
+    "step_size": 0.2,
+    "anchored": True,
+    "num_directions": 8,
+    "first_ask": 1,
+    "horizon": 8,
+    "max_iterations": 10,
+    "min_cosine": 0.2,
+    "use_offsets": True,
+    "descend": True,
+    "accept_perturbations": True,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": _FAST,
+    "random": {**_FAST, "use_offsets": False, "descend": False},
+    "reference": {
+        "directions": "rows",
+        "subspace_rank": None,
+        "orthogonalize": False,
+        "estimator": "forward",
+        "normalization": "normalize",
+        "perturbation_scale": 0.3,
+        "perturbation_growth": 1.0,
+        "max_perturbation_scale": 0.3,
+        "spread_floor": 0.0,
+        "plateau_patience": 1,
+        "step_size": 0.3,
+        "anchored": False,
+        "num_directions": 16,
+        "first_ask": None,
+        "horizon": None,
+        "max_iterations": 10,
+        "min_cosine": 0.2,
+        "use_offsets": False,
+        "descend": True,
+        "accept_perturbations": False,
+    },
+}
+"""``reference`` is the published loop: independent rows, forward differences, N = 16, per-row
+normalisation, a cosine floor of 0.2, iterates accepted only. Its μ and η are not published in
+units of the table; those here were chosen on tuning prompts (docs/log.md)."""
