@@ -36,7 +36,7 @@ from rerail.eval.scenarios import ADAPTIVE, PLAIN, TRANSFORMS
 from rerail.eval.settings import RunSettings
 from rerail.eval.types import Trial
 from rerail.moderators import REGISTRY, FakeModerator, Stats
-from rerail.policy import CATEGORIES, CUSTOM, PRESETS, Budget, ModeratorSpec, Policy, PolicyStore
+from rerail.policy import CATEGORIES, CUSTOM, Budget, ModeratorSpec, Policy, PolicyStore
 from rerail.server.app import create_app
 from rerail.server.errors import CODES
 from rerail.server.keys import ApiKey
@@ -46,6 +46,7 @@ from rerail.server.routes.page import EVALUATION
 from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
 from rerail.server.security import SECURITY_HEADERS
 from rerail.server.settings import Settings
+from rerail.settings import PRESETS
 from rerail.store import Record
 from rerail.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
 
@@ -291,6 +292,7 @@ _VERDICT = {
     "scores": "category to a number in [0, 1], 1 is most harmful",
     "flagged": "whether harm is 1 or more",
     "unscored": "why there is no verdict; null if there is one",
+    "confirmed": "whether the moderators that confirm accept it; null where they were not asked",
 }
 _TAG = {
     "name": "the policy's name",
@@ -313,7 +315,7 @@ _DEMO = {
     "it (by rule)",
     "tokens_preserved_min": "smallest share of a steered prompt's tokens that are still the "
     "nearest vocabulary entry",
-    "min_cosine_min": "smallest cosine of a moved row with the original row",
+    "cosine_min": "smallest cosine of a moved point with the original one",
     "weights_sha256_before": "hash of all weights before the first prompt",
     "weights_sha256_after": "and after the last",
     "emitted_flagged": "answers of the model that left although a moderator loaded afresh flags "
@@ -742,7 +744,17 @@ def python_names() -> str:
     for name in rerail.__all__:
         if name != "__version__":
             homes.setdefault(getattr(rerail, name).__module__, []).append(name)
-    order = ("align", "engines", "moderators", "policy", "types", "errors")
+    order = (
+        "align",
+        "search",
+        "panel",
+        "engines",
+        "moderators",
+        "policy",
+        "settings",
+        "types",
+        "errors",
+    )
     for module in sorted(homes, key=lambda m: order.index(m.split(".")[1])):
         summary = (import_module(module).__doc__ or "").strip().splitlines()[0]
         parts += [f"## `{module}`", summary]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from rerail import zo
 from rerail.align import Aligner
 from rerail.engines.base import Sampling
 from rerail.engines.fake import FakeEngine
@@ -588,8 +589,11 @@ def test_a_known_offset_that_does_not_help_is_passed_over():
 
 
 def test_offsets_wider_than_the_model_are_an_error():
+    # Before any prompt is read, so that no batch ends half-way.
     with pytest.raises(PolicyError, match=r"more than 16 coordinates.*rerail fit"):
-        with_offsets((0.1,) * 17)[0].align("hi")
+        with_offsets((0.1,) * 17)
+    with_offsets((0.1,) * 17, name="another model")
+    with_offsets((0.1,) * 17, preset="random")
 
 
 # --- moderators that fail --------------------------------------------------------------------
@@ -750,6 +754,69 @@ def test_nothing_leaves_without_the_consent_of_the_moderator_that_confirms(prese
     assert "unconfirmed" in {e.rejection for e in response.evaluations} or preset == "reference"
     asked = [e.answer for batch in against_refusals.calls for e in batch]
     assert set(asked) <= {REFUSE}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_moderators_that_confirm_do_not_steer(preset):
+    """The same points, answers and losses, whatever those that confirm say."""
+
+    def path(confirm):
+        seen = []
+        # Harm falls as the point moves, and is never flagged: acceptable but for the consent.
+        engine = FakeEngine(answer=lambda e, p: f"at {np.abs(p - e.point).sum():.4f}")
+        moderator = FakeModerator(lambda exchange: {"illicit": 0.4 if "0.0000" not in
+                                                    exchange.answer else 0.9})  # fmt: skip
+        aligner = make(preset, engine=engine, moderator=moderator, confirm=confirm,
+                       search={"max_iterations": 3, "accept_perturbations": False})  # fmt: skip
+        search = aligner.open("please do the thing", observe=seen.append)
+        while not search.done:
+            advance([search])
+        return [(e.origin, e.generation.text, loss(e)) for e in seen]
+
+    def second(scorer):
+        return FakeModerator(scorer, categories=("hate",), name="second")
+
+    refuses = path(second(lambda exchange: {"hate": 0.99}))
+    down = path(second(lambda exchange: Score.unscored("down")))
+    assert len(refuses) > 8
+    assert {value for _, _, value in refuses[1:]} == {0.8}
+    assert refuses[: len(down)] == down
+    assert refuses[: len(free := path(None))] == free
+
+
+def test_an_unconfirmed_answer_tells_its_own_loss_and_is_not_accepted():
+    strict = FakeModerator(words=["rather"], categories=["hate"], name="second")
+    moderator = FakeModerator(lambda e: {"illicit": 0.3 if e.answer == REFUSE else 0.9})
+    response = make(moderator=moderator, confirm=strict,
+                    search={"max_iterations": 1}).align("please do it")  # fmt: skip
+    unconfirmed = [e for e in response.evaluations if e.rejection is Rejection.UNCONFIRMED]
+    assert unconfirmed
+    for evaluation in unconfirmed:
+        assert (loss(evaluation), evaluation.harm) == (0.6, 0.6)
+        assert evaluation.flagged
+        assert not evaluation.accepted
+    assert response.outcome is Outcome.REFUSED
+
+
+def test_only_answers_that_could_leave_are_put_to_those_that_confirm():
+    """The published loop returns iterates: its perturbations only measure."""
+    second = FakeModerator(words=["never"], name="second")
+    response = make("reference", confirm=second).align("please do the thing")
+    assert response.accepted_from is AcceptedFrom.ITERATE
+    assert any(e.generation.text == REFUSE and e.origin is AcceptedFrom.PERTURBATION
+               for e in response.evaluations)  # fmt: skip
+    assert [e.judged.confirmed for e in response.evaluations if e.judged.confirmed is not None] == [
+        True
+    ]
+
+
+def test_a_first_answer_that_is_not_confirmed_is_flagged():
+    objects = FakeModerator(words=["fine"], name="second", categories=("hate",))
+    response = make(engine=FakeEngine(answer=lambda e, p: "fine"), confirm=objects,
+                    search={"max_iterations": 1}).align("hi")  # fmt: skip
+    assert response.flagged
+    assert (response.initial.flagged, response.initial.confirmed) == (True, False)
+    assert response.initial.harm == response.initial.scores["hate"] / 0.5
 
 
 def test_the_last_resort_needs_consent_too():
@@ -1140,6 +1207,39 @@ def test_movement_is_measured_on_the_accepted_point():
                        "min_cosine": -1.0}).align("please do it now")  # fmt: skip
     assert far.cosine < response.cosine
     assert far.tokens_preserved < 1
+
+
+def test_the_cosine_of_a_response_is_the_one_that_the_policy_bounds():
+    points = {}
+
+    def answer(embedded, point):
+        rows = embedded.steerable("last_user")
+        text = REFUSE if (point != embedded.point).any() else COMPLY
+        points[text] = (point[rows], embedded.point[rows])
+        return text
+
+    floor = 0.9
+    response = make(engine=FakeEngine(answer=answer), search={
+        "min_cosine": floor, "perturbation_scale": 5.0, "max_perturbation_scale": 5.0,
+        "first_ask": 1,
+    }).align("please do it now")  # fmt: skip
+    moved, original = points[REFUSE]
+    assert response.cosine == pytest.approx(zo.cosine(moved, original))
+    assert response.cosine == pytest.approx(floor, abs=1e-4)
+    assert zo.row_cosines(moved, original).min() < floor - 0.01
+
+
+def test_which_evaluation_left_is_said_even_where_texts_are_equal():
+    engine = FakeEngine(answer=lambda e, p: COMPLY)
+    harms = iter([0.9, 0.9, 0.1])
+    moderator = FakeModerator(lambda exchange: {"illicit": next(harms)})
+    response = make(engine=engine, moderator=moderator).align("hi")
+    # The verdict on a text is remembered: the one answer there is stays flagged.
+    assert (response.outcome, response.left) == (Outcome.REFUSED, None)
+    steered = make().align("please do it now")
+    assert steered.evaluations[steered.left].generation.text == steered.text
+    assert steered.evaluations[steered.left].accepted
+    assert make(engine=FakeEngine(answer=lambda e, p: "fine")).align("hi").left == 0
 
 
 def test_a_policy_that_names_a_category_nobody_gives_is_an_error():

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import rerail
+import rerail.panel
 from rerail.cli import ExitCode
 from rerail.engines import FakeEngine
 from rerail.moderators import FakeModerator
@@ -91,7 +92,8 @@ def test_examples_can_be_read_by_what_they_are_for(page: Path) -> None:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bimodal model that complies at first, and a moderator that flags compliance."""
     monkeypatch.setattr(rerail, "load_engine", lambda *_, **__: FakeEngine())
-    monkeypatch.setattr(rerail, "load_moderator", lambda _: FakeModerator(words=("here is how",)))
+    moderator = FakeModerator(words=("here is how",))
+    monkeypatch.setattr(rerail.panel, "load_moderator", lambda _: moderator)
 
 
 def run_examples(page: str) -> dict[str, Any]:

@@ -275,6 +275,29 @@ def test_flat_iteration_widens_and_takes_no_step():
     assert optimizer.iterations == 3 + 2
 
 
+@pytest.mark.parametrize("preset", ["random", "fast"])
+@pytest.mark.parametrize(
+    ("flat", "ends_after"),
+    [
+        ([True] * 3, 3),
+        ([True, False] * 6, None),
+        ([True, True, False] * 4, None),
+        ([True, True, False, True, True, True], 6),
+    ],
+)
+def test_only_flat_iterations_in_a_row_are_a_plateau(preset, flat, ends_after):
+    """Undirected search has as much patience as a descent."""
+    optimizer = make(preset, perturbation_growth=2.0, plateau_patience=3, first_ask=None,
+                     max_perturbation_scale=0.3, max_iterations=len(flat) + 1)  # fmt: skip
+    optimizer.tell([1.5] * len(optimizer.ask()), [False])
+    for number, level in enumerate(flat, 1):
+        asked = optimizer.ask()
+        losses = [1.5 if level else 1.0 + i / 10 for i in range(len(asked))]
+        optimizer.tell(losses, [False] * len(asked))
+        assert (optimizer.stop() is StopReason.PLATEAU) == (number == ends_after)
+    assert optimizer.iterations == len(flat)
+
+
 def test_published_loop_repeats_on_a_plateau_until_its_budget():
     optimizer = make("reference", max_iterations=4)
     told = run(optimizer, lambda x: 1.0)

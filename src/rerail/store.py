@@ -609,13 +609,14 @@ def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) 
 
 
 def _evaluation_row(record: int | None, number: int, evaluation: Evaluation) -> dict[str, Any]:
+    verdict = evaluation.judged.verdict
     return {
         "record": record,
         "number": number,
         "origin": str(evaluation.origin),
-        "harm": _finite(evaluation.harm),
-        "scores": dict(evaluation.score.categories),
-        "unscored": evaluation.score.cause,
+        "harm": verdict.harm,
+        "scores": dict(verdict.scores),
+        "unscored": verdict.unscored,
         "naturalness": _finite(evaluation.naturalness),
         "rejection": evaluation.rejection,
         "generated_tokens": len(evaluation.generation.token_ids),

@@ -468,5 +468,6 @@ class Response:
             "stop_reason": str(self.stop_reason),
             "seed": self.seed,
             "model": self.model,
+            "left": self.left,
             "error": self.error,
         }

@@ -129,13 +129,13 @@ confirm: [{name: fake, options: {words: [worse], categories: [hate]}}]
 def test_what_confirms_judges_too(cli: Cli, tmp_path: Path) -> None:
     policy = ["--policy", str(write_policy(tmp_path / "c.yaml", CONFIRMED))]
 
-    def flagged(text: str) -> tuple[bool, bool]:
+    def flagged(text: str) -> tuple[bool, bool | None]:
         document = cli("moderate", *policy, "--text", text, "--json").document
-        return document["flagged"], document["confirm"]["flagged"]
+        return document["flagged"], document["confirmed"]
 
-    assert flagged("fine") == (False, False)
-    assert flagged("bad") == (True, False)
-    assert flagged("worse") == (True, True)
+    assert flagged("fine") == (False, True)
+    assert flagged("bad") == (True, None)
+    assert flagged("worse") == (True, False)
     said = cli("moderate", *policy, "--text", "worse").out
     assert "not confirmed: hate, harm 2.00" in said
     source = write_jsonl(tmp_path / "in.jsonl", {"text": "worse"}, {"text": "bad"})

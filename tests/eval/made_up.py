@@ -89,10 +89,10 @@ def _flagged(asked: Case, rng: np.random.Generator) -> list[Trial]:
         draws = 1 + int(rng.geometric(min(1.0, p * 2 * hard + 0.004)))
         mean = natural + rng.normal(0, 0.1)
         if draws <= budget:
-            points = [TrajectoryPoint(1, 1.8, 0.0, False)]
-            points += [TrajectoryPoint(i, 1.2 + 0.6 * rng.random(), None, False)
+            points = [TrajectoryPoint(1, 1.8, 0.0, False, "flagged")]
+            points += [TrajectoryPoint(i, 1.2 + 0.6 * rng.random(), None, False, "flagged")
                        for i in range(2, draws)]  # fmt: skip
-            points.append(TrajectoryPoint(draws, 0.4, mean, True))
+            points.append(TrajectoryPoint(draws, 0.4, mean, True, None))
             made.append(
                 steered(
                     number,

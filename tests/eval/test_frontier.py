@@ -19,10 +19,10 @@ from tests.eval.trials import FLAGGED, failed, left_flagged, path, refused, stee
 
 def wandering(number: int) -> Trial:
     """An unnatural harmless answer at 3, a fair one at 6, taken at 9 with -0.1."""
-    points = [TrajectoryPoint(i + 1, 1.5, None, False) for i in range(9)]
-    points[2] = TrajectoryPoint(3, 0.2, -1.5, False)
-    points[5] = TrajectoryPoint(6, 0.3, -0.4, False)
-    points[8] = TrajectoryPoint(9, 0.4, -0.1, True)
+    points = [TrajectoryPoint(i + 1, 1.5, None, False, "flagged") for i in range(9)]
+    points[2] = TrajectoryPoint(3, 0.2, -1.5, False, "unnatural")
+    points[5] = TrajectoryPoint(6, 0.3, -0.4, False, "unnatural")
+    points[8] = TrajectoryPoint(9, 0.4, -0.1, True, None)
     return steered(number, generations=9, naturalness=-0.1, trajectory=tuple(points))
 
 
@@ -40,14 +40,17 @@ def test_a_refusal_or_a_flagged_answer_is_no_success() -> None:
     assert success(refused(0)) is None
     assert success(refused(0), -2.0) is None
     assert success(left_flagged(0), -2.0) is None
-    assert success(left_flagged(0, trajectory=(TrajectoryPoint(1, 1.8, 0.0, True),))) is None
+    taken = TrajectoryPoint(1, 1.8, 0.0, True, "flagged")
+    assert success(left_flagged(0, trajectory=(taken,))) is None
 
 
 def test_a_method_without_a_trajectory_succeeds_with_what_it_returned() -> None:
     bare = steered(0, generations=7, naturalness=-0.2, trajectory=())
     assert success(bare) == (7, -0.2)
     assert success(bare, -0.1) is None
-    voted = steered(0, generations=10, trajectory=(TrajectoryPoint(1, 1.8, None, False),))
+    voted = steered(
+        0, generations=10, trajectory=(TrajectoryPoint(1, 1.8, None, False, "flagged"),)
+    )
     assert success(voted) == (10, -0.1)
 
 
@@ -75,7 +78,10 @@ def test_curves_rise_to_the_neutralised_share_and_fall_in_harm() -> None:
 
 
 def test_unscored_answers_on_the_way_do_not_lower_the_harm() -> None:
-    points = (TrajectoryPoint(1, 1.8, None, False), TrajectoryPoint(2, None, None, False))
+    points = (
+        TrajectoryPoint(1, 1.8, None, False, "flagged"),
+        TrajectoryPoint(2, None, None, False, "unscored"),
+    )
     found = curves([refused(0, trajectory=points, generations=2)])
     assert found["harm"][-1] == pytest.approx(1.8)
 

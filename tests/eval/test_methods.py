@@ -19,7 +19,9 @@ from rerail.eval.methods.gradient_cuff import GradientCuff, harmless_prompts
 from rerail.eval.methods.resta import noisy
 from rerail.eval.methods.smooth_llm import swapped
 from rerail.moderators import FakeModerator
-from rerail.policy import PRESETS, Policy
+from rerail.panel import Panel
+from rerail.policy import Policy
+from rerail.settings import PRESETS
 from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Score
 from tests.eval.worlds import COMPLIES, REFUSES, answers, context
 
@@ -164,7 +166,7 @@ def test_best_of_n_can_be_held_to_the_floor_of_naturalness(floor: float, outcome
     setup = context(Doubtful(), naturalness_floor=floor, budget={"generations": 9})
     (answered,) = answers(load_method("best-of-n:natural=true"), setup, KINDS["one turn"])
     assert answered.outcome == outcome
-    found = [point.naturalness for point in answered.trajectory]
+    found = [p.naturalness for p in answered.trajectory if p.naturalness is not None]
     assert (found[0], min(found)) == (0.0, pytest.approx(-0.4))
     assert (answered.cost.generations == 9) == (outcome == "refused")
 
@@ -204,7 +206,7 @@ def test_the_answer_to_a_reworded_prompt_is_judged_as_one_to_the_users_own() -> 
 
     setup = context(moderator=FakeModerator(scorer))
     attempt = Attempt(setup, KINDS["one turn"])
-    assert attempt.ask(Prompt.of("another")).embedded.prompt == Prompt.of("another")
+    assert attempt.ask(Prompt.of("another")).request.embedded.prompt == Prompt.of("another")
     (answered,) = answers(load_method("refuse"), setup, KINDS["one turn"])
     assert [e.messages for e in seen] == [KINDS["one turn"].messages]  # type: ignore[attr-defined]
     assert answered.sent is None
@@ -380,14 +382,11 @@ def test_a_setting_that_is_not_valid_names_the_method() -> None:
 
 
 def test_what_confirms_must_agree_with_the_baselines_too() -> None:
-    setup = context(moderator=FakeModerator(words=["nowhere"]))
+    setup = context()
     strict = FakeModerator(words=["sure"], name="second")
     from rerail.eval.methods import Context
 
-    policy = setup.policy.model_copy(update={"confirm": setup.policy.moderators})
-    with pytest.raises(PolicyError, match="confirm"):
-        Context(setup.engine, setup.moderator, policy)
-    both = Context(setup.engine, setup.moderator, policy, confirm=strict)
+    both = Context(setup.engine, Panel(setup.policy, FakeModerator(words=["nowhere"]), strict))
     (refused,) = answers(load_method("refuse"), both, KINDS["one turn"])
     assert refused.outcome is Outcome.REFUSED
     (resampled,) = answers(load_method("best-of-n"), both, KINDS["one turn"])

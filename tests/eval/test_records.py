@@ -45,7 +45,10 @@ def trial(case: Case, **changes: object) -> Trial:
         judge_unscored="no answer",
         judges={"strongreject": Judgement(0.5, None, "unreadable")},
         scores={"exact": 1.0},
-        trajectory=(TrajectoryPoint(1, 2.0, 0.0, False), TrajectoryPoint(2, None, None, True)),
+        trajectory=(
+            TrajectoryPoint(1, 2.0, 0.0, False, "flagged"),
+            TrajectoryPoint(2, None, None, True, "unscored"),
+        ),
         sent=(Message("system", "be brief"), Message("user", "how")),
     )
     return replace(whole, **changes)  # type: ignore[arg-type]

@@ -16,17 +16,18 @@ from typing import Any
 
 import pytest
 
-from rerail.align import prompt_seed
 from rerail.engines import FakeEngine, GenerationRequest, Sampling
 from rerail.errors import EngineError, InputFileError, PolicyError, PromptError, StoreError
 from rerail.eval.judge import EmbeddedJudge
 from rerail.eval.methods import NAMES
 from rerail.eval.records import RunFolder
 from rerail.eval.rules import on_topic
-from rerail.eval.run import Evaluation, Loaders
+from rerail.eval.run import Loaders, Run
 from rerail.eval.settings import RunSettings
 from rerail.eval.types import Trial
 from rerail.moderators import FakeModerator
+from rerail.panel import Panel
+from rerail.search import prompt_seed
 from rerail.types import Exchange, Message, Outcome, Prompt
 from tests.eval.worlds import COMPLIES, REFUSES, policy
 
@@ -44,7 +45,8 @@ def engines(name: str) -> FakeEngine:
 def loaders(
     engine: Callable[[str], FakeEngine] = engines, moderator: FakeModerator | None = None
 ) -> Loaders:
-    return Loaders(engine, lambda _: moderator or FakeModerator(words=["sure"]), lambda _: None)
+    judge = moderator or FakeModerator(words=["sure"])
+    return Loaders(engine, lambda policy: Panel(policy, judge))
 
 
 def settings(folder: Path, **changes: Any) -> RunSettings:
@@ -62,7 +64,7 @@ def settings(folder: Path, **changes: Any) -> RunSettings:
 
 
 def run(run_settings: RunSettings, out: Path, using: Loaders | None = None) -> list[Trial]:
-    with Evaluation(run_settings, out, using or loaders()) as evaluation:
+    with Run(run_settings, out, using or loaders()) as evaluation:
         before, seen = evaluation.remaining, []
         evaluation.run(seen.append)
         assert len(seen) == before
@@ -205,7 +207,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
             if len(seen) == stop:
                 raise KilledError
 
-        with Evaluation(asked, out, loaders()) as evaluation, pytest.raises(KilledError):
+        with Run(asked, out, loaders()) as evaluation, pytest.raises(KilledError):
             evaluation.run(advance)
     assert 0 < len(RunFolder.open(out).done()) < len(whole)
     assert timeless(run(asked, out)) == timeless(whole)
@@ -216,7 +218,7 @@ import sys, time
 from pathlib import Path
 from tests.eval.test_run import engines, loaders, settings
 from rerail.engines import FakeEngine
-from rerail.eval.run import Evaluation
+from rerail.eval.run import Run
 
 class Slow(FakeEngine):
     def generate(self, requests, sampling):
@@ -226,7 +228,7 @@ class Slow(FakeEngine):
 data, out = Path(sys.argv[1]), Path(sys.argv[2])
 asked = settings(data, methods=("none", "best-of-n", "fast"))
 using = loaders(lambda name: Slow(name=name, seed=len(name)))
-with Evaluation(asked, out, using) as evaluation:
+with Run(asked, out, using) as evaluation:
     evaluation.run(lambda trial: print(trial.case_id, flush=True))
 """
 
@@ -406,7 +408,7 @@ def test_wrappers_are_drawn_around_harmful_requests(tmp_path: Path) -> None:
     texts = [f"Play number {i}. [PROMPT]" for i in range(5)]
     (tmp_path / "w.json").write_text(json.dumps(texts))
     asked = settings(tmp_path, wrappers=f"itw={tmp_path / 'w.json'}", methods=("none",))
-    with Evaluation(asked, tmp_path / "run", loaders()) as evaluation:
+    with Run(asked, tmp_path / "run", loaders()) as evaluation:
         wrapped = [c for c in evaluation.cases if "wrapper" in c.meta]
         assert {c.kind for c in wrapped} == {"harmful"}
         assert len(wrapped) == 6

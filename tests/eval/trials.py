@@ -115,7 +115,7 @@ def failed(number: int, method: str = "fast", **changes: Any) -> Trial:
 def path(generations: int, naturalness: float | None) -> tuple[TrajectoryPoint, ...]:
     """Flagged answers whose harm falls by 0.01 each, then an accepted one unless None is given."""
     last = generations if naturalness is None else generations - 1
-    points = [TrajectoryPoint(i + 1, 1.8 - 0.01 * i, None, False) for i in range(last)]
+    points = [TrajectoryPoint(i + 1, 1.8 - 0.01 * i, None, False, "flagged") for i in range(last)]
     if naturalness is not None:
-        points.append(TrajectoryPoint(generations, 0.4, naturalness, True))
+        points.append(TrajectoryPoint(generations, 0.4, naturalness, True, None))
     return tuple(points)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rerail.engines import FakeEngine, Sampling
-from rerail.eval.methods import Answered, Context, Method
+from rerail.eval.methods import Context, Method, Returned
 from rerail.eval.types import Case, CaseKind
 from rerail.moderators import FakeModerator
+from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.types import Message, Prompt
 
@@ -31,15 +32,14 @@ def context(
 ) -> Context:
     return Context(
         engine or FakeEngine(),
-        moderator or FakeModerator(words=["sure"]),
-        policy(**changes),
+        Panel(policy(**changes), moderator or FakeModerator(words=["sure"])),
         sampling=sampling,
         seed=seed,
         max_open=max_open,
     )
 
 
-def answers(method: Method, context: Context, *prompts: Prompt) -> list[Answered]:
+def answers(method: Method, context: Context, *prompts: Prompt) -> list[Returned]:
     found = dict(method.answer(context, prompts))
     assert sorted(found) == list(range(len(prompts)))
     return [found[i] for i in range(len(prompts))]

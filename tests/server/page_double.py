@@ -258,6 +258,7 @@ def candidates(script: str, limits: dict[str, float]) -> list[dict[str, Any]]:
                 "harm": harm,
                 "scores": {} if unscored else scores,
                 "flagged": kind == "f",
+                "confirmed": None,
                 "unscored": unscored,
                 "rejection": reasons.get(kind),
                 "accepted": kind == "a",
@@ -288,7 +289,7 @@ def respond(
         "Dear neighbour, the hedge between us has grown well this year. Shall we trim it together "
         "on Saturday? I would bring the ladder and some cake.",
     )
-    keys = ("harm", "scores", "flagged", "unscored")
+    keys = ("harm", "scores", "flagged", "unscored", "confirmed")
     return {
         "outcome": "refused" if left is None else "steered" if left["index"] else "passed",
         "text": answer if left else policy.refusal_message,
@@ -310,6 +311,7 @@ def respond(
         "stop_reason": "accepted" if left else "budget",
         "seed": 7,
         "model": body["model"],
+        "left": left["index"] if left else None,
         "error": None,
     }
 

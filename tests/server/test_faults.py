@@ -24,7 +24,7 @@ from rerail.moderators import Moderator
 from rerail.policy import Policy
 from rerail.server.settings import Settings
 from rerail.store import Store
-from rerail.types import Exchange, Score
+from rerail.types import Exchange, Score, Verdict
 from tests.server.conftest import (
     FLAGGED,
     HOPELESS,
@@ -98,7 +98,7 @@ def test_texts_are_judged_in_threads_of_their_own(make: Make) -> None:
     """So that moderators that hang cannot hold up the server's stop, which needs a thread, too."""
     service = make().service
 
-    async def judged() -> list[Score]:
+    async def judged() -> list[Verdict]:
         release = threading.Event()
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(1))
@@ -111,8 +111,8 @@ def test_texts_are_judged_in_threads_of_their_own(make: Make) -> None:
             release.set()
             await busy
 
-    (score,) = asyncio.run(judged())
-    assert score.scored
+    (verdict,) = asyncio.run(judged())
+    assert verdict.unscored is None
 
 
 def test_under_an_audit_policy_an_unscored_answer_leaves_and_says_so(

@@ -150,8 +150,8 @@ def test_watching_tells_everything_but_the_texts(slow: Made) -> None:
     assert response["text"] == REFUSE
     assert FLAGGED not in "\n".join(said)
     assert set(first) == {
-        "index", "origin", "harm", "scores", "flagged", "unscored", "rejection", "accepted",
-        "naturalness", "tokens", "xy",
+        "index", "origin", "harm", "scores", "flagged", "unscored", "confirmed", "rejection",
+        "accepted", "naturalness", "tokens", "xy",
     }  # fmt: skip
 
 

@@ -85,7 +85,7 @@ class TrajectoryPoint(NamedTuple):
     harm: float | None
     naturalness: float | None
     accepted: bool
-    rejection: str | None = None
+    rejection: str | None
 
     @classmethod
     def of(cls, number: int, evaluation: Evaluation, accepted: bool, confirms: bool) -> Self:

@@ -10,6 +10,7 @@ import pytest
 from rerail.errors import ModeratorError
 from rerail.moderators import ENTRY_POINTS, REGISTRY, FakeModerator, load_moderator
 from rerail.moderators.base import Moderator
+from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.types import Exchange
 
@@ -38,7 +39,7 @@ def test_the_example_is_found_by_its_entry_point_and_judges(tmp_path, monkeypatc
         "categories: {custom/shouting: 0.6}\n"
     )
     moderator = load_moderator(policy)
-    assert policy.thresholds(moderator.categories) == {"illicit": 0.5, "custom/shouting": 0.6}
+    assert Panel(policy, moderator).thresholds == {"illicit": 0.5, "custom/shouting": 0.6}
     exchanges = [Exchange((), text) for text in ("STOP IT", "Stop it", "OK", "1 + 1 = 2")]
     scores = moderator.score(exchanges)
     assert scores[0].categories["custom/shouting"] == 1.0

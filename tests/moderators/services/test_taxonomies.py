@@ -5,6 +5,7 @@ import pytest
 from rerail.errors import ModeratorError, PolicyError
 from rerail.moderators import azure, load_moderator, mistral, openai, perspective
 from rerail.moderators.taxonomy import BY_OPTION, Mapped, Taxonomy, taxonomy_of
+from rerail.panel import Panel
 from rerail.policy import CATEGORIES, Policy
 from tests.moderators.services.wires import MISTRAL, OPENAI
 
@@ -90,4 +91,4 @@ def test_a_policy_that_names_an_unmapped_category_is_an_error_at_load():
     moderator = load_moderator(policy)
     assert taxonomy_of(moderator) is not None
     with pytest.raises(PolicyError, match="'harassment', which its moderators do not give"):
-        policy.thresholds(moderator.categories)
+        Panel(policy, moderator)

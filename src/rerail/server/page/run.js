@@ -45,15 +45,8 @@ export function stateOf(evaluation) {
 
 /** The evaluation whose answer left, or null. */
 export function chosen(run) {
-  const { response, evaluations } = run;
-  if (!response?.final) return null;
-  const same = evaluations.filter(
-    (e) =>
-      e.origin === response.accepted_from &&
-      e.harm === response.final.harm &&
-      e.naturalness === response.naturalness,
-  );
-  return same.find((e) => e.accepted) ?? same[0] ?? null;
+  const left = run.response?.left ?? null;
+  return run.evaluations.find((e) => e.index === left) ?? null;
 }
 
 /** Threshold of each category that counts: `start` names them, scores may hold more. */

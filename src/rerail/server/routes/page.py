@@ -143,6 +143,7 @@ EVALUATION = {
     "scores": "category to a number in [0, 1]",
     "flagged": "whether harm is 1 or more",
     "unscored": "why there is no verdict; null if there is one",
+    "confirmed": "whether the moderators that confirm accept it; null where they were not asked",
     "rejection": "why the answer is not acceptable; null if it is",
     "accepted": "whether it is acceptable",
     "naturalness": "in nats per token; null where it was not needed",
@@ -168,14 +169,10 @@ class Told:
     def document(self, evaluation: Evaluation) -> dict[str, Any]:
         """Everything but the text."""
         index, self._count = self._count, self._count + 1
-        score = evaluation.score
         return {
             "index": index,
             "origin": str(evaluation.origin),
-            "harm": finite(evaluation.harm),
-            "scores": dict(score.categories),
-            "flagged": evaluation.flagged,
-            "unscored": score.cause,
+            **evaluation.judged.verdict.to_json(),
             "rejection": evaluation.rejection,
             "accepted": evaluation.accepted,
             "naturalness": finite(evaluation.naturalness),
