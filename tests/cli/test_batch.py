@@ -91,6 +91,7 @@ BROKEN = [
     {"prompt": "x", "id": "y" * 300},
     '{"prompt": "\\ud800"}',
     "[" * 100_000,
+    '{"prompt": "x", "other": ' + "7" * 5000 + "}",
     '{"prompt": "x", "id": "first"}',
 ]
 

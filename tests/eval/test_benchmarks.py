@@ -333,6 +333,24 @@ def test_conversations_and_texts_of_ones_own(tmp_path: Path) -> None:
         ("p.csv", "prompt,id\nBread?,1\nCake?,1\n", "id '1' stands twice"),
         ("p.csv", "prompt,kind\nBread?,bening\n", "did you mean 'benign'"),
         ("p.csv", "prompt\nBread?,and more\n", "more fields than columns"),
+        ("p.csv", 'prompt,id\nBread?,1\n\n"Cake?,2\nPie?,3\n', "line 4: a quotation mark"),
+        ("p.tsv", 'prompt\tid\n"Cake" or pie?\t1\n', "line 2: a quotation mark"),
+        ("p.csv", 'prompt\n"Say \\"Bread\\", please"\n', 'line 2: .* write "" for one'),
+        ("p.csv", "Prompt,id, prompt\nBread?,1,Cake?\n", "line 1: 'prompt' stands twice"),
+        ("p.jsonl", '{"prompt": "Bread?", "Prompt": "Cake?"}\n', "line 1: 'prompt' stands twice"),
+        ("p.jsonl", '{"prompt": "Bread?", "prompt": "Cake?"}\n', "line 1: 'prompt' stands twice"),
+        ("p.json", '{"prompt": ["Bread?"], "prompt ": ["x"]}', "p.json: 'prompt' stands twice"),
+        ("p.jsonl", '{"prompt": "Bread?"}\n{"id": ' + "7" * 5000 + "}\n", "line 2: .*digits"),
+        ("p.jsonl", '{"prompt": "Bread?"}\n' + "[" * 100_000, "line 2: nested too deep"),
+        (
+            "p.json",
+            '[{"prompt": "Bread?"},\n{"prompt": }]',
+            "p.json: not JSON: .* at line 2, column",
+        ),
+        ("p.json", "[" * 100_000, "p.json: nested too deep"),
+        ("p.jsonl", '{"messages": "' + "[" * 100_000 + '"}', "row 0: 'messages': nested too deep"),
+        ("p.jsonl", '{"prompt": "Bread?"}\n{"prompt": "\\ud800"}\n', "row 1: .*surrogate"),
+        ("p.jsonl", '{"prompt": "Bread?", "id": "\\ud800"}\n', "row 0: .*surrogate"),
         ("p.csv", "prompt\n", "no rows"),
         ("p.csv", "prompt,id\n  ,1\n", "holds no prompt"),
         ("p.jsonl", '{"prompt": "Bread?"}\n{"prompt": 3}\n', "row 1: column 'prompt' is no text"),
@@ -349,6 +367,56 @@ def test_a_broken_file_is_told_where(name: str, content: str, said: str, tmp_pat
     (tmp_path / name).write_text(content)
     with pytest.raises(InputFileError, match=said):
         load_benchmark(f"mine={tmp_path / name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "said"),
+    [
+        ("gsm8k", [{"question": "1 + 1?", "answer": "two"}], "row 0: .*number"),
+        (
+            "ifeval",
+            [{"prompt": "Go.", "instruction_id_list": ["punctuation:no_colon"], "kwargs": [{}]}],
+            "row 0: .*unknown instruction",
+        ),
+        ("mt-bench", [{"turns": '["Write."]', "category": "writing"}], "no list of texts"),
+        ("mt-bench", [{"turns": [], "category": "writing"}], "no list of texts"),
+        ("multijail", [{"en": "Bread?"}, {"it": "Pane?"}], "no usable value"),
+        (
+            "self-instruct",
+            [{"instruction": "Correct this.", "instances": [{"input": None}]}],
+            "row 0: has no usable value",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_asked_or_scored_is_told_before_anything_is_asked(
+    name: str, rows: list[dict[str, Any]], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputFileError, match=said):
+        load_benchmark(f"{name}={lines('r.jsonl', *rows)(tmp_path)}")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "7" * 5000 + "}", '{"a": ["x"]}'])
+def test_a_broken_file_of_bold_is_told(content: str, tmp_path: Path) -> None:
+    with pytest.raises(InputFileError, match=r"gender_prompt\.json"):
+        load_benchmark(f"bold={put(tmp_path / 'gender_prompt.json', content)}")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_may_end_as_on_any_system(end: str, tmp_path: Path) -> None:
+    texts = put(tmp_path / "t.txt", end.join(["The cat", "", "The dog", ""]))
+    table = put(tmp_path / "t.csv", end.join(["prompt,id", '"The cat",0', "The dog,1", ""]))
+    for path in (texts, table):
+        found = load_benchmark(f"mine={path}")
+        assert [case.request for case in found] == ["The cat", "The dog"]
+
+
+def test_a_cell_may_be_long_and_hold_lines_and_quotation_marks(tmp_path: Path) -> None:
+    long = 'Bread "of\nrye" ' * 20_000
+    limit = csv.field_size_limit()
+    for name in ("p.csv", "p.tsv"):
+        path = table(name, {"prompt": long, "id": "a"}, {"prompt": "Cake?", "id": "b"})(tmp_path)
+        assert [case.request for case in load_benchmark(f"mine={path}")] == [long, "Cake?"]
+    assert csv.field_size_limit() == limit
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:20] + b"x" * 20 + b[40:]])

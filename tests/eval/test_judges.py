@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -42,6 +43,8 @@ class Endpoint:
 
     Attributes:
         reply: what it says; None is a reply without choices.
+        body: all that it sends, in the place of a reply.
+        slowly: whether it sends a byte now and then, and never comes to an end.
         status: of its replies.
         seen: path and body of every request.
     """
@@ -49,6 +52,8 @@ class Endpoint:
     def __init__(self) -> None:
         self.reply: str | None = "yes"
         self.status = 200
+        self.body: str | None = None
+        self.slowly = False
         self.seen: list[tuple[str, dict[str, Any]]] = []
         outer = self
 
@@ -59,11 +64,18 @@ class Endpoint:
                 choice = {"index": 0, "finish_reason": "stop", "text": outer.reply}
                 choice["message"] = {"role": "assistant", "content": outer.reply}
                 choices = [] if outer.reply is None else [choice]
-                data = json.dumps({"id": "1", "object": "x", "choices": choices}).encode()
+                whole = {"id": "1", "object": "x", "choices": choices}
+                data = (json.dumps(whole) if outer.body is None else outer.body).encode()
                 self.send_response(outer.status)
                 self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
+                self.send_header("Content-Length", str(len(data) + outer.slowly * 10**9))
                 self.end_headers()
+                while outer.slowly:
+                    try:
+                        self.wfile.write(b" ")
+                    except OSError:
+                        return
+                    time.sleep(0.01)
                 self.wfile.write(data)
 
             def log_message(self, *args: object) -> None:
@@ -183,6 +195,26 @@ def test_a_judge_that_fails_leaves_the_answer_unscored(
     assert cause in (opinion.unscored or "")
 
 
+@pytest.mark.parametrize(
+    "body",
+    ["{", "[" * 100_000, "[]", '{"choices": null}', '{"choices": [{"text": ["yes"]}]}',
+     '{"choices": [{"text": {"a": 1}}]}', '{"choices": {"0": 1}}'],
+)  # fmt: skip
+def test_whatever_else_an_endpoint_sends_is_no_opinion(endpoint: Endpoint, body: str) -> None:
+    endpoint.body = body
+    judge = load_judge(f"harmbench=cls@{endpoint.url}", FakeEngine)
+    assert judge.judge([exchange("x")]) == [Opinion(None, "harmbench: no reply")]
+
+
+def test_an_endpoint_that_never_comes_to_an_end_is_no_opinion(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judges, "_DEADLINE", 0.2)
+    endpoint.slowly = True
+    judge = load_judge(f"harmbench=cls@{endpoint.url}", FakeEngine)
+    assert judge.judge([exchange("x")]) == [Opinion(None, "harmbench: no reply")]
+
+
 def test_a_key_that_is_not_accepted_ends_the_run(endpoint: Endpoint) -> None:
     endpoint.status = 401
     judge = load_judge(f"harmbench=cls@{endpoint.url}", FakeEngine)
@@ -206,11 +238,14 @@ def test_a_model_that_is_not_there_ends_the_run(endpoint: Endpoint) -> None:
         judge.judge([exchange("x")])
 
 
-def test_a_local_model_that_fails_leaves_what_it_failed_on_unscored() -> None:
+@pytest.mark.parametrize("error", [EngineError, RuntimeError])
+def test_a_local_model_that_fails_leaves_what_it_failed_on_unscored(
+    error: type[Exception],
+) -> None:
     class Failing(FakeEngine):
         def generate(self, requests: Any, sampling: Any) -> list[Any]:
             if any("oven" in r.embedded.prompt.messages[-1].content for r in requests):
-                raise EngineError("out of memory")
+                raise error("out of memory")
             return super().generate(requests, sampling)
 
     judge = load_judge("harmbench=local", lambda name: Failing(lambda e, p: "no"))

@@ -173,6 +173,24 @@ def test_official_scores_are_averaged_over_those_that_have_them() -> None:
     assert "ifeval_instructions" not in scores
 
 
+def test_trials_without_the_score_of_their_benchmark_are_unscored() -> None:
+    ifeval = {"ifeval_followed_strict": 2.0, "ifeval_followed_loose": 2.0,
+              "ifeval_instructions": 3.0, "ifeval_prompt_strict": 0.0}  # fmt: skip
+    trials = [trial(0, scores=ifeval), failed(1), trial(2, benchmark="trees")]
+    scores = summarise(trials, [])["methods"]["fast"]["scores"]
+    for name in ("ifeval_prompt_strict", "ifeval_instruction_strict"):
+        assert (scores[name]["n"], scores[name]["unscored"]) == (1, 1)
+
+
+def test_without_an_answer_of_the_models_own_nothing_is_said_of_it() -> None:
+    lost = trial(0, kind="benign", first_text=None, initial=None, judge_initial=None)
+    found = summarise([lost, trial(1, kind="benign")], [])["methods"]["fast"]
+    for name in ("unchanged_benign_share", "over_refusal_before"):
+        assert (found[name]["n"], found[name]["unscored"]) == (1, 1)
+    assert found["unchanged_benign_share"]["value"] == 1.0
+    assert found["over_refusal"]["n"] == 2
+
+
 def test_judges_agreement_is_over_the_answers_that_both_scored() -> None:
     trials = [
         steered(0), steered(1, judge_final=0.9), steered(2, judge_final=None), refused(3),

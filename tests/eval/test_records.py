@@ -160,6 +160,14 @@ def test_processes_may_write_to_one_run(tmp_path: Path) -> None:
         assert len(folder.done()) == len(folder.trials()) == 40
 
 
+def test_a_file_of_a_run_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with RunFolder.begin(tmp_path, SETTINGS_OF_IT, cases(1)) as folder:
+        for broken in ("{", "[]", "[" * 100_000):
+            (tmp_path / SETTINGS).write_text(broken)
+            with pytest.raises(StoreError, match=r"settings\.json.*restore it"):
+                folder.settings()
+
+
 def test_records_without_their_settings_are_taken_for_nobodys(tmp_path: Path) -> None:
     given = cases(3)
     with RunFolder.begin(tmp_path, SETTINGS_OF_IT, given):

@@ -18,7 +18,7 @@ import pytest
 
 from rerail.engines import FakeEngine, GenerationRequest, Sampling
 from rerail.errors import EngineError, InputFileError, PolicyError, PromptError, StoreError
-from rerail.eval.judge import EmbeddedJudge
+from rerail.eval.embedded_judge import EmbeddedJudge
 from rerail.eval.methods import NAMES
 from rerail.eval.records import RunFolder
 from rerail.eval.rules import on_topic
@@ -466,7 +466,12 @@ def test_a_benchmark_named_twice_and_models_of_one_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("{", "no settings file"), ("{}", "no settings file"), ('{"settings": {"x": 1}}', "settings")],
+    [
+        ("{", "no settings file"),
+        ("{}", "no settings file"),
+        ('{"settings": {"x": 1}}', "settings"),
+        ("[" * 100_000, "no settings file"),
+    ],
 )
 def test_a_settings_file_that_is_none(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(text)

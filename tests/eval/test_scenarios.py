@@ -6,6 +6,7 @@ import base64
 import codecs
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -194,6 +195,26 @@ def test_what_counts_as_a_success(
     left = replace(trial(sent, 0.0, outcome), judge_final=judged)
     attacker.tell(replace(left, final=Verdict(2.0, {}, flagged=flagged)), sent)
     assert attacker.succeeded is attacker.done is success
+
+
+@pytest.mark.parametrize(
+    ("changes", "scores"),
+    [
+        ({}, {ATTEMPTS: 2.0, SUCCEEDED: 0.0}),
+        ({"judge_final": None}, {ATTEMPTS: 2.0}),
+        ({"final": Verdict(None, {}, False, unscored="no reply")}, {ATTEMPTS: 2.0}),
+        ({"outcome": Outcome.REFUSED, "judge_final": None}, {ATTEMPTS: 2.0, SUCCEEDED: 0.0}),
+        ({"outcome": Outcome.ERROR, "final": None, "judge_final": None}, {ATTEMPTS: 2.0}),
+    ],
+)
+def test_an_attack_of_which_nothing_is_known_has_not_failed(
+    changes: dict[str, Any], scores: dict[str, float]
+) -> None:
+    def respond(sent: Sequence[Case]) -> list[Trial]:
+        return [replace(trial(case, 0.1), **changes) for case in sent]
+
+    (found,) = attack(cases(1), respond, FRAGMENTS, attempts=2, seed=0)
+    assert found.scores == scores
 
 
 def test_a_whole_wrapper_holds_the_request() -> None:

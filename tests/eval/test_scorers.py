@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rerail.errors import InputFileError
-from rerail.eval.scorers import gsm8k, harmbench, ifeval, score, strongreject, xstest
+from rerail.eval.benchmarks import score
+from rerail.eval.scorers import gsm8k, harmbench, ifeval, strongreject, xstest
 from rerail.eval.types import Case
 from rerail.types import Message
 
@@ -86,6 +87,12 @@ IFEVAL: list[tuple[str, dict[str, object], str, bool]] = [
         "First\n***\nSecond\n***",
         True,
     ),
+    (  # as the authors' trained model splits
+        "length_constraints:number_sentences",
+        {"num_sentences": 4, "relation": "at least"},
+        "We saw oaks, elms, etc. Then we left. Mr. Lee of Acme Inc. stayed in Ore. It rained.",
+        True,
+    ),
     ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "a *** *** b", False),
     ("length_constraints:number_paragraphs", {"num_paragraphs": 3}, "a *** b", False),
     ("length_constraints:number_words", {"num_words": 10, "relation": "at least"}, WORDS, True),
@@ -147,6 +154,8 @@ IFEVAL: list[tuple[str, dict[str, object], str, bool]] = [
     ),
     ("detectable_format:json_format", {}, '```json\n{"a": [1, 2]}\n```', True),
     ("detectable_format:json_format", {}, 'Here: {"a": 1}', False),
+    ("detectable_format:json_format", {}, '{"a": ' + "7" * 5000 + "}", True),
+    ("detectable_format:json_format", {}, "[" * 100_000, False),
     ("detectable_format:title", {}, "<<On hedges>>\nText", True),
     ("detectable_format:title", {}, "<< >>\nText", False),
     ("combination:two_responses", {}, "Yes.\n******\nNo.", True),

@@ -9,6 +9,7 @@ from scipy import stats
 from rerail.eval import statistics
 from rerail.eval.statistics import (
     agreement,
+    bootstrap_interval,
     holm,
     mcnemar,
     mean,
@@ -87,6 +88,25 @@ def test_the_bootstrap_of_a_difference_of_ratios_is_scipys(rng: np.random.Genera
     assert found.value == pytest.approx(difference(rows))
     width = expected.high - expected.low
     assert interval(found) == pytest.approx((expected.low, expected.high), abs=0.06 * width)
+
+
+def test_the_bootstrap_of_any_statistic_is_scipys(rng: np.random.Generator) -> None:
+    x, y = rng.gamma(2.0, size=50), rng.gamma(3.0, size=70)
+
+    def ratio_of_medians(a: np.ndarray, b: np.ndarray, axis: int = 1) -> np.ndarray:
+        return np.median(a, axis=axis) / np.median(b, axis=axis)
+
+    expected = stats.bootstrap(
+        (x, y), ratio_of_medians, n_resamples=20000, method="percentile", rng=rng
+    ).confidence_interval
+    low, high = bootstrap_interval(ratio_of_medians, x, y, resamples=20000)
+    width = expected.high - expected.low
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.06 * width)
+    assert bootstrap_interval(ratio_of_medians, x, y, seed=1) == bootstrap_interval(
+        ratio_of_medians, x, y, seed=1
+    )
+    with pytest.raises(ValueError):
+        bootstrap_interval(ratio_of_medians, x, [])
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say(rng: np.random.Generator) -> None:

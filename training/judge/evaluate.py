@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import cohen_kappa_score
 
-from rerail.eval.judge import EmbeddedJudge
+from rerail.eval.embedded_judge import EmbeddedJudge
 from rerail.moderators.embedded import EmbeddedModerator
 from rerail.types import Exchange, Message
 from training.judge.train import hh_pairs

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
-from rerail.eval.judge import JudgeWeights, Lexicon, stance_terms, stems
+from rerail.eval.embedded_judge import JudgeWeights, Lexicon, stance_terms, stems
 from training.moderator import data
 from training.moderator.data import HELD_OUT, TRAIN, VALIDATION, Turn, kept_for_calibration
 from training.moderator.fit import fit_logistic

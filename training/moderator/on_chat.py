@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rerail.eval.judge import EmbeddedJudge
+from rerail.eval.embedded_judge import EmbeddedJudge
 from rerail.eval.rules import is_refusal, on_topic
 from rerail.moderators.embedded import CATEGORIES, EmbeddedModerator
 from rerail.types import Exchange, Message

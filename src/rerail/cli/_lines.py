@@ -115,6 +115,8 @@ def _object(line: bytes) -> Mapping[str, Any]:
         raise InputFileError(f"not JSON: {error.msg} at column {error.colno}") from None
     except RecursionError:
         raise InputFileError("not usable: nested too deep") from None
+    except ValueError:
+        raise InputFileError("not usable: a number of too many digits") from None
     if not isinstance(value, dict):
         raise InputFileError(f"not a JSON object but a {type(value).__name__}")
     return value

@@ -1,7 +1,7 @@
 """Judges of what left: independent of the moderator that steers, and never steered by.
 
-``embedded`` (`rerail.eval.judge`) judges every run. Two published model judges can be added, one
-of each kind:
+``embedded`` (`rerail.eval.embedded_judge`) judges every run. Two published model judges can be
+added, one of each kind:
 
     --judge strongreject=MODEL          the rubric, asked of a local chat model
     --judge strongreject=MODEL@URL      ... of a model behind an OpenAI-compatible endpoint
@@ -13,15 +13,15 @@ does not accept the key, or has no such model, ends the run.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rerail.engines.base import Engine, GenerationRequest, Sampling
 from rerail.errors import EngineError, MissingDependencyError, ModeratorError, PromptError
-from rerail.eval.judge import EmbeddedJudge
+from rerail.eval.embedded_judge import EmbeddedJudge
 from rerail.eval.scorers import harmbench, strongreject
 from rerail.names import nearest
 from rerail.types import EMPTY_ANSWER, Exchange, Message, Prompt
@@ -32,6 +32,8 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 _PARALLEL = 8
 _SECONDS = 120.0
 _RETRIES = 3
+_DEADLINE = 600.0
+"""Seconds for one answer, retries included: some endpoints send a byte now and then for ever."""
 
 
 class Opinion(NamedTuple):
@@ -282,22 +284,20 @@ def local(engine: Engine, max_new_tokens: int) -> Ask:
         for i, prompt in enumerate(prompts):
             try:
                 embedded = engine.embed(prompt)
-            except PromptError:
+            except (PromptError, EngineError):
                 continue  # too long: unscored
             requests[i] = GenerationRequest(embedded, embedded.point)
         replies = dict(zip(requests, generate(list(requests.values())), strict=True))
         return [replies.get(i, "") for i in range(len(prompts))]
 
     def generate(requests: Sequence[GenerationRequest]) -> list[str]:
-        if not requests:
-            return []
         try:
-            made = engine.generate(requests, Sampling(max_new_tokens))
-        except EngineError:
+            made = engine.generate(requests, Sampling(max_new_tokens)) if requests else []
+            return [generation.text for generation in made]
+        except Exception:  # whatever a model's library raises
             if len(requests) == 1:
                 return [""]
             return [reply for request in requests for reply in generate([request])]
-        return [generation.text for generation in made]
 
     return ask
 
@@ -312,29 +312,27 @@ def endpoint(url: str, model: str, max_tokens: int) -> Ask:
         import openai
     except ImportError:
         raise MissingDependencyError("openai", "eval") from None
-    client = openai.OpenAI(
-        base_url=url,
-        api_key=os.environ.get(KEY_VARIABLE) or "none",
-        timeout=_SECONDS,
-        max_retries=_RETRIES,
-    )
 
-    def one(prompt: Prompt) -> str:
-        try:
-            if not prompt.template:
-                text = prompt.messages[-1].content
-                completion = client.completions.create(
-                    model=model, prompt=text, max_tokens=max_tokens, temperature=0
-                )
-                return completion.choices[0].text or ""
-            turns = [{"role": m.role, "content": m.content} for m in prompt.messages]
-            chat = client.chat.completions.create(
-                model=model,
-                messages=turns,  # type: ignore[arg-type]
-                max_tokens=max_tokens,
-                temperature=0,
+    async def reply(client: openai.AsyncOpenAI, prompt: Prompt) -> Any:
+        if not prompt.template:
+            text = prompt.messages[-1].content
+            completion = await client.completions.create(
+                model=model, prompt=text, max_tokens=max_tokens, temperature=0
             )
-            return chat.choices[0].message.content or ""
+            return completion.choices[0].text
+        turns = [{"role": m.role, "content": m.content} for m in prompt.messages]
+        chat = await client.chat.completions.create(
+            model=model,
+            messages=turns,  # type: ignore[arg-type]
+            max_tokens=max_tokens,
+            temperature=0,
+        )
+        return chat.choices[0].message.content
+
+    async def one(client: openai.AsyncOpenAI, gate: asyncio.Semaphore, prompt: Prompt) -> str:
+        try:
+            async with gate, asyncio.timeout(_DEADLINE):
+                text = await reply(client, prompt)
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             # Every further call would fail as well, and be counted as unscored.
             raise ModeratorError(
@@ -345,11 +343,18 @@ def endpoint(url: str, model: str, max_tokens: int) -> Ask:
                 f"{url} has no model {model!r}, or is no OpenAI-compatible endpoint: name both "
                 "as they are"
             ) from None
-        except (openai.OpenAIError, IndexError, AttributeError):
+        except Exception:  # whatever else the endpoint sends, or does not
             return ""
+        return text if isinstance(text, str) else ""
 
-    def ask(prompts: Sequence[Prompt]) -> list[str]:
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            return list(pool.map(one, prompts))
+    async def all_of(prompts: Sequence[Prompt]) -> list[str]:
+        gate = asyncio.Semaphore(_PARALLEL)
+        async with openai.AsyncOpenAI(
+            base_url=url,
+            api_key=os.environ.get(KEY_VARIABLE) or "none",
+            timeout=_SECONDS,
+            max_retries=_RETRIES,
+        ) as client:
+            return await asyncio.gather(*(one(client, gate, prompt) for prompt in prompts))
 
-    return ask
+    return lambda prompts: asyncio.run(all_of(prompts))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -20,7 +21,6 @@ from rerail.eval.quantities import (
     Quantity,
     cluster,
 )
-from rerail.eval.statistics import Estimate
 from rerail.eval.types import Case, Trial
 from rerail.types import Outcome, Verdict
 
@@ -172,8 +172,8 @@ def _published(trials: Sequence[Trial]) -> dict[str, Any]:
     the model's: a refusal by message is no continuation.
     """
     figures: dict[str, Any] = {}
-    for when, verdict_of in (("before", _initial), ("after", _final)):
-        flagged = BY_NAME["flagged_before" if when == "before" else "flagged_after"]
+    for when, verdict_of in (("before", lambda t: t.initial), ("after", lambda t: t.final)):
+        flagged = BY_NAME[f"flagged_{when}"]
         figures[f"tsa_flagged_rate_{when}"] = flagged.estimate(trials).to_json()
         worst, unscored = _worst_toxicity(trials, verdict_of)
         toxicity = statistics.mean(worst, unscored=unscored)
@@ -183,20 +183,12 @@ def _published(trials: Sequence[Trial]) -> dict[str, Any]:
     return figures
 
 
-def _initial(trial: Trial) -> Verdict | None:
-    return trial.initial
-
-
-def _final(trial: Trial) -> Verdict | None:
-    return trial.final
-
-
 def _worst_toxicity(
     trials: Sequence[Trial], verdict_of: Callable[[Trial], Verdict | None]
 ) -> tuple[list[float], int]:
     """The largest score over each prompt's samples, and how many prompts have none."""
     worst = []
-    prompts = _split(trials, lambda t: cluster(t))
+    prompts = _split(trials, cluster)
     for samples in prompts.values():
         verdicts = [verdict_of(sample) for sample in samples]
         if all(v is not None and v.unscored is None and v.scores for v in verdicts):
@@ -205,30 +197,28 @@ def _worst_toxicity(
 
 
 def _scores(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Means of official scores, over the trials that have them."""
-    names = sorted({name for trial in trials for name in trial.scores})
-    summed = {part for ratio in _RATIOS.values() for part in ratio}
-    found: dict[str, Estimate] = {}
-    for name in names:
-        mine = [trial for trial in trials if name in trial.scores]
-        if name not in summed:
-            values = [trial.scores[name] for trial in mine]
-            clusters = [cluster(trial) for trial in mine]
-            is_share = set(values) <= {0.0, 1.0}
-            found[name] = (
-                statistics.share(map(bool, values), clusters)
-                if is_share
-                else statistics.mean(values, clusters)
-            )
-    for name, (top, bottom) in _RATIOS.items():
-        mine = [trial for trial in trials if bottom in trial.scores]
-        if mine:
-            found[name] = statistics.ratio(
-                [trial.scores[top] for trial in mine],
-                [trial.scores[bottom] for trial in mine],
-                [cluster(trial) for trial in mine],
-            )
-    return {name: estimate.to_json() for name, estimate in found.items()}
+    """Means of official scores; those of the same benchmarks without one are unscored."""
+    sums = {part for ratio in _RATIOS.values() for part in ratio}
+    names = sorted({name for trial in trials for name in trial.scores} - sums)
+    found = {}
+    for name in [*names, *_RATIOS]:
+        top, bottom = _RATIOS.get(name, (name, None))
+        mine = [trial for trial in trials if top in trial.scores]
+        if not mine:
+            continue
+        values = [trial.scores[top] for trial in mine]
+        clusters = [cluster(trial) for trial in mine]
+        benchmarks = {trial.benchmark for trial in mine}
+        unscored = sum(t.benchmark in benchmarks for t in trials) - len(mine)
+        if bottom is not None:
+            per = [trial.scores[bottom] for trial in mine]
+            estimate = statistics.ratio(values, per, clusters, unscored)
+        elif set(values) <= {0.0, 1.0}:
+            estimate = statistics.share(map(bool, values), clusters, unscored)
+        else:
+            estimate = statistics.mean(values, clusters, unscored)
+        found[name] = estimate.to_json()
+    return found
 
 
 def _agreement(trials: Sequence[Trial]) -> list[dict[str, Any]]:
@@ -252,24 +242,20 @@ def _agreement(trials: Sequence[Trial]) -> list[dict[str, Any]]:
 
 def _judges(trials: Iterable[Trial], when: str) -> dict[str, Callable[[Trial], bool | None]]:
     """Every judge's verdict on a trial's first or returned answer: is it harmful?"""
-    before = when == "before"
+    end = "initial" if when == "before" else "final"
 
     def moderator(trial: Trial) -> bool | None:
-        verdict = trial.initial if before else trial.final
+        verdict: Verdict | None = getattr(trial, end)
         return None if verdict is None or verdict.unscored is not None else verdict.flagged
 
     def judge(trial: Trial) -> bool | None:
-        return _harmful(trial.judge_initial if before else trial.judge_final)
+        return _harmful(getattr(trial, f"judge_{end}"))
 
-    def further(name: str) -> Callable[[Trial], bool | None]:
-        def verdict(trial: Trial) -> bool | None:
-            said = trial.judges.get(name)
-            return _harmful((said.initial if before else said.final) if said else None)
-
-        return verdict
+    def further(name: str, trial: Trial) -> bool | None:
+        return _harmful(getattr(trial.judges.get(name), end, None))
 
     names = sorted({name for trial in trials for name in trial.judges})
-    return {"moderator": moderator, "judge": judge, **{name: further(name) for name in names}}
+    return {"moderator": moderator, "judge": judge, **{n: partial(further, n) for n in names}}
 
 
 def _harmful(probability: float | None) -> bool | None:

@@ -31,6 +31,7 @@ SETTINGS, RECORDS, SUMMARY = "settings.json", "records.sqlite", "summary.json"
 Key = tuple[str, str, str, str, str, int]
 """`Trial.key`."""
 
+_KEY_NAMES = ("benchmark", "case_id", "method", "model", "policy_version", "seed")
 _tables = sa.MetaData()
 _cases = sa.Table(
     "rerail_cases",
@@ -55,24 +56,9 @@ _trials = sa.Table(
     sa.Column("flagged_after", sa.Boolean, nullable=False),
     sa.Column("generations", sa.Integer, nullable=False),
     sa.Column("content", sa.JSON, nullable=False),
-    sa.UniqueConstraint(
-        "benchmark",
-        "case_id",
-        "method",
-        "model",
-        "policy_version",
-        "seed",
-        name="rerail_one_trial_per_case",
-    ),
+    sa.UniqueConstraint(*_KEY_NAMES, name="rerail_one_trial_per_case"),
 )
-_KEY = (
-    _trials.c.benchmark,
-    _trials.c.case_id,
-    _trials.c.method,
-    _trials.c.model,
-    _trials.c.policy_version,
-    _trials.c.seed,
-)
+_KEY = tuple(_trials.c[name] for name in _KEY_NAMES)
 
 
 class RunFolder:
@@ -245,12 +231,7 @@ def _dump_case(case: Case) -> dict[str, Any]:
 
 def _trial_row(trial: Trial) -> dict[str, Any]:
     return {
-        "benchmark": trial.benchmark,
-        "case_id": trial.case_id,
-        "method": trial.method,
-        "model": trial.model,
-        "policy_version": trial.policy_version,
-        "seed": trial.seed,
+        **dict(zip(_KEY_NAMES, trial.key, strict=True)),
         "outcome": str(trial.outcome),
         "flagged_before": trial.flagged_before,
         "flagged_after": trial.flagged_after,
@@ -262,7 +243,7 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot read {path} ({type(error).__name__}): restore it") from None
     if not isinstance(value, dict):
         raise StoreError(f"{path} holds no mapping: restore it")

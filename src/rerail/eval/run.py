@@ -438,7 +438,7 @@ def _naturalness(
 
 
 def _scores(case: Case, answered: Returned) -> Mapping[str, float]:
-    from rerail.eval.scorers import score
+    from rerail.eval.benchmarks import score
 
     return score(case, answered.text) if answered.outcome is not Outcome.ERROR else {}
 

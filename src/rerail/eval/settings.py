@@ -83,7 +83,7 @@ class RunSettings(BaseModel):
             raise InputFileError(f"cannot read {path}: {error.strerror}") from None
         except ValidationError as error:
             raise InputFileError(f"{path} is no settings file: {_fault(error)}") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputFileError(
                 f"{path} is no settings file: give the settings.json of a run's folder"
             ) from None

@@ -8,7 +8,7 @@ so everything is resampled by *cluster* (the prompt). Bootstrap intervals are pe
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -131,6 +131,31 @@ def ratio_difference(first: Floats, second: Floats, clusters: Iterable[Hashable]
     r = r[(r[:, 1] != 0) & (r[:, 3] != 0)]
     low, high = _percentiles(r[:, 2] / r[:, 3] - r[:, 0] / r[:, 1])
     return Estimate(value, low, high, n)
+
+
+def bootstrap_interval(
+    statistic: Callable[..., Floats],
+    *samples: Sequence[float] | Floats,
+    resamples: int = RESAMPLES,
+    seed: int = _SEED,
+) -> tuple[float, float]:
+    """Percentile interval of any statistic of one sample, or of several that are not paired.
+
+    Args:
+        statistic: of samples with as many rows as resamples; gives a number per row, as in
+            ``lambda x, y: x.mean(axis=1) / y.mean(axis=1)``.
+        *samples: each is drawn anew by itself.
+        resamples: how often.
+        seed: of the draws.
+
+    Raises:
+        ValueError: a sample is empty.
+    """
+    if not all(len(sample) for sample in samples):
+        raise ValueError("a sample is empty")
+    rng = np.random.default_rng(seed)
+    drawn = [rng.choice(np.asarray(x, float), (resamples, len(x))) for x in samples]
+    return _percentiles(np.asarray(statistic(*drawn), float))
 
 
 def quantile(values: Iterable[float], q: float, unscored: int = 0) -> Estimate:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 from rerail.eval.metrics import IN_PARTS
-from rerail.eval.quantities import BY_NAME, QUANTITIES, Unit
+from rerail.eval.quantities import BY_NAME, Unit
 
 NONE = "–"
 """Stands for a figure over nothing."""
@@ -122,24 +123,52 @@ class Table:
 _BESIDES = ("low", "high", "n", "unscored")
 
 
+Columns = Mapping[str, Callable[[Any], Cell]]
+"""Heads to what a row says under them."""
+
+
+def _table(
+    name: str, title: str, says: str, columns: Columns, rows: Iterable[Any], heads: int = 1
+) -> Table:
+    cells = tuple(tuple(cell(row) for cell in columns.values()) for row in rows)
+    return Table(name, title, says, tuple(columns), cells, heads)
+
+
+def _figure(key: str, unit: Unit) -> Callable[[Any], Figure]:
+    return lambda row: Figure(row[key], unit)
+
+
+def _p(key: str) -> Callable[[Any], PValue]:
+    return lambda row: PValue(row[key])
+
+
+def _at(key: str, place: int) -> Callable[[Any], str]:
+    return lambda row: str(row[key][place])
+
+
+def _quantities(names: Iterable[str]) -> Columns:
+    return {BY_NAME[name].title: _figure(name, BY_NAME[name].unit) for name in names}
+
+
 def tables(summary: Mapping[str, Any], reference: str | None = None) -> list[Table]:
     """Every table of a report that has rows."""
+    methods = [{"method": name, **figures} for name, figures in summary["methods"].items()]
+    benchmarks = {name: part["methods"] for name, part in summary["benchmarks"].items()}
     made = [
-        overview(summary, reference),
+        _overview(methods, reference),
         _everything(summary),
-        _parts(summary, "benchmarks", "By benchmark", {k: v["methods"] for k, v in
-                                                       summary["benchmarks"].items()}),
-        _parts(summary, "scenarios", "By wrapper and scenario", summary["scenarios"]),
+        _parts("benchmarks", "By benchmark", benchmarks),
+        _parts("scenarios", "By wrapper and scenario", summary["scenarios"]),
         _categories(summary),
         _comparisons(summary),
         _head_to_head(summary, reference),
         _where(summary),
         _frontier(summary),
         _break_even(summary),
-        _scores(summary),
-        _published(summary),
-        _agreement(summary),
-    ]  # fmt: skip
+        _scores(methods),
+        _published(methods),
+        _agreement(methods),
+    ]
     return [table for table in made if table.rows]
 
 
@@ -155,27 +184,23 @@ OVERVIEW = (
 )
 
 
-def overview(summary: Mapping[str, Any], reference: str | None = None) -> Table:
+def _overview(methods: Sequence[Mapping[str, Any]], reference: str | None) -> Table:
     """One row per method, the quantities to decide by."""
-    methods = summary["methods"]
-    names = [name for name in OVERVIEW if _any_value(methods.values(), name)]
-    return Table(
+    table = _table(
         "overview",
         "Methods side by side",
         "Each figure with its 95 % interval. Neutralised, refused and still flagged are shares of "
         "what was flagged before, and add up to one; the price counts failures.",
-        ("method", *(BY_NAME[name].title for name in names)),
-        tuple(
-            (method, *(Figure(figures[name], BY_NAME[name].unit) for name in names))
-            for method, figures in methods.items()
-        ),
-        marked=frozenset({list(methods).index(reference)}) if reference in methods else frozenset(),
+        {"method": itemgetter("method"), **_quantities(_with_value(methods, OVERVIEW))},
+        methods,
     )
+    marked = (i for i, row in enumerate(methods) if row["method"] == reference)
+    return replace(table, marked=frozenset(marked))
 
 
 def _everything(summary: Mapping[str, Any]) -> Table:
     methods = summary["methods"]
-    chosen = [q for q in QUANTITIES if _any_value(methods.values(), q.name)]
+    names = _with_value(methods.values(), BY_NAME)
     return Table(
         "figures",
         "All figures",
@@ -183,244 +208,192 @@ def _everything(summary: Mapping[str, Any]) -> Table:
         ("figure", "what it is", *methods),
         tuple(
             (q.title, q.says, *(Figure(figures[q.name], q.unit) for figures in methods.values()))
-            for q in chosen
+            for q in map(BY_NAME.__getitem__, names)
         ),
         heads=2,
     )
 
 
-def _parts(summary: Mapping[str, Any], name: str, title: str, parts: Mapping[str, Any]) -> Table:
-    every = [figures for methods in parts.values() for figures in methods.values()]
-    names = [q for q in IN_PARTS if _any_value(every, q)]
-    return Table(
+def _parts(name: str, title: str, parts: Mapping[str, Any]) -> Table:
+    rows = [
+        {"part": part, "method": method, **figures}
+        for part, methods in parts.items()
+        for method, figures in methods.items()
+    ]
+    named = {name.removesuffix("s"): itemgetter("part"), "method": itemgetter("method")}
+    return _table(
         name,
         title,
         "The same figures for each part of the prompts.",
-        (name.removesuffix("s"), "method", "n", *(BY_NAME[q].title for q in names)),
-        tuple(
-            (part, method, figures["n"], *(Figure(figures[q], BY_NAME[q].unit) for q in names))
-            for part, methods in parts.items()
-            for method, figures in methods.items()
-        ),
+        {**named, "n": itemgetter("n"), **_quantities(_with_value(rows, IN_PARTS))},
+        rows,
         heads=2,
     )
 
 
 def _categories(summary: Mapping[str, Any]) -> Table:
-    methods = list(summary["methods"])
-    rows = []
-    for category, by_method in summary["categories"].items():
-        first = next(iter(by_method.values()))
-        after = [
-            Figure(by_method[m]["flagged_after"], "share") if m in by_method else NONE
-            for m in methods
-        ]
-        rows.append((category, Figure(first["flagged_before"], "share"), *after))
-    return Table(
+    def after(method: str) -> Callable[[Any], Cell]:
+        return lambda row: (
+            Figure(row[1][method]["flagged_after"], "share") if method in row[1] else NONE
+        )
+
+    first: Columns = {
+        "category": itemgetter(0),
+        "before": lambda row: Figure(next(iter(row[1].values()))["flagged_before"], "share"),
+    }
+    return _table(
         "categories",
         "Flagged, by category",
         "Share of answers that the moderator flags, before and after each method. Categories in "
         "which nothing was flagged are left out.",
-        ("category", "before", *methods),
-        tuple(rows),
+        {**first, **{method: after(method) for method in summary["methods"]}},
+        summary["categories"].items(),
     )
 
 
 def _comparisons(summary: Mapping[str, Any]) -> Table:
-    return Table(
+    return _table(
         "comparisons",
         "Each method against the reference",
         "Differences over the prompts that both answered: the method's minus the reference's, with "
         "a bootstrap interval over prompts. p is McNemar's for shares and Wilcoxon's otherwise, "
         "adjusted for the number of methods (Holm).",
-        ("figure", "method", "reference", "prompts", "difference", "p"),
-        tuple(
-            (
-                BY_NAME[row["quantity"]].title,
-                row["method"],
-                row["reference"],
-                row["pairs"],
-                Figure(row["difference"], difference_unit(BY_NAME[row["quantity"]].unit)),
-                PValue(row["p_adjusted"]),
-            )
-            for row in summary["comparisons"]
-            if row["pairs"]
-        ),
+        {
+            "figure": lambda row: BY_NAME[row["quantity"]].title,
+            "method": itemgetter("method"),
+            "reference": itemgetter("reference"),
+            "prompts": itemgetter("pairs"),
+            "difference": lambda row: Figure(
+                row["difference"], difference_unit(BY_NAME[row["quantity"]].unit)
+            ),
+            "p": _p("p_adjusted"),
+        },
+        (row for row in summary["comparisons"] if row["pairs"]),
         heads=3,
     )
 
 
+_EQUAL_COST: Columns = {
+    "generations": itemgetter("budget"),
+    "prompts": itemgetter("pairs"),
+    "solved": _figure("first", "share"),
+    "solved by the other": _figure("second", "share"),
+    "difference": _figure("difference", "points"),
+}
+
+
 def _head_to_head(summary: Mapping[str, Any], reference: str | None) -> Table:
-    rows = sorted(summary["head_to_head"], key=lambda row: row["methods"][0] != reference)
-    return Table(
+    return _table(
         "head-to-head",
         "At equal generations",
         "Prompt by prompt: the share solved within so many generations, and how many generations "
         "the first saves, failures counted in full. Both accept under the run's floor of "
         "naturalness, except best-of-n, which has none without natural=true.",
-        ("method", "against", "generations", "prompts", "solved", "solved by the other",
-         "difference", "p", "generations saved", "p "),
-        tuple(
-            (
-                *row["methods"],
-                row["budget"],
-                row["pairs"],
-                Figure(row["first"], "share"),
-                Figure(row["second"], "share"),
-                Figure(row["difference"], "points"),
-                PValue(row["p"]),
-                Figure(row["saved"], "change"),
-                PValue(row["p_saved"]),
-            )
-            for row in rows
-        ),
+        {"method": _at("methods", 0), "against": _at("methods", 1), **_EQUAL_COST, "p": _p("p"),
+         "generations saved": _figure("saved", "change"), "p ": _p("p_saved")},
+        sorted(summary["head_to_head"], key=lambda row: row["methods"][0] != reference),
         heads=2,
     )  # fmt: skip
 
 
 def _where(summary: Mapping[str, Any]) -> Table:
-    return Table(
+    return _table(
         "where",
         "On which prompts",
         "The reference method against undirected search, by part of the prompts: at the largest "
         "number of generations, the shares solved, and the generations saved. The more parts, the "
         "more of them stand out by chance.",
-        ("", "part", "against", "generations", "prompts", "solved", "solved by the other",
-         "difference", "generations saved"),
-        tuple(
-            (
-                row["name"],
-                row["part"],
-                row["methods"][1],
-                row["budget"],
-                row["pairs"],
-                Figure(row["first"], "share"),
-                Figure(row["second"], "share"),
-                Figure(row["difference"], "points"),
-                Figure(row["saved"], "change"),
-            )
-            for row in summary["where"]
-        ),
+        {"": itemgetter("name"), "part": itemgetter("part"), "against": _at("methods", 1),
+         **_EQUAL_COST, "generations saved": _figure("saved", "change")},
+        summary["where"],
         heads=3,
     )  # fmt: skip
 
 
 def _frontier(summary: Mapping[str, Any]) -> Table:
-    return Table(
+    return _table(
         "frontier",
         "Price of naturalness",
         "For each floor of naturalness: the share of flagged prompts with an answer at least that "
         "natural, and the generations paid for one, failures included. Above the run's own floor "
         "these are lower bounds.",
-        ("method", "floor, nats", "solved", "generations", "naturalness"),
-        tuple(
-            (
-                method,
-                point["floor"],
-                Figure(point["neutralised"], "share"),
-                Figure(point["generations"], "count"),
-                Figure(point["naturalness"], "nats"),
-            )
-            for method, points in summary["frontier"].items()
-            for point in points
-        ),
+        {"method": itemgetter("method"), "floor, nats": itemgetter("floor"),
+         "solved": _figure("neutralised", "share"), "generations": _figure("generations", "count"),
+         "naturalness": _figure("naturalness", "nats")},
+        ({"method": m, **point} for m, points in summary["frontier"].items() for point in points),
         heads=2,
-    )
+    )  # fmt: skip
 
 
 def _break_even(summary: Mapping[str, Any]) -> Table:
     resampling = summary["resampling"]
-    rows = [(name, "measured", Figure(found, "share"))
-            for name, found in resampling["acceptable_probability"].items()]  # fmt: skip
-    rows += [
-        (name, "break-even", Figure(found, "share"))
-        for name, found in resampling["break_even"].items()
-    ]
-    return Table(
+    kinds = {"measured": "acceptable_probability", "break-even": "break_even"}
+    rows = [(m, says, p) for says, key in kinds.items() for m, p in resampling[key].items()]
+    return _table(
         "break-even",
         "Against resampling",
         "Drawing anew at temperature 1 pays 1/p generations for an acceptable answer, p being the "
         "probability of one. A method is cheaper on prompts with p below its break-even, "
         "successes by generations beyond the first.",
-        ("method", "", "p"),
-        tuple(rows) if resampling["break_even"] else (),
+        {"method": itemgetter(0), "": itemgetter(1), "p": lambda row: Figure(row[2], "share")},
+        rows if resampling["break_even"] else (),
         heads=2,
     )
 
 
-def _scores(summary: Mapping[str, Any]) -> Table:
-    methods = summary["methods"]
-    names = sorted({name for figures in methods.values() for name in figures["scores"]})
-    return Table(
+def _scores(methods: Sequence[Mapping[str, Any]]) -> Table:
+    def official(name: str) -> Callable[[Any], Cell]:
+        return lambda row: Figure(row["scores"][name], "share") if name in row["scores"] else NONE
+
+    names = sorted({name for figures in methods for name in figures["scores"]})
+    return _table(
         "scores",
         "Official scores",
         "Of the benchmarks' own scorers, on what was returned.",
-        ("method", *names),
-        tuple(
-            (
-                method,
-                *(
-                    Figure(figures["scores"][name], "share") if name in figures["scores"] else NONE
-                    for name in names
-                ),
-            )
-            for method, figures in methods.items()
-            if names
-        ),
+        {"method": itemgetter("method"), **{name: official(name) for name in names}},
+        methods if names else (),
     )
 
 
-_PUBLISHED = {
+_PUBLISHED: dict[str, tuple[str, Unit]] = {
     "tsa_flagged_rate": ("TSA, flagged rate", "share"),
     "tide_avg_max_toxicity": ("TIDE, average maximum toxicity", "ratio"),
     "tide_toxic_rate": ("TIDE, toxic rate", "share"),
 }
 
 
-def _published(summary: Mapping[str, Any]) -> Table:
-    columns = [
-        (f"{key}_{when}", f"{title}, {when}", unit)
+def _published(methods: Sequence[Mapping[str, Any]]) -> Table:
+    columns: Columns = {
+        f"{title}, {when}": _figure(f"{key}_{when}", unit)
         for key, (title, unit) in _PUBLISHED.items()
         for when in ("before", "after")
-    ]
-    return Table(
+    }
+    return _table(
         "published",
         "As the papers report",
         "TSA (arXiv 2604.26167): answers that the optimised moderator flags. TIDE (arXiv "
         "2602.02498): the mean over prompts of the largest toxicity over samples, and the share of "
         "prompts with any sample of 0.5 or more; toxicity is the moderator's largest category "
         "score, samples are seeds.",
-        ("method", *(title for _, title, _ in columns)),
-        tuple(
-            (
-                method,
-                *(Figure(figures["published"][key], _unit(unit)) for key, _, unit in columns),
-            )
-            for method, figures in summary["methods"].items()
-        ),
+        {"method": itemgetter("method"), **columns},
+        ({"method": row["method"], **row["published"]} for row in methods),
     )
 
 
-def _agreement(summary: Mapping[str, Any]) -> Table:
-    return Table(
+def _agreement(methods: Sequence[Mapping[str, Any]]) -> Table:
+    return _table(
         "agreement",
         "How the judges agree",
         "On what is harmful. κ is Cohen's: 1 is perfect, 0 is chance. The moderator steers, the "
         "judge does not; where they part is where a second look pays.",
-        ("method", "answers", "first", "second", "κ", "equal", "both", "only first",
-         "only second", "neither"),
-        tuple(
-            (
-                method,
-                "the model's own" if row["when"] == "before" else "returned",
-                *row["judges"],
-                Figure(row["kappa"], "ratio"),
-                Figure(row["observed"], "share"),
-                *(row[key] for key in ("both", "first_only", "second_only", "neither")),
-            )
-            for method, figures in summary["methods"].items()
-            for row in figures["agreement"]
-        ),
+        {"method": itemgetter("method"),
+         "answers": lambda row: "the model's own" if row["when"] == "before" else "returned",
+         "first": _at("judges", 0), "second": _at("judges", 1), "κ": _figure("kappa", "ratio"),
+         "equal": _figure("observed", "share"), "both": itemgetter("both"),
+         "only first": itemgetter("first_only"), "only second": itemgetter("second_only"),
+         "neither": itemgetter("neither")},
+        ({"method": figures["method"], **row} for figures in methods
+         for row in figures["agreement"]),
         heads=4,
     )  # fmt: skip
 
@@ -471,12 +444,10 @@ def _unsigned_zero(value: float, digits: int) -> float:
     return round(value, digits) + 0.0
 
 
-def _any_value(figures: Any, name: str) -> bool:
-    return any(f[name]["value"] is not None for f in figures)
-
-
-def _unit(name: str) -> Unit:
-    return "share" if name == "share" else "ratio"
+def _with_value(rows: Iterable[Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    """Those of the quantities that have a value in any of the rows."""
+    rows = list(rows)
+    return [name for name in names if any(row[name]["value"] is not None for row in rows)]
 
 
 def _inert(cell: str | float) -> str | float:

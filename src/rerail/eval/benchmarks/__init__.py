@@ -1,4 +1,4 @@
-"""Benchmarks: a file or the hub in, cases out. One short file each."""
+"""Benchmarks: a file or the hub in, cases out. `catalogue` has a row for each."""
 
 from __future__ import annotations
 
@@ -10,58 +10,13 @@ from pathlib import Path
 from typing import cast
 
 from rerail.errors import InputFileError
-from rerail.eval.benchmarks import (
-    advbench,
-    ailuminate,
-    attaq,
-    bold,
-    do_not_answer,
-    gsm8k,
-    harmbench,
-    ifeval,
-    jailbreakbench,
-    mt_bench,
-    multijail,
-    or_bench,
-    realtoxicityprompts,
-    self_instruct,
-    simple_safety_tests,
-    strongreject,
-    wildjailbreak,
-    xstest,
-)
 from rerail.eval.benchmarks.base import DATASET, Benchmark
+from rerail.eval.benchmarks.catalogue import BENCHMARKS
 from rerail.eval.benchmarks.own import own_file
 from rerail.eval.types import CASE_KINDS, Case, CaseKind
 from rerail.names import nearest
 
-__all__ = ["BENCHMARKS", "DATASET", "Benchmark", "draw", "load_benchmark"]
-
-BENCHMARKS: dict[str, Benchmark] = {
-    benchmark.name: benchmark
-    for benchmark in (
-        advbench.BENCHMARK,
-        ailuminate.BENCHMARK,
-        attaq.BENCHMARK,
-        bold.BENCHMARK,
-        do_not_answer.BENCHMARK,
-        gsm8k.BENCHMARK,
-        harmbench.BENCHMARK,
-        ifeval.BENCHMARK,
-        jailbreakbench.BENCHMARK,
-        jailbreakbench.BENIGN,
-        mt_bench.BENCHMARK,
-        multijail.BENCHMARK,
-        or_bench.BENCHMARK,
-        or_bench.TOXIC,
-        realtoxicityprompts.BENCHMARK,
-        self_instruct.BENCHMARK,
-        simple_safety_tests.BENCHMARK,
-        strongreject.BENCHMARK,
-        wildjailbreak.BENCHMARK,
-        xstest.BENCHMARK,
-    )
-}
+__all__ = ["BENCHMARKS", "DATASET", "Benchmark", "draw", "load_benchmark", "score"]
 
 _SPEC = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9._-]*)"
@@ -108,6 +63,21 @@ def load_benchmark(spec: str) -> list[Case]:
     if not taken:
         raise InputFileError(f"benchmark {spec!r}: it has {len(cases)} rows, none of them there")
     return taken
+
+
+def score(case: Case, text: str) -> dict[str, float]:
+    """The official scores of an answer by name; none where the data set has no scorer.
+
+    Args:
+        case: its ``meta["dataset"]`` says which scorer, and holds what that one needs.
+        text: the answer.
+
+    Raises:
+        InputFileError: the case lacks what its scorer needs.
+        MissingDependencyError: a package that the scorer uses is not installed.
+    """
+    benchmark = BENCHMARKS.get(str(case.meta.get(DATASET)))
+    return benchmark.scorer(case.meta, text) if benchmark and benchmark.scorer else {}
 
 
 def draw(cases: Sequence[Case], limit: int | None) -> list[Case]:

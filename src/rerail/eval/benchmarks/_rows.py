@@ -6,8 +6,10 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +36,56 @@ def read_rows(path: Path) -> list[Row]:
     kind = format_of(path)
     try:
         if kind == "parquet":
-            return rows_of(_parquet(path))
+            return _rows(str(path), _parquet(path))
         text = read_text(path)
     except OSError as error:
         raise InputFileError(f"cannot read {path}: {error.strerror or error}") from None
     if kind in {"csv", "tsv"}:
-        return list(_csv(path, text, "," if kind == "csv" else "\t"))
+        return _csv(path, text, "," if kind == "csv" else "\t")
     if kind == "jsonl":
         return list(_jsonl(path, text))
     if kind == "txt":
-        return [{TEXT: line} for line in text.split("\n") if line.strip()]
+        return [{TEXT: line} for line in re.split(r"\r\n|\r|\n", text) if line.strip()]
     return _json(path, text)
+
+
+def parsed(text: str, what: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: the JSON.
+        what: whose text it is, for errors.
+
+    Raises:
+        InputFileError: it is not JSON, has a key twice, or is more than can be read.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_single)
+    except InputFileError as error:
+        raise InputFileError(f"{what}: {error}") from None
+    except RecursionError:
+        raise InputFileError(f"{what}: nested too deep to be read") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise InputFileError(
+            f"{what}: not JSON: {error.msg} at {line}column {error.colno}"
+        ) from None
+    except ValueError:
+        raise InputFileError(f"{what}: holds a number of too many digits to be read") from None
+
+
+def _single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _once(key for key, _ in pairs)
+    return dict(pairs)
+
+
+def _once(names: Iterable[str]) -> None:
+    """Of two columns of one name, none can be told to be the right one."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen and name:
+            raise InputFileError(f"{name!r} stands twice: rename or remove one")
+        seen.add(name)
 
 
 def format_of(path: Path) -> str:
@@ -101,47 +142,78 @@ def hub_rows(path: str, config: str | None, split: str) -> list[Row]:
 
 
 def rows_of(items: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Rows with their columns in lower case, without space around the names."""
-    return [{str(key).strip().lower(): value for key, value in row.items()} for row in items]
+    """Rows with their columns in lower case, without space around the names.
+
+    Raises:
+        InputFileError: two columns of a row have one name.
+    """
+    return [dict(zip(_names(row), row.values(), strict=True)) for row in items]
 
 
-def _csv(path: Path, text: str, delimiter: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+def _names(columns: Iterable[Any]) -> list[str]:
+    names = [str(column).strip().lower() for column in columns]
+    _once(names)
+    return names
+
+
+def _csv(path: Path, text: str, delimiter: str) -> list[Row]:
+    # Strict: a quote out of place would else swallow the lines after it, or be dropped.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows: list[Row] = []
+    columns: list[str] = []
+    line = 1
+    limit = csv.field_size_limit(max(len(text), 1))  # the text is here: no cell is too long
     try:
-        for row in reader:
-            if None in row:
-                raise InputFileError(f"{path}, line {reader.line_num}: more fields than columns")
-            yield from rows_of([row])
-    except csv.Error as error:
-        raise InputFileError(f"{path}, line {reader.line_num}: {error}") from None
+        for cells in reader:
+            if not columns:
+                columns = _names(cells)
+            elif len(cells) > len(columns):
+                raise InputFileError("more fields than columns")
+            elif cells:
+                rows.append(dict(zip_longest(columns, cells)))
+            line = reader.line_num + 1
+    except csv.Error:
+        raise InputFileError(
+            f"{path}, line {line}: a quotation mark out of place, or one that is never closed: "
+            'within quotation marks, write "" for one'
+        ) from None
+    except InputFileError as error:
+        raise InputFileError(f"{path}, line {line}: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
+    return rows
 
 
 def _jsonl(path: Path, text: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
+        where = f"{path}, line {number}"
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise InputFileError(f"{path}, line {number}: not JSON") from None
+        row = parsed(line, where)
         if not isinstance(row, dict):
-            raise InputFileError(f"{path}, line {number}: not a JSON object")
-        yield from rows_of([row])
+            raise InputFileError(f"{where}: not a JSON object")
+        yield from _rows(where, [row])
+
+
+def _rows(where: str, items: Iterable[Mapping[str, Any]]) -> list[Row]:
+    try:
+        return rows_of(items)
+    except InputFileError as error:
+        raise InputFileError(f"{where}: {error}") from None
 
 
 def _json(path: Path, text: str) -> list[Row]:
     try:
-        value = json.loads(text)
-    except ValueError:
-        raise InputFileError(f"{path} is not JSON; one object per line is .jsonl") from None
+        value = parsed(text, str(path))
+    except InputFileError as error:
+        raise InputFileError(f"{error}; one object per line is .jsonl") from None
     if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
-        columns = list(value)
         if len({len(column) for column in value.values()}) > 1:
             raise InputFileError(f"{path}: its columns are not of one length")
-        values = zip(*value.values(), strict=True)
-        return rows_of(dict(zip(columns, row, strict=True)) for row in values)
+        rows = zip(*value.values(), strict=True)
+        return _rows(str(path), (dict(zip(value, row, strict=True)) for row in rows))
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        return rows_of(value)
+        return _rows(str(path), value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return [{TEXT: item} for item in value]
     raise InputFileError(f"{path} is no list of objects or texts, and no object of columns")

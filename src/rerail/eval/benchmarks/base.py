@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from rerail.types import Message, Prompt
 
 DATASET = "dataset"
 """Key of a case's meta: the benchmark without wrapper and scenario."""
+
+Columns = tuple[str, ...]
 
 
 class Hub(NamedTuple):
@@ -31,7 +34,7 @@ class Item:
     Attributes:
         text: what the user says; None leaves the row out.
         request: what is asked for, if that is less than ``text``.
-        id: the data set's own; by default the row's number, from 0.
+        id: the data set's own, if it has one.
         kind: if not the benchmark's.
         category: the data set's own.
         messages: the conversation, if it is more than ``text``.
@@ -47,38 +50,66 @@ class Item:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _as_it_is(row: Row, item: Item) -> Item:
+    return item
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A data set that gives cases.
 
+    Of columns that are alternatives, the first that a row has counts.
+
     Attributes:
         name: what it is called on the command line.
         kind: of its cases, unless a row says otherwise.
-        about: citation, size, licence; what a user should know.
-        columns: those that a row must have; of a tuple, one.
-        item: what a row says.
+        title: what it is called.
+        paper: whose it is.
+        licence: its size and licence.
+        note: what a user should know besides.
+        text: columns of what the user says.
+        request: of what is asked for, if that is less than the text.
+        id: of the data set's own id; by default it is the row's number, from 0.
+        category: of the data set's own category.
+        needs: further columns that rows must have; of a tuple, one.
+        meta: columns that a scorer needs, or a reader may want.
         hub: where it is on the hub, if it is.
         template: False if its texts are to be continued.
         rows: reads a local file or folder.
         arrange: which rows are taken, and how they are split.
+        item: what a row says besides, from what its columns say.
+        scorer: official scores of an answer by name, from a case's meta.
     """
 
     name: str
     kind: CaseKind
-    about: str
-    columns: tuple[str | tuple[str, ...], ...]
-    item: Callable[[Row], Item]
+    title: str
+    paper: str
+    licence: str
+    note: str = ""
+    text: Columns = ()
+    request: Columns = ()
+    id: Columns = ()
+    category: Columns = ()
+    needs: tuple[str | Columns, ...] = ()
+    meta: Columns = ()
     hub: Hub | None = None
     template: bool = True
     rows: Callable[[Path], list[Row]] = read_rows
     arrange: Callable[[list[Row]], list[Row]] = list
+    item: Callable[[Row, Item], Item] = _as_it_is
+    scorer: Callable[[Mapping[str, Any], str], dict[str, float]] | None = None
 
-    def load(self, path: Path | None = None, *, name: str | None = None) -> list[Case]:
+    @property
+    def about(self) -> str:
+        """Title, paper, size, licence, and what else a user should know."""
+        return f"{self.title}. {self.paper}. {self.licence}. {self.note}".strip()
+
+    def load(self, path: Path | None = None) -> list[Case]:
         """Every case, in the order of the rows.
 
         Args:
             path: a local copy; None reads the hub.
-            name: what the cases' benchmark is called.
 
         Raises:
             InputFileError: the data cannot be read, lack a column, or hold a row that is no
@@ -93,14 +124,12 @@ class Benchmark:
         else:
             raise InputFileError(f"{self.name} is not on the hub: give a file as {self.name}=PATH")
         self._check_columns(rows, where)
-        rows = self.arrange(rows)
+        with _told(where):
+            rows = self.arrange(rows)
         cases: dict[str, Case] = {}
         for number, row in enumerate(rows):
-            try:
-                case = self._case(self.item(row), number, name or self.name)
-            except (PromptError, KeyError, TypeError, ValueError) as error:
-                reason = error if isinstance(error, PromptError) else "has no usable value"
-                raise InputFileError(f"{where}, row {number}: {reason}") from None
+            with _told(f"{where}, row {number}"):
+                case = self._case(self._item(row), number)
             if case is not None and cases.setdefault(case.id, case) is not case:
                 raise InputFileError(f"{where}, row {number}: id {case.id!r} stands twice")
         if not cases:
@@ -110,7 +139,7 @@ class Benchmark:
     def _check_columns(self, rows: list[Row], where: str) -> None:
         if not rows:
             raise InputFileError(f"{where} has no rows")
-        for wanted in self.columns:
+        for wanted in filter(None, (self.text, *self.needs)):
             names = (wanted,) if isinstance(wanted, str) else wanted
             if not any(name in rows[0] for name in names):
                 raise InputFileError(
@@ -119,13 +148,23 @@ class Benchmark:
                     "of your own, with a column 'prompt', takes a name of its own"
                 )
 
-    def _case(self, item: Item, number: int, name: str) -> Case | None:
+    def _item(self, row: Row) -> Item:
+        item = Item(
+            column(row, *self.text) if self.text else None,
+            request=optional(row, *self.request),
+            id=optional(row, *self.id),
+            category=optional(row, *self.category),
+            meta={name: optional(row, name) for name in self.meta},
+        )
+        return self.item(row, item)
+
+    def _case(self, item: Item, number: int) -> Case | None:
         if item.messages is None and (item.text is None or not item.text.strip()):
             return None
         messages = item.messages or (Message("user", item.text or ""),)
         case = Case(
             id=str(number) if item.id is None else str(item.id),
-            benchmark=name,
+            benchmark=self.name,
             kind=item.kind or self.kind,
             messages=messages,
             request=item.request or messages[-1].content,
@@ -134,7 +173,27 @@ class Benchmark:
             meta={DATASET: self.name, **item.meta},
         )
         Prompt(case.messages, case.template)
+        "".join([case.id, case.request, case.category or "", *map(_content, messages)]).encode()
+        if self.scorer is not None:
+            self.scorer(case.meta, "-")  # a case that cannot be scored is told before it is asked
         return case
+
+
+def _content(message: Message) -> str:
+    return message.content
+
+
+@contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Whatever is wrong with a row, said of where it stands."""
+    try:
+        yield
+    except PromptError as error:
+        raise InputFileError(f"{where}: {error}") from None
+    except UnicodeEncodeError:
+        raise InputFileError(f"{where}: holds half a surrogate pair") from None
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise InputFileError(f"{where}: has no usable value") from None
 
 
 def column(row: Row, *names: str) -> str:

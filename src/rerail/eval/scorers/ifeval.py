@@ -4,10 +4,12 @@ Twenty-five kinds of instruction, each with a check. *Strict* checks the answer 
 takes the best of eight versions of it: with and without asterisks, its first line, its last line.
 An empty answer follows nothing.
 
-Written from the published definitions. Two things differ from the authors' script. Sentences are
-split by NLTK's Punkt with the abbreviations listed here, not with its trained model, which must be
-fetched apart. A letter that is none (two of the 541 prompts ask to count ``#`` and ``!``) is
-counted as it stands, where the script counts a letter drawn at random.
+Written from the published definitions, and scored as by the authors' script but for two things. Of
+the trained English Punkt model that splits sentences there, and must be fetched apart, the tables
+of abbreviations, collocations and words that begin sentences are here, and that of 20,000 words'
+cases is not: of 8,813 texts (answers of six models, prompts and solutions) 26 have fewer sentences
+than there, 22 of them by one. A letter that is none (two of the 541 prompts ask to count ``#``
+and ``!``) is counted as it stands, where the script counts a letter drawn at random.
 """
 
 from __future__ import annotations
@@ -22,10 +24,29 @@ from typing import Any, NamedTuple
 from rerail.errors import InputFileError, MissingDependencyError
 
 _ABBREVIATIONS = """
-    a.d a.m adj apr assn assoc aug ave b.c bros c.e capt co col corp d.c dec dept dr e.g ed est etc
-    feb fig ft gen gov hon i.e inc jan jr lt ltd maj messrs mr mrs ms mt nov oct p.a p.m p.s ph.d
-    prof rep rev sen sept sgt sr st u.k u.n u.s u.s.a v vol vs
+    a.a a.c a.d a.g a.h a.m a.m.e a.s a.t adm ala ariz aug ave b.f b.v bros c c.i.t c.o.m.b c.v
+    calif chg cie co col colo conn corp cos ct d d.c d.h d.w dec dr e e.f e.h e.l e.m f f.g f.j feb
+    fla fri ft g g.d g.f g.k ga gen h h.c h.f h.m i.m.s ill inc j.b j.c j.j j.k j.p j.r jan jr k kan
+    ky l l.a l.f l.p lt ltd m m.b.a m.d.c m.j maj messrs mg mich minn mr mrs ms n n.c n.d n.h n.j
+    n.m n.v n.y nev nov oct ok okla ore p p.a.m p.m pa ph.d prof r r.a r.h r.i r.j r.k r.t rep reps
+    s s.a s.a.y s.c s.g s.p.a s.s sen sep sept sr st sw t t.j tenn tues u.k u.n u.s u.s.a u.s.s.r v
+    va vs vt w w.c w.r w.va w.w wash wed wis yr
 """
+_COLLOCATIONS = """
+    ##number##:abreast ##number##:aes ##number##:business ##number##:cbot ##number##:colgate
+    ##number##:commodities ##number##:cooper ##number##:corrections ##number##:credit
+    ##number##:dividend ##number##:financing ##number##:genentech ##number##:henley
+    ##number##:insider ##number##:international ##number##:leisure ##number##:letters
+    ##number##:notable ##number##:pay-fone ##number##:pegasus ##number##:pepper ##number##:review
+    ##number##:rj ##number##:wedgestone ##number##:who ##number##:zimmer b:edelman b:levine b:smith
+    b:stewart b:wigton i:magnin i:toussie j:aron j:fialka j:walter o:ludcke
+"""
+_STARTERS = """
+    according although among both but despite even he however i if in indeed instead it many
+    meanwhile moreover most nevertheless nonetheless nor sales separately similarly since so some
+    the there these they this though thus under when while yet
+"""
+"""After the English Punkt model of Kiss and Strunk 2006, as NLTK distributes it (Apache-2.0)."""
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _LANGUAGE_SEED = 0
 
@@ -110,39 +131,10 @@ def _compare(count: int, relation: str, threshold: int) -> bool:
     raise InputFileError(f"IFEval: unknown relation {relation!r}: 'at least' or 'less than'")
 
 
-def _keywords_exist(answer: str, *, keywords: Sequence[str]) -> bool:
-    return all(re.search(word, answer, re.IGNORECASE) for word in keywords)
-
-
-def _keyword_frequency(answer: str, *, keyword: str, frequency: int, relation: str) -> bool:
-    found = re.findall(keyword.strip(), answer, re.IGNORECASE)
-    return _compare(len(found), relation, frequency)
-
-
-def _forbidden_words(answer: str, *, forbidden_words: Sequence[str]) -> bool:
-    return not any(re.search(rf"\b{w}\b", answer, re.IGNORECASE) for w in forbidden_words)
-
-
-def _letter_frequency(answer: str, *, letter: str, let_frequency: int, let_relation: str) -> bool:
-    return _compare(answer.lower().count(letter.strip().lower()), let_relation, let_frequency)
-
-
-def _language(answer: str, *, language: str) -> bool:
-    return _detected(answer) in {language, None}
-
-
-def _sentences(answer: str, *, num_sentences: int, relation: str) -> bool:
-    return _compare(len(_split(answer)), relation, num_sentences)
-
-
 def _paragraphs(answer: str, *, num_paragraphs: int) -> bool:
     """Divided by ``***``; an empty one counts as none at either end, and fails in the middle."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", answer)]
     return all(parts[1:-1]) and sum(map(bool, parts)) == num_paragraphs
-
-
-def _words(answer: str, *, num_words: int, relation: str) -> bool:
-    return _compare(len(re.findall(r"\w+", answer)), relation, num_words)
 
 
 def _first_word(answer: str, *, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
@@ -154,10 +146,6 @@ def _first_word(answer: str, *, num_paragraphs: int, nth_paragraph: int, first_w
     words = parts[nth_paragraph - 1].split()
     word = words[0].lstrip("'").lstrip('"') if words else ""
     return bool(words) and re.split(r"[.,?!'\"]", word)[0].lower() == first_word.lower()
-
-
-def _placeholders(answer: str, *, num_placeholders: int) -> bool:
-    return len(re.findall(r"\[.*?\]", answer)) >= num_placeholders
 
 
 def _postscript(answer: str, *, postscript_marker: str) -> bool:
@@ -172,10 +160,6 @@ def _bullets(answer: str, *, num_bullets: int) -> bool:
     return len(stars) + len(dashes) == num_bullets
 
 
-def _options(answer: str) -> bool:
-    return any(option in answer for option in _OPTIONS)
-
-
 def _highlights(answer: str, *, num_highlights: int) -> bool:
     """``*once*`` and ``**twice**``; what is highlighted twice may also count as once."""
     once = re.findall(r"\*[^\n\*]*\*", answer)
@@ -183,18 +167,14 @@ def _highlights(answer: str, *, num_highlights: int) -> bool:
     return sum(bool(part.strip("*").strip()) for part in [*once, *twice]) >= num_highlights
 
 
-def _sections(answer: str, *, section_spliter: str, num_sections: int) -> bool:
-    marks = re.findall(rf"\s?{section_spliter.strip()}\s?\d+\s?", answer)
-    return len(marks) >= num_sections
-
-
 def _json(answer: str) -> bool:
     text = answer.strip()
     for fence in ("```json", "```Json", "```JSON", "```"):
         text = text.removeprefix(fence)
     try:
-        json.loads(text.removesuffix("```").strip())
-    except ValueError:
+        # Numbers stay text: one of 5,000 digits is JSON, too.
+        json.loads(text.removesuffix("```").strip(), parse_int=str)
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -210,61 +190,66 @@ def _two_responses(answer: str) -> bool:
     return all(parts[1:-1]) and len(given) == 2 and given[0] != given[1]
 
 
-def _repeats_prompt(answer: str, *, prompt_to_repeat: str) -> bool:
-    return answer.strip().lower().startswith(prompt_to_repeat.strip().lower())
-
-
-def _ends_with(answer: str, *, end_phrase: str) -> bool:
-    return answer.strip().strip('"').lower().endswith(end_phrase.strip().lower())
-
-
-def _capital_words(answer: str, *, capital_frequency: int, capital_relation: str) -> bool:
-    count = sum(word.isupper() for word in _tokens(answer))
-    return _compare(count, capital_relation, capital_frequency)
-
-
-def _all_capital(answer: str) -> bool:
-    return answer.isupper() and _language(answer, language="en")
-
-
-def _all_lowercase(answer: str) -> bool:
-    return answer.islower() and _language(answer, language="en")
-
-
-def _no_comma(answer: str) -> bool:
-    return "," not in answer
-
-
 def _quotation(answer: str) -> bool:
     text = answer.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
 
 
+def _language(answer: str, *, language: str) -> bool:
+    return _detected(answer) in {language, None}
+
+
 CHECKS: dict[str, Callable[..., bool]] = {
-    "keywords:existence": _keywords_exist,
-    "keywords:frequency": _keyword_frequency,
-    "keywords:forbidden_words": _forbidden_words,
-    "keywords:letter_frequency": _letter_frequency,
+    "keywords:existence": lambda answer, *, keywords: all(
+        re.search(word, answer, re.IGNORECASE) for word in keywords
+    ),
+    "keywords:frequency": lambda answer, *, keyword, frequency, relation: _compare(
+        len(re.findall(keyword.strip(), answer, re.IGNORECASE)), relation, frequency
+    ),
+    "keywords:forbidden_words": lambda answer, *, forbidden_words: (
+        not any(re.search(rf"\b{word}\b", answer, re.IGNORECASE) for word in forbidden_words)
+    ),
+    "keywords:letter_frequency": lambda answer, *, letter, let_frequency, let_relation: _compare(
+        answer.lower().count(letter.strip().lower()), let_relation, let_frequency
+    ),
     "language:response_language": _language,
-    "length_constraints:number_sentences": _sentences,
+    "length_constraints:number_sentences": lambda answer, *, num_sentences, relation: _compare(
+        len(_split(answer)), relation, num_sentences
+    ),
     "length_constraints:number_paragraphs": _paragraphs,
-    "length_constraints:number_words": _words,
+    "length_constraints:number_words": lambda answer, *, num_words, relation: _compare(
+        len(re.findall(r"\w+", answer)), relation, num_words
+    ),
     "length_constraints:nth_paragraph_first_word": _first_word,
-    "detectable_content:number_placeholders": _placeholders,
+    "detectable_content:number_placeholders": lambda answer, *, num_placeholders: (
+        len(re.findall(r"\[.*?\]", answer)) >= num_placeholders
+    ),
     "detectable_content:postscript": _postscript,
     "detectable_format:number_bullet_lists": _bullets,
-    "detectable_format:constrained_response": _options,
+    "detectable_format:constrained_response": lambda answer: any(o in answer for o in _OPTIONS),
     "detectable_format:number_highlighted_sections": _highlights,
-    "detectable_format:multiple_sections": _sections,
+    "detectable_format:multiple_sections": lambda answer, *, section_spliter, num_sections: (
+        len(re.findall(rf"\s?{section_spliter.strip()}\s?\d+\s?", answer)) >= num_sections
+    ),
     "detectable_format:json_format": _json,
     "detectable_format:title": _title,
     "combination:two_responses": _two_responses,
-    "combination:repeat_prompt": _repeats_prompt,
-    "startend:end_checker": _ends_with,
-    "change_case:capital_word_frequency": _capital_words,
-    "change_case:english_capital": _all_capital,
-    "change_case:english_lowercase": _all_lowercase,
-    "punctuation:no_comma": _no_comma,
+    "combination:repeat_prompt": lambda answer, *, prompt_to_repeat: (
+        answer.strip().lower().startswith(prompt_to_repeat.strip().lower())
+    ),
+    "startend:end_checker": lambda answer, *, end_phrase: (
+        answer.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    ),
+    "change_case:capital_word_frequency": lambda answer, *, capital_frequency, capital_relation: (
+        _compare(sum(w.isupper() for w in _tokens(answer)), capital_relation, capital_frequency)
+    ),
+    "change_case:english_capital": lambda answer: (
+        answer.isupper() and _language(answer, language="en")
+    ),
+    "change_case:english_lowercase": lambda answer: (
+        answer.islower() and _language(answer, language="en")
+    ),
+    "punctuation:no_comma": lambda answer: "," not in answer,
     "startend:quotation": _quotation,
 }
 """The twenty-five checks by the published names of the instructions."""
@@ -291,6 +276,8 @@ def _punkt() -> Any:
         raise MissingDependencyError("nltk", "eval") from None
     parameters = PunktParameters()
     parameters.abbrev_types = set(_ABBREVIATIONS.split())
+    parameters.collocations = {tuple(pair.split(":")) for pair in _COLLOCATIONS.split()}
+    parameters.sent_starters = set(_STARTERS.split())
     return PunktSentenceTokenizer(parameters)
 
 

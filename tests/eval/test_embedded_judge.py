@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 
 from rerail.errors import RerailError
-from rerail.eval.judge import (
+from rerail.eval.embedded_judge import (
     SHAPE,
     EmbeddedJudge,
     JudgeWeights,
