@@ -1,14 +1,12 @@
 """From a prompt to the model's tokens, and which of them spell whose words.
 
-The chat template never sees what people wrote: it is rendered with a *slot* in place of each
-message, and the words are put into the slots afterwards. Words that look like the template's
-control tokens ("<|im_end|>") are tokenised as the letters that they are. For words without such
-tokens the result equals ``tokenizer.apply_chat_template``, token for token.
+The text is the chat template's own, and so are the tokens, those of
+``tokenizer.apply_chat_template``, with one exception: words that look like the template's control
+tokens ("<|im_end|>") are tokenised as the letters that they are.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,20 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rerail.engines._template import MARKUP, ChatTemplate, Piece
 from rerail.engines.base import TEMPLATE_ROW
-from rerail.errors import EngineError, MissingDependencyError, PromptError
+from rerail.errors import EngineError
 from rerail.types import Prompt
-
-_EDGE = "\u2003"
-"""White space that no template writes: where it is gone, the template trims its messages."""
-_SLOT = re.compile(f"({_EDGE}?)\ue000([0-9]+)\ue001({_EDGE}?)")
-
-
-class _Piece(NamedTuple):
-    """A part of the rendered text: a message's words, or (`TEMPLATE_ROW`) the template's."""
-
-    text: str
-    message: int
 
 
 class _Token(NamedTuple):
@@ -59,7 +47,6 @@ class Renderer:
                 "use a model whose folder has a tokenizer.json"
             )
         self._tokenizer = tokenizer
-        self._options = dict(template_options or {})
         self._lock = threading.Lock()
         # A copy of our own: post-processors trim the offsets, and padding would add tokens.
         self._encoder = type(backend).from_str(backend.to_str())
@@ -67,18 +54,27 @@ class Renderer:
         self._encoder.no_padding()
         self._encoder.no_truncation()
         self._control = self._control_tokens()
+        self._markup = {
+            token
+            for token, added in tokenizer.added_tokens_decoder.items()
+            if not added.special and MARKUP.fullmatch(added.content)
+        }
+        strict = [name for token, name in self._control.items() if token not in self._markup]
+        self._template = ChatTemplate(tokenizer, template_options or {}, strict)
         self._leading = self._leading_tokens()
 
     def render(self, prompt: Prompt) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """``(n_tokens,)`` token ids and ``(n_tokens,)`` message indices of the prompt.
 
         Raises:
-            PromptError: there is no chat template, or it rejects the conversation.
+            PromptError: there is no chat template, it rejects the conversation, leaves out a
+                message, or changes one beyond recognition.
+            EngineError: the tokenizer gives other tokens than its backend.
         """
         if prompt.template:
-            leading, pieces = [], self._fill(prompt)
+            leading, pieces = [], self._template.pieces(prompt.messages)
         else:
-            leading, pieces = self._leading, [_Piece(prompt.messages[0].content, 0)]
+            leading, pieces = self._leading, [Piece(prompt.messages[0].content, 0)]
         with self._lock:
             tokens = self._tokens(pieces)
         ids = leading + [token for token, _ in tokens]
@@ -105,63 +101,7 @@ class Renderer:
         before = [framed[:i] for i in starts if framed[i : i + len(bare)] == bare]
         return list(before[0]) if before and bare else []
 
-    def _fill(self, prompt: Prompt) -> list[_Piece]:
-        if not self._tokenizer.chat_template:
-            raise PromptError(
-                "this model has no chat template: give it a text to continue "
-                "(Prompt.completion), or choose a chat model"
-            )
-        rendered = self._apply_template(
-            [
-                {
-                    "role": message.role,
-                    "content": f"{_EDGE}\ue000{i}\ue001{_EDGE}"
-                    if message.content.strip()
-                    else message.content,
-                }
-                for i, message in enumerate(prompt.messages)
-            ]
-        )
-        pieces: list[_Piece] = []
-        end = 0
-        for slot in _SLOT.finditer(rendered):
-            index = int(slot[2])
-            content = prompt.messages[index].content
-            content = content if slot[1] else content.lstrip()
-            content = content if slot[3] else content.rstrip()
-            pieces += [
-                _Piece(rendered[end : slot.start()], TEMPLATE_ROW),
-                _Piece(content, index),
-            ]
-            end = slot.end()
-        pieces.append(_Piece(rendered[end:], TEMPLATE_ROW))
-        shown = {piece.message for piece in pieces}
-        for i, message in enumerate(prompt.messages):
-            if message.content.strip() and i not in shown:
-                raise PromptError(
-                    f"this model's chat template leaves out message {i} ({message.role}): "
-                    "remove it, or say it in the user's message"
-                )
-        return pieces
-
-    def _apply_template(self, conversation: list[dict[str, str]]) -> str:
-        try:
-            from jinja2 import TemplateError
-        except ModuleNotFoundError as error:
-            raise MissingDependencyError("jinja2", "hf") from error
-        try:
-            rendered = self._tokenizer.apply_chat_template(
-                conversation, tokenize=False, add_generation_prompt=True, **self._options
-            )
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in conversation)
-            raise PromptError(
-                f"this model's chat template rejects the conversation ({roles}): {error}. "
-                "Some templates take no system message, or need user and assistant in turns"
-            ) from error
-        return str(rendered)
-
-    def _tokens(self, pieces: list[_Piece]) -> list[tuple[int, int]]:
+    def _tokens(self, pieces: list[Piece]) -> list[tuple[int, int]]:
         """``(token, message)`` for the pieces; those with control tokens stand alone."""
         alone: set[int] = set()
         while True:
@@ -177,10 +117,20 @@ class Renderer:
                 if i < len(pieces):
                     tokens += [(t, pieces[i].message) for t in self._as_letters(pieces[i].text)]
             if not found:
+                if not alone:
+                    self._check("".join(piece.text for piece in pieces), tokens)
                 return tokens
             alone |= found
 
-    def _run(self, pieces: list[_Piece], run: list[int], tokens: list[tuple[int, int]]) -> set[int]:
+    def _check(self, text: str, tokens: list[tuple[int, int]]) -> None:
+        encoded = self._tokenizer(text, add_special_tokens=False, verbose=False)
+        if encoded["input_ids"] != [token for token, _ in tokens]:
+            raise EngineError(
+                f"{type(self._tokenizer).__name__} gives other tokens than its tokenizer.json: "
+                "use a model whose tokenizer needs no code of its own"
+            )
+
+    def _run(self, pieces: list[Piece], run: list[int], tokens: list[tuple[int, int]]) -> set[int]:
         """Tokenise neighbouring pieces as one text; gives the pieces that spell control tokens."""
         text = "".join(pieces[i].text for i in run)
         ends = np.cumsum([len(pieces[i].text) for i in run])
@@ -205,7 +155,9 @@ class Renderer:
                 found |= {
                     i
                     for i, part in parts.items()
-                    if pieces[i].message != TEMPLATE_ROW and part.strip()
+                    if pieces[i].message != TEMPLATE_ROW
+                    and part.strip()
+                    and not (pieces[i].answer and token.id in self._markup)
                 }
         return found
 
