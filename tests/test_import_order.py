@@ -1,6 +1,6 @@
 """The one direction of the code: nothing imports to its right.
 
-    types, errors <- _hf, _keys, policy <- engines | moderators | zo, optimizer <- align
+    types, errors <- _hf, _http, _keys, policy <- engines | moderators | zo, optimizer <- align
                   <- store, cluster <- eval <- demo <- bench; server; fit <- cli
 
 The three in the middle never import each other. Imports inside functions count.
@@ -20,9 +20,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "rerail"
 
 MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "types": {"errors"}}
 """Top-level module of the package to those that it may import, besides itself."""
-MAY_IMPORT |= {"policy": {"types", "errors"}, "_hf": {"errors"}, "_keys": {"errors"}}
+MAY_IMPORT |= {"policy": {"types", "errors"}}
+MAY_IMPORT |= {"_hf": {"errors"}, "_http": {"errors"}, "_keys": {"errors"}}
 _BASE = {"types", "errors", "policy"}
-_LOADING = {*_BASE, "_hf", "_keys"}
+_LOADING = {*_BASE, "_hf", "_http", "_keys"}
 MAY_IMPORT |= {
     "engines": _LOADING,
     "moderators": _LOADING,
@@ -92,6 +93,7 @@ def test_nothing_imports_to_its_right(module: str, path: Path) -> None:
         ("rerail.types", "from rerail.policy import Policy"),
         ("rerail.errors", "import rerail.types"),
         ("rerail.policy", "def f():\n    from rerail.engines import load_engine"),
+        ("rerail._http", "from rerail.policy import nearest"),
         ("rerail.engines.fake", "from rerail.moderators.base import Moderator"),
         ("rerail.engines.fake", "from ..moderators import base"),
         ("rerail.engines.__init__", "from ..zo import cosine"),

@@ -139,7 +139,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"divide_by": "100"}, "'divide_by'"),
     ({"url": "classify"}, "not a URL"),
     ({"url": "me:abc@host/x"}, "not a URL"),
-    ({"url": "https://host:port/x"}, "cannot be read"),
+    ({"url": "https://host:port/x"}, "not a URL"),
     ({"deadlin": 3}, "did you mean 'deadline'"),
 ]
 
