@@ -340,7 +340,7 @@ class TestClearErrors:
         for url in (
             "postgresql://me:hunter%402%2F@127.0.0.1:1/db",
             "postgresql://me@corp:hun/ter?2@127.0.0.1:1",
-            "postgresql://127.0.0.1:1?password=hunter2&options=a@b",
+            "postgresql://127.0.0.1:1?password=hunter2",
             "postgresql://me:hunter2@[::1]:1/db",
         ):
             with pytest.raises(StoreError, match="check the database") as caught:

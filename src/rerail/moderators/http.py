@@ -44,13 +44,13 @@ class JsonService(Service):
         url: where it is asked.
         headers: sent with every request; the place for keys.
         taxonomy: how its names map to ours.
-        request: the template of the body; `HttpModerator` says what may stand in it.
+        request: the template of the body.
         score: the path of a name's score in a verdict, with ``{name}`` in the name's place.
-        method: the HTTP method.
-        item: the template of one element of ``"{items}"``.
-        results: path to the list of verdicts; None where a reply is one verdict.
-        id: path within a verdict to the ``{id}`` it belongs to; without it, order decides.
-        divide_by: what a number of the service is divided by to lie in [0, 1].
+        method: as for `HttpModerator`, like the others.
+        item: in a template.
+        results: a path.
+        id: a path.
+        divide_by: a number.
         options: those of `rerail.moderators._http.Settings`.
 
     Raises:
