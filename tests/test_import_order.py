@@ -1,6 +1,6 @@
 """The one direction of the code: nothing imports to its right.
 
-    types, errors, names <- _hf, _keys, settings, policy <- engines | moderators | zo, optimizer
+    types, errors, names <- _hf, _http, _keys, settings, policy <- engines | moderators | zo, optimizer
                          <- panel <- rounds <- search <- align <- store, cluster
                          <- eval <- demo <- bench; server; fit <- cli
 
@@ -23,10 +23,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "rerail"
 MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "names": set(), "types": {"errors"}}
 """Top-level module of the package to those that it may import, besides itself."""
 _VALUES = {"types", "errors", "names"}
-MAY_IMPORT |= {"_hf": {"errors"}, "_keys": {"errors"}, "settings": _VALUES}
-MAY_IMPORT |= {"policy": {*_VALUES, "settings"}}
+MAY_IMPORT |= {"_hf": {"errors"}, "_http": {"errors"}, "_keys": {"errors"}}
+MAY_IMPORT |= {"settings": _VALUES, "policy": {*_VALUES, "settings"}}
 _BASE = {*_VALUES, "settings", "policy"}
-_LOADING = {*_BASE, "_hf", "_keys"}
+_LOADING = {*_BASE, "_hf", "_http", "_keys"}
 MAY_IMPORT |= {"engines": _LOADING, "moderators": _LOADING, "zo": {"types"}}
 MAY_IMPORT |= {"optimizer": {"types", "settings", "zo"}}
 _ROOM = {*_BASE, "engines", "moderators", "zo", "optimizer"}
@@ -94,6 +94,7 @@ def test_nothing_imports_to_its_right(module: str, path: Path) -> None:
         ("rerail.types", "from rerail.policy import Policy"),
         ("rerail.errors", "import rerail.types"),
         ("rerail.policy", "def f():\n    from rerail.engines import load_engine"),
+        ("rerail._http", "from rerail.policy import nearest"),
         ("rerail.engines.fake", "from rerail.moderators.base import Moderator"),
         ("rerail.engines.fake", "from ..moderators import base"),
         ("rerail.engines.__init__", "from ..zo import cosine"),

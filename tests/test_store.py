@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -313,6 +314,44 @@ class TestClearErrors:
         with pytest.raises(StoreError, match="no driver") as caught:
             Store.open("nosuchdb://me:hunter2@host/db")
         assert "hunter2" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "postgresql://me:hun@ter2@127.0.0.1:1/db",
+            "postgresql://me:hun@ter/2@127.0.0.1:1/db",
+            "postgresql://me:hun@ter?2@127.0.0.1:1/db",
+            "postgresql://me:hun@7/ter2@127.0.0.1:1/db",
+            "postgresql://m/e:hunter2@127.0.0.1:1/db",
+            "postgresql://me:hunter2/db",
+            "postgresql:/me:hunter2@127.0.0.1:1/db",
+            "postgresql:me:hunter2@127.0.0.1/db",
+            "postgresql://me:hunter2@[::1/db",
+            "postgresql://me:hunter2@127.0.0.1:port/db",
+            "sqlite://me:hunter2@host/file",
+        ],
+    )
+    def test_of_a_url_that_cannot_be_read_nothing_is_told(self, url: str) -> None:
+        with pytest.raises(StoreError, match=r"URL cannot be read.*%40 for @") as caught:
+            Store.open(url)
+        assert not re.search("hun|ter|127", str(caught.value))
+
+    def test_no_password_is_told_where_the_database_is_not_there(self) -> None:
+        for url in (
+            "postgresql://me:hunter%402%2F@127.0.0.1:1/db",
+            "postgresql://me@corp:hun/ter?2@127.0.0.1:1",
+            "postgresql://127.0.0.1:1?password=hunter2",
+            "postgresql://me:hunter2@[::1]:1/db",
+        ):
+            with pytest.raises(StoreError, match="check the database") as caught:
+                Store.open(url)
+            assert not re.search("hun|ter.?2", str(caught.value))
+
+    def test_a_path_may_hold_an_at(self, tmp_path: Path) -> None:
+        (tmp_path / "me@home").mkdir()
+        Store.open(str(tmp_path / "me@home" / "s@re.db")).close()
+        Store.open(f"sqlite:///{tmp_path}/me@home/s@re.db").close()
+        assert [file.name for file in (tmp_path / "me@home").iterdir()] == ["s@re.db"]
 
     def test_of_what_a_database_says_only_the_first_line_is_told(self, path: Path) -> None:
         fault = "null value in a column\nDETAIL:  Failing row contains (zebra-crossing)."

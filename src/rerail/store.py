@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -197,32 +198,21 @@ class Record:
     evaluations: tuple[EvaluationRecord, ...] = ()
 
 
-class Store:
-    """Records in a database. Threads and processes may write to the same one."""
+class Database:
+    """A database made safe against crashes; its errors name the remedy, and never the data.
 
-    def __init__(self, engine: sa.Engine, name: str) -> None:
-        self._engine = engine
-        self.name = name
+    Args:
+        location: path of an SQLite file, or an SQLAlchemy URL.
 
-    @classmethod
-    def open(cls, location: str | Path) -> Self:
-        """Open a store, or make a new one.
+    Raises:
+        StoreError: the URL cannot be read, or its driver is missing.
+    """
 
-        Args:
-            location: path of an SQLite file, or an SQLAlchemy URL.
-
-        Raises:
-            StoreError: the database cannot be opened, is not a store, or is of a newer schema.
-        """
+    def __init__(self, location: str | Path) -> None:
         url = _url(location)
-        store = cls(_engine(url), url.database or url.render_as_string(hide_password=True))
-        try:
-            with store._faults():
-                store._prepare()
-        except BaseException:
-            store.close()
-            raise
-        return store
+        self._engine = _engine(url)
+        # Without parameters, among which there may be a password.
+        self.name = url.database or url.set(query={}).render_as_string()
 
     def close(self) -> None:
         """Let go of the database."""
@@ -234,9 +224,56 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection for reading."""
+        with self._faults(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """One transaction that writes: all of it is on the disk at the end, or none."""
+        with (
+            self._faults(),
+            self._engine.connect().execution_options(**_WRITE) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except DBAPIError as error:
+            raise StoreError(f"{self.name}: {_remedy(str(error.orig))}") from None
+
+
+class Store(Database):
+    """Records in a database. Threads and processes may write to the same one."""
+
+    @classmethod
+    def open(cls, location: str | Path) -> Self:
+        """Open a store, or make a new one.
+
+        Args:
+            location: path of an SQLite file, or an SQLAlchemy URL.
+
+        Raises:
+            StoreError: the database cannot be opened, is not a store, or is of a newer schema.
+        """
+        store = cls(location)
+        try:
+            store._prepare()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
     def settings(self, run: str) -> dict[str, Any] | None:
         """The settings under which a run was begun; None if there is no such run."""
-        with self._faults(), self._engine.connect() as connection:
+        with self.reading() as connection:
             found = connection.scalar(sa.select(_runs.c.settings).where(_runs.c.run == run))
         return None if found is None else dict(found)
 
@@ -262,7 +299,7 @@ class Store:
     def forget(self, run: str) -> None:
         """Delete a run and its records."""
         ids = sa.select(_records.c.id).where(_records.c.run == run)
-        with self._faults(), self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(_evaluations.delete().where(_evaluations.c.record.in_(ids)))
             connection.execute(_records.delete().where(_records.c.run == run))
             connection.execute(_runs.delete().where(_runs.c.run == run))
@@ -296,7 +333,7 @@ class Store:
 
     def done(self, run: str) -> set[str]:
         """Items of the run that have a record."""
-        with self._faults(), self._engine.connect() as connection:
+        with self.reading() as connection:
             return set(connection.scalars(sa.select(_records.c.item).where(_records.c.run == run)))
 
     def records(self, run: str) -> Iterator[Record]:
@@ -350,7 +387,7 @@ class Store:
             _records.c.run.startswith(run_prefix, autoescape=True),
         )
         ids = sa.select(_records.c.id).where(old)
-        with self._faults(), self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(_evaluations.delete().where(_evaluations.c.record.in_(ids)))
             return connection.execute(_records.delete().where(old)).rowcount
 
@@ -360,7 +397,7 @@ class Store:
         Raises:
             StoreError: it could not be written.
         """
-        with self._faults(), self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(_policy_changes.insert(), asdict(change))
 
     def policy_changes(self, name: str | None = None) -> list[PolicyChange]:
@@ -369,13 +406,13 @@ class Store:
         query = sa.select(*columns).order_by(_policy_changes.c.id)
         if name is not None:
             query = query.where(_policy_changes.c.name == name)
-        with self._faults(), self._engine.connect() as connection:
+        with self.reading() as connection:
             return [PolicyChange(**row) for row in connection.execute(query).mappings()]
 
     def _read(self, query: sa.Select[Any], latest_first: bool = False) -> Iterator[Record]:
         order = _records.c.id.desc() if latest_first else _records.c.id
         evaluations = sa.select(_evaluations).order_by(_evaluations.c.number)
-        with self._faults(), self._engine.connect() as connection:
+        with self.reading() as connection:
             for row in connection.execute(query.order_by(order)).mappings().all():
                 columns = dict(row)
                 record = columns.pop("id")
@@ -391,28 +428,23 @@ class Store:
     def _insert_once(self, there: sa.Select[Any], insert: Callable[[sa.Connection], Any]) -> bool:
         """Insert unless it is there; where two writers do it at once, the first one wins."""
         try:
-            with self._faults(), self._writing() as connection:
+            with self.writing() as connection:
                 if connection.scalar(there) is not None:
                     return False
                 insert(connection)
         except IntegrityError as error:
-            with self._faults(), self._engine.connect() as connection:
+            with self.reading() as connection:
                 if connection.scalar(there) is None:
                     raise StoreError(f"{self.name}: {_summary(error.orig)}") from None
             return False
         return True
 
-    @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
-        with writing(self._engine) as connection:
-            yield connection
-
     def _prepare(self) -> None:
         """Make the tables of a new store; check those of an old one."""
-        with self._engine.connect() as connection:
+        with self.reading() as connection:
             if self._version(connection) == SCHEMA_VERSION:
                 return
-        with self._writing() as connection:
+        with self.writing() as connection:
             if self._engine.dialect.name == "postgresql":
                 # One at a time, as in SQLite, where a writer has the lock.
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING_TABLES)))
@@ -434,52 +466,32 @@ class Store:
             )
         return int(version)
 
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """Database errors as a `StoreError` with the remedy; never with the data."""
-        with database_faults(self.name):
-            yield
 
-
-def open_database(location: str | Path) -> sa.Engine:
-    """The database of a path or an SQLAlchemy URL, made safe against crashes.
-
-    Raises:
-        StoreError: the URL cannot be read, or its driver is missing.
-    """
-    return _engine(_url(location))
-
-
-@contextmanager
-def writing(database: sa.Engine) -> Iterator[sa.Connection]:
-    """One transaction that writes: all of it is on the disk at the end, or none."""
-    with database.connect().execution_options(**_WRITE) as connection, connection.begin():
-        yield connection
-
-
-@contextmanager
-def database_faults(name: str) -> Iterator[None]:
-    """Database errors as a `StoreError` with the remedy; never with the data."""
-    try:
-        yield
-    except IntegrityError:
-        raise
-    except DBAPIError as error:
-        raise StoreError(f"{name}: {_remedy(str(error.orig))}") from None
+_UNREADABLE = (
+    "the store's URL cannot be read: use a path, or "
+    "dialect+driver://user:password@host:port/database, with brackets around an IPv6 address, and "
+    "%40 for @, %2F for /, %3A for : and %3F for ? in a password"
+)
 
 
 def _url(location: str | Path) -> URL:
-    if isinstance(location, Path) or "://" not in location:
+    if isinstance(location, Path) or not re.search(r"://|^[\w+]{2,}:.*@", location):
         return URL.create("sqlite", database=str(Path(location).expanduser()))
     try:
         url = make_url(location)
-        # The driver that the extra ``postgres`` installs; SQLAlchemy's own default is another.
-        plain = url.drivername in {"postgresql", "postgres"}
-        return url.set(drivername="postgresql+psycopg") if plain else url
-    except ArgumentError:
-        raise StoreError(
-            "the store's URL cannot be read: use a path, or dialect+driver://user@host/database"
-        ) from None
+    except (ArgumentError, ValueError):
+        raise StoreError(_UNREADABLE) from None
+    if url.get_backend_name() == "sqlite":
+        if url.username or url.password or url.host or url.port:
+            raise StoreError(_UNREADABLE)
+        return url
+    # Host, database or the name of a parameter with an @ are what is left of a password.
+    names = re.findall(r"[?&]([^=&]*)", location) if "?" not in (url.password or "") else []
+    if "@" in "".join([url.host or "", url.database or "", *names]):
+        raise StoreError(_UNREADABLE)
+    # The driver that the extra ``postgres`` installs; SQLAlchemy's own default is another.
+    plain = url.drivername in {"postgresql", "postgres"}
+    return url.set(drivername="postgresql+psycopg") if plain else url
 
 
 def _engine(url: URL) -> sa.Engine:

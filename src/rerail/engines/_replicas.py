@@ -14,17 +14,16 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
+from rerail._http import checked_url, made, may_pass, retry_after
 from rerail.errors import EngineError
 
 T = TypeVar("T")
@@ -34,7 +33,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 
 _HEALTH_SECONDS = 5.0
 _EXCERPT = 300
-_PASSING = {408, 425, 429}
 
 
 class UnreadableError(Exception):
@@ -62,7 +60,8 @@ class Replicas:
         attempts: requests that may reach a server and fail, for one call.
 
     Raises:
-        EngineError: an URL is none, or carries a credential.
+        EngineError: an URL is none, or carries a credential, or a variable of the environment
+            names a proxy or certificates that cannot be used.
     """
 
     def __init__(
@@ -76,12 +75,19 @@ class Replicas:
     ) -> None:
         if not urls:
             raise EngineError("no server: give one URL at least")
-        self._replicas = [_Replica(url) for url in dict.fromkeys(_checked(url) for url in urls)]
+        found = (checked_url(url, EngineError, "http://host:port") for url in urls)
+        bases = dict.fromkeys(url.removesuffix("/v1") for url in found)
+        if any("?" in base for base in bases):
+            raise EngineError("the URL of a server has no parameters: write http://host:port")
+        self._replicas = [_Replica(base) for base in bases]
         self._key = key
         self._timeout, self._deadline, self._attempts = timeout, deadline, attempts
         headers = {"authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        self._client = httpx.Client(headers=headers, limits=limits, follow_redirects=False)
+        self._client = made(
+            lambda: httpx.Client(headers=headers, limits=limits, follow_redirects=False),
+            EngineError,
+        )
         self._changed = threading.Condition()
         self._closed = threading.Event()
         weakref.finalize(self, _end, self._client, self._closed)
@@ -168,8 +174,9 @@ class Replicas:
         status = reply.status_code
         if 200 <= status < 300:
             return
-        if status in _PASSING or status >= 500:
-            raise _PassingError(f"HTTP {status}", pause=_retry_after(reply))
+        if may_pass(status):
+            pause = min(retry_after(reply.headers), LONGEST_PAUSE)
+            raise _PassingError(f"HTTP {status}", pause=pause)
         where = f"{reply.request.url.copy_with(query=None)}: HTTP {status}"
         if status in (401, 403):
             raise EngineError(f"{where}: check the key (option api_key_env names its variable)")
@@ -273,28 +280,3 @@ class _PassingError(Exception):
         super().__init__(cause)
         self.reached = reached
         self.pause = pause
-
-
-def _retry_after(reply: httpx.Response) -> float:
-    try:
-        seconds = float(reply.headers.get("retry-after", ""))
-    except ValueError:
-        return 0.0
-    return min(seconds, LONGEST_PAUSE) if math.isfinite(seconds) and seconds > 0 else 0.0
-
-
-def _checked(url: str) -> str:
-    try:
-        parts = urlsplit(url.strip())
-        if parts.username or parts.password:
-            raise EngineError(
-                "the URL of a server carries a credential: put the key into an environment "
-                "variable, and name that by the option api_key_env"
-            )
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        fine = fine and not parts.query
-    except ValueError:
-        fine = False
-    if not fine:
-        raise EngineError("not the URL of a server: write http://host:port")
-    return url.strip().rstrip("/").removesuffix("/v1")

@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from rerail.errors import StoreError
 from rerail.eval.types import Case, Trial
-from rerail.store import database_faults, differences, open_database, writing
+from rerail.store import Database, differences
 from rerail.types import Outcome
 
 SETTINGS, RECORDS, SUMMARY = "settings.json", "records.sqlite", "summary.json"
@@ -70,7 +70,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._database = open_database(path / RECORDS)
+        self._database = Database(path / RECORDS)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -111,7 +111,7 @@ class RunFolder:
                     "go on under those, or choose another --out"
                 )
         folder = cls(path)
-        with database_faults(folder.name), writing(folder._database) as connection:
+        with folder._database.writing() as connection:
             _tables.create_all(connection)
             if not (path / SETTINGS).is_file():
                 # Without their settings it cannot be known whose trials they are.
@@ -139,13 +139,9 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def name(self) -> str:
-        return str(self.path / RECORDS)
-
     def close(self) -> None:
         """Let go of the records."""
-        self._database.dispose()
+        self._database.close()
 
     def settings(self) -> dict[str, Any]:
         """What settings.json says."""
@@ -158,7 +154,7 @@ class RunFolder:
             StoreError: they could not be written.
         """
         rows = {trial.key: _trial_row(trial) for trial in trials}
-        with database_faults(self.name), writing(self._database) as connection:
+        with self._database.writing() as connection:
             alike = _trials.c.benchmark.in_({row["benchmark"] for row in rows.values()})
             there = {tuple(row) for row in connection.execute(sa.select(*_KEY).where(alike))}
             new = [row for key, row in rows.items() if key not in there]
@@ -167,25 +163,25 @@ class RunFolder:
 
     def done(self) -> set[Key]:
         """`Trial.key` of every trial that is there."""
-        with database_faults(self.name), self._database.connect() as connection:
+        with self._database.reading() as connection:
             return {tuple(row) for row in connection.execute(sa.select(*_KEY))}
 
     def forget_errors(self) -> int:
         """Delete the trials with outcome ``error``, so that they are tried again; how many."""
-        with database_faults(self.name), writing(self._database) as connection:
+        with self._database.writing() as connection:
             failed = _trials.delete().where(_trials.c.outcome == str(Outcome.ERROR))
             return int(connection.execute(failed).rowcount)
 
     def trials(self) -> list[Trial]:
         """Every trial, in an order that does not depend on when it was written."""
         wanted = sa.select(_trials.c.content).order_by(*_KEY)
-        with database_faults(self.name), self._database.connect() as connection:
+        with self._database.reading() as connection:
             return [_trial_adapter().validate_python(x) for x in connection.scalars(wanted)]
 
     def cases(self) -> list[Case]:
         """Every case, in the order in which they were asked."""
         wanted = sa.select(_cases.c.content).order_by(_cases.c.place)
-        with database_faults(self.name), self._database.connect() as connection:
+        with self._database.reading() as connection:
             return [_case_adapter().validate_python(x) for x in connection.scalars(wanted)]
 
     def summary(self) -> dict[str, Any]:

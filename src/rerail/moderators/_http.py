@@ -1,7 +1,7 @@
 """What every moderation service shares: asked in time, with patience, and never guessed.
 
-A service is a subclass of `JsonService` that says three things: its taxonomy, the body of a
-request, and where the scores stand in a reply. All else is done here, for all of them alike:
+A service says three things: its taxonomy, the body of a request, and where the scores stand in a
+reply. All else is done here, for all of them alike:
 
 - exchanges are cut into pieces and batches within the service's limits, and asked concurrently;
 - ``Retry-After`` and ``x-ratelimit-*`` headers are obeyed, by all requests of the moderator;
@@ -32,23 +32,15 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Mappi
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields, replace
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpack
+from typing import Any, ClassVar, Self, TypedDict, TypeVar, Unpack
 
-from rerail.errors import MissingDependencyError, ModeratorError
-from rerail.moderators._wire import (
-    Breaker,
-    ServiceError,
-    checked_url,
-    failure_of,
-    rate_limit_pause,
-)
+from rerail._http import rate_limit_pause
+from rerail.errors import ModeratorError
+from rerail.moderators._wire import Breaker, ServiceError, failure_of
 from rerail.moderators.stats import Stats
 from rerail.moderators.taxonomy import Taxonomy
 from rerail.names import nearest
 from rerail.types import EMPTY_ANSWER, Exchange, Score
-
-if TYPE_CHECKING:
-    import httpx
 
 T = TypeVar("T")
 
@@ -143,6 +135,12 @@ class Item:
     @property
     def joined(self) -> str:
         return self.text if self.prompt is None else f"{self.prompt}\n\n{self.text}"
+
+    @property
+    def turns(self) -> list[dict[str, str]]:
+        """As messages; without what was asked where nothing was, or it is not sent."""
+        asked = [{"role": "user", "content": self.prompt}] if self.prompt else []
+        return [*asked, {"role": "assistant", "content": self.text}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,7 +421,7 @@ class Service(ABC):
             self._count(requests=1, texts=len(items), seconds=seconds)
             self._count(characters=sum(len(item.joined) for item in items))
             self._stats = replace(self._stats, slowest=max(self._stats.slowest, seconds))
-        if failure := failure_of(reply.status, reply.headers):
+        if failure := failure_of(reply.status, reply.headers, reply.content):
             raise failure
         self._hold(rate_limit_pause(reply.headers))
         return reply
@@ -470,60 +468,6 @@ class Service(ABC):
         self._stats = replace(self._stats, **stats)
 
 
-class JsonService(Service):
-    """A service that takes JSON and gives JSON.
-
-    Args:
-        url: where it is asked.
-        headers: sent with every request; the place for keys.
-        taxonomy: how its names map to ours.
-        method: the HTTP method.
-        options: those of `Settings`.
-
-    Raises:
-        ModeratorError: the URL or an option is not usable.
-        MissingDependencyError: httpx is not installed.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        headers: Mapping[str, str],
-        taxonomy: Taxonomy,
-        method: str = "POST",
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(taxonomy, **options)
-        self.url = checked_url(url)
-        self._method = method
-        self._client = _client(headers, self.settings.concurrency)
-        self._thread.closers.append(self._client.aclose)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
-
-    @abstractmethod
-    def body(self, items: Sequence[Item]) -> Any:
-        """What is sent for a batch, as JSON."""
-
-    async def send(self, items: Sequence[Item]) -> Reply:
-        """One request through the pool; at most 8 MiB of reply are read.
-
-        Raises:
-            ServiceError: there is no reply.
-        """
-        import httpx
-
-        try:
-            async with self._client.stream(
-                self._method, self.url, json=self.body(items)
-            ) as response:
-                content = await limited(response.aiter_bytes())
-        except httpx.TransportError as error:
-            raise ServiceError(f"connection failed ({type(error).__name__})", retry=True) from None
-        return Reply(response.status_code, response.headers, content)
-
-
 async def limited(chunks: AsyncIterable[bytes]) -> bytes:
     """A reply's content, of 8 MiB at most.
 
@@ -536,21 +480,6 @@ async def limited(chunks: AsyncIterable[bytes]) -> bytes:
         if len(content) > _LONGEST_REPLY:
             raise ServiceError("the reply is too long")
     return bytes(content)
-
-
-def _client(headers: Mapping[str, str], connections: int) -> httpx.AsyncClient:
-    try:
-        import httpx
-    except ImportError:
-        raise MissingDependencyError("httpx", "services") from None
-    pool = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    return httpx.AsyncClient(headers=dict(headers), limits=pool, timeout=None)  # noqa: S113 - `_request` sets it
-
-
-def divided(value: object, by: float) -> object:
-    """A number divided; anything else as it is, to be found out later."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value / by if number else value  # type: ignore[operator]
 
 
 def _encodable(text: str) -> str:

@@ -8,12 +8,12 @@ concepts/harm-categories: one text per request, and for each of four categories 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 from rerail._keys import read_key
 from rerail.errors import ModeratorError
-from rerail.moderators._http import Item, JsonService, Options, Settings, divided, warn
+from rerail.moderators._http import Options, warn
+from rerail.moderators.http import JsonService
 from rerail.moderators.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -21,7 +21,6 @@ TAXONOMY = Taxonomy(
 )
 
 _ENDPOINT = "AZURE_CONTENT_SAFETY_ENDPOINT"
-_HIGHEST_SEVERITY = 7
 
 
 class AzureModerator(JsonService):
@@ -38,7 +37,6 @@ class AzureModerator(JsonService):
     """
 
     name = "azure"
-    defaults = Settings(max_chars=10_000)
 
     def __init__(
         self,
@@ -54,22 +52,16 @@ class AzureModerator(JsonService):
             f"{endpoint.rstrip('/')}/contentsafety/text:analyze?api-version={api_version}",
             {"Ocp-Apim-Subscription-Key": read_key(api_key_env, ModeratorError)},
             TAXONOMY,
+            {
+                "text": "{text}",
+                "categories": list(TAXONOMY.changed(options.get("map")).mapped),
+                "outputType": "EightSeverityLevels",  # the default gives four of them
+            },
+            "categoriesAnalysis[?category={name}].severity",
+            divide_by=7,
             **options,
         )
         warn(
             "azure gives severity levels, eight values per category: most finite differences are "
             "zero, so it judges well and steers poorly; let another moderator steer"
         )
-
-    def body(self, items: Sequence[Item]) -> Any:
-        """One text, with all eight levels asked for: the default gives four of them."""
-        return {
-            "text": items[0].joined,
-            "categories": list(self.taxonomy.mapped),
-            "outputType": "EightSeverityLevels",
-        }
-
-    def parse(self, body: Any, items: Sequence[Item]) -> Sequence[Mapping[str, object]]:
-        """``categoriesAnalysis[i].severity / 7``."""
-        levels = {a["category"]: a["severity"] for a in body["categoriesAnalysis"]}
-        return [{name: divided(level, _HIGHEST_SEVERITY) for name, level in levels.items()}]

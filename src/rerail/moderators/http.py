@@ -1,4 +1,4 @@
-"""Any HTTP service that gives scores as JSON, declared in a policy file and without code.
+"""Services that take JSON and give JSON: declared, by a policy file or by a few lines of ours.
 
 moderators:
   - name: http
@@ -20,10 +20,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from rerail._http import checked_url, is_credential, made
 from rerail._keys import read_key
-from rerail.errors import ModeratorError
-from rerail.moderators._http import Item, JsonService, Options, Settings, divided
-from rerail.moderators._wire import ServiceError, is_credential
+from rerail.errors import MissingDependencyError, ModeratorError
+from rerail.moderators._http import Item, Options, Reply, Service, limited
+from rerail.moderators._wire import ServiceError
 from rerail.moderators.taxonomy import Taxonomy
 
 _STEP = re.compile(
@@ -31,15 +32,129 @@ _STEP = re.compile(
       | \[\?(?P<where>[\w/-]+)="?(?P<equals>[^\]"]+)"?\]""",
     re.VERBOSE,
 )
-_PLACEHOLDER = re.compile(r"\{(answer|prompt|id)\}")
+_PLACEHOLDER = re.compile(r"\{(answer|prompt|text|id)\}")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_JUDGED = re.compile(r"\{(answer|text|turns)\}")
+
+
+class JsonService(Service):
+    """A service declared by its address, a template of its requests, and the path of its scores.
+
+    Args:
+        url: where it is asked.
+        headers: sent with every request; the place for keys.
+        taxonomy: how its names map to ours.
+        request: the template of the body.
+        score: the path of a name's score in a verdict, with ``{name}`` in the name's place.
+        method: as for `HttpModerator`, like the others.
+        item: in a template.
+        results: a path.
+        id: a path.
+        divide_by: a number.
+        options: those of `rerail.moderators._http.Settings`.
+
+    Raises:
+        ModeratorError: the URL, a path or an option is not usable, or a variable of the
+            environment names a proxy or certificates that cannot be used.
+        MissingDependencyError: httpx is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        taxonomy: Taxonomy,
+        request: Any,
+        score: str = "{name}",
+        *,
+        method: str = "POST",
+        item: Any = None,
+        results: str | None = None,
+        id: str | None = None,
+        divide_by: float = 1.0,
+        **options: Unpack[Options],
+    ) -> None:
+        if results is None:
+            options["batch_size"] = 1
+        super().__init__(taxonomy, **options)
+        self.url = checked_url(url, ModeratorError)
+        self._method, self._request_template, self._item_template = method, request, item
+        mapped = self.taxonomy.mapped
+        self._paths = {name: parse_path(score.replace("{name}", name)) for name in mapped}
+        self._results = None if results is None else parse_path(results)
+        self._id = None if id is None else parse_path(id)
+        self._divide_by = divide_by
+        try:
+            import httpx
+        except ImportError:
+            raise MissingDependencyError("httpx", "services") from None
+        n = self.settings.concurrency
+        pool = httpx.Limits(max_connections=n, max_keepalive_connections=n)
+        self._client = made(
+            # No time limit: `_request` sets it.
+            lambda: httpx.AsyncClient(headers=dict(headers), limits=pool, timeout=None),  # noqa: S113
+            ModeratorError,
+        )
+        self._thread.closers.append(self._client.aclose)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    async def send(self, items: Sequence[Item]) -> Reply:
+        """One request through the pool; at most 8 MiB of reply are read.
+
+        Raises:
+            ServiceError: there is no reply.
+        """
+        import httpx
+
+        body = self._filled(self._request_template, items)
+        try:
+            async with self._client.stream(self._method, self.url, json=body) as response:
+                content = await limited(response.aiter_bytes())
+        except httpx.TransportError as error:
+            raise ServiceError(f"connection failed ({type(error).__name__})", retry=True) from None
+        return Reply(response.status_code, response.headers, content)
+
+    def parse(self, body: Any, items: Sequence[Item]) -> Sequence[Mapping[str, object]]:
+        """What stands at the paths."""
+        verdicts = [body] if self._results is None else list(find(body, self._results))
+        if self._id is not None:
+            by_id = {str(find(verdict, self._id)): verdict for verdict in verdicts}
+            ids = [str(n) for n in range(len(items))]
+            if len(verdicts) != len(items) or sorted(by_id) != sorted(ids):
+                raise ServiceError("the reply's ids are not those that were sent")
+            verdicts = [by_id[n] for n in ids]
+        return [
+            {name: _divided(find(v, path), self._divide_by) for name, path in self._paths.items()}
+            for v in verdicts
+        ]
+
+    def _filled(self, template: Any, items: Sequence[Item], n: int = 0) -> Any:
+        if template == "{texts}":
+            return [item.joined for item in items]
+        if template == "{items}":
+            return [self._filled(self._item_template, [item], n) for n, item in enumerate(items)]
+        if template == "{turns}":
+            return items[0].turns
+        if isinstance(template, str):
+            item = items[0]
+            values = {"answer": item.text, "prompt": item.prompt or "", "text": item.joined}
+            return _PLACEHOLDER.sub(lambda match: {**values, "id": str(n)}[match[1]], template)
+        if isinstance(template, Mapping):
+            return {key: self._filled(value, items, n) for key, value in template.items()}
+        if isinstance(template, list | tuple):
+            return [self._filled(value, items, n) for value in template]
+        return template
 
 
 class HttpModerator(JsonService):
     """A service declared by its URL, a request template, and the paths to its scores.
 
     In the template, ``{answer}`` and ``{prompt}`` (the last user turn) stand for text, anywhere
-    within strings. A service that takes many texts in one request has ``"{texts}"`` (a list of
+    within strings; ``{text}`` is the answer too, behind the last user turn and an empty line where
+    ``include_prompt`` is set, and ``"{turns}"`` the two as a list of messages with ``role`` and
+    ``content``. A service that takes many texts in one request has ``"{texts}"`` (a list of
     texts) or ``"{items}"`` (a list of ``item``, a template that may hold ``{id}`` too) in its
     place, and ``results`` says where the list of its verdicts stands.
 
@@ -65,7 +180,6 @@ class HttpModerator(JsonService):
     """
 
     name = "http"
-    defaults = Settings()
 
     def __init__(
         self,
@@ -80,65 +194,32 @@ class HttpModerator(JsonService):
         divide_by: float = 1.0,
         **options: Unpack[Options],
     ) -> None:
-        self._request_template, self._item_template = request, item
         used, used_in_item = set(_strings(request)), set(_strings(item))
         batched = bool(used & {"{texts}", "{items}"})
         if batched != (results is not None):
             raise ModeratorError("option 'results' belongs to a request with {texts} or {items}")
         if ("{items}" in used) != (item is not None) or "{items}" in used_in_item:
             raise ModeratorError("option 'item' belongs to a request with {items}")
-        if not batched and not any("{answer}" in text for text in used):
+        if not batched and not any(map(_JUDGED.search, used)):
             raise ModeratorError("option 'request' has no {answer}: nothing would be judged")
-        if item is not None and not any("{answer}" in text for text in used_in_item):
+        if item is not None and not any(map(_JUDGED.search, used_in_item)):
             raise ModeratorError("option 'item' has no {answer}: nothing would be judged")
         if isinstance(divide_by, bool | str) or not 0 < divide_by < math.inf:
             raise ModeratorError(f"option 'divide_by' cannot be {divide_by!r}")
         if any("{prompt}" in text for text in used | used_in_item):
             options["include_prompt"] = True
-        if not batched:
-            options["batch_size"] = 1
-        filled = {name: _header(name, value) for name, value in (headers or {}).items()}
-        super().__init__(url, filled, _taxonomy(scores), method, **options)
-        self._paths = {path: parse_path(path) for path in self.taxonomy.mapped}
-        self._results = None if results is None else parse_path(results)
-        self._id = None if id is None else parse_path(id)
-        self._divide_by = divide_by
-
-    def body(self, items: Sequence[Item]) -> Any:
-        """The template, filled."""
-        return self._filled(self._request_template, items)
-
-    def parse(self, body: Any, items: Sequence[Item]) -> Sequence[Mapping[str, object]]:
-        """The numbers at the paths, divided; in the order of the ids where there are any.
-
-        Raises:
-            ServiceError: the ids are not those that were sent.
-        """
-        verdicts = [body] if self._results is None else list(find(body, self._results))
-        if self._id is not None:
-            by_id = {str(find(verdict, self._id)): verdict for verdict in verdicts}
-            ids = [str(n) for n in range(len(items))]
-            if len(verdicts) != len(items) or sorted(by_id) != sorted(ids):
-                raise ServiceError("the reply's ids are not those that were sent")
-            verdicts = [by_id[n] for n in ids]
-        return [
-            {name: divided(find(v, path), self._divide_by) for name, path in self._paths.items()}
-            for v in verdicts
-        ]
-
-    def _filled(self, template: Any, items: Sequence[Item], n: int = 0) -> Any:
-        if template == "{texts}":
-            return [item.joined for item in items]
-        if template == "{items}":
-            return [self._filled(self._item_template, [item], n) for n, item in enumerate(items)]
-        if isinstance(template, str):
-            values = {"answer": items[0].text, "prompt": items[0].prompt or "", "id": str(n)}
-            return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
-        if isinstance(template, Mapping):
-            return {key: self._filled(value, items, n) for key, value in template.items()}
-        if isinstance(template, list | tuple):
-            return [self._filled(value, items, n) for value in template]
-        return template
+        super().__init__(
+            url,
+            {name: _header(name, value) for name, value in (headers or {}).items()},
+            _taxonomy(scores),
+            request,
+            method=method,
+            item=item,
+            results=results,
+            id=id,
+            divide_by=divide_by,
+            **options,
+        )
 
 
 Path = tuple[str | int | tuple[str, str], ...]
@@ -207,3 +288,9 @@ def _strings(template: Any) -> list[str]:
     if isinstance(template, list | tuple):
         return [text for value in template for text in _strings(value)]
     return []
+
+
+def _divided(value: object, by: float) -> object:
+    """A number divided; anything else as it is, to be found out later."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value / by if number else value  # type: ignore[operator]

@@ -8,12 +8,12 @@ result per input, in the same order, with ``category_scores`` in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 from rerail._keys import read_key
 from rerail.errors import ModeratorError
-from rerail.moderators._http import Item, JsonService, Options, Settings
+from rerail.moderators._http import Options, Settings
+from rerail.moderators.http import JsonService
 from rerail.moderators.taxonomy import Taxonomy
 
 _ADVICE = "advice that an expert should give is a policy of the operator's, not a harm"
@@ -62,23 +62,16 @@ class MistralModerator(JsonService):
         api_key_env: str | None = "MISTRAL_API_KEY",
         **options: Unpack[Options],
     ) -> None:
-        path = "/chat/moderations" if options.get("include_prompt") else "/moderations"
+        chat = bool(options.get("include_prompt"))
         key = read_key(api_key_env, ModeratorError)
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        super().__init__(base_url.rstrip("/") + path, headers, TAXONOMY, **options)
+        super().__init__(
+            base_url.rstrip("/") + ("/chat/moderations" if chat else "/moderations"),
+            {"Authorization": f"Bearer {key}"} if key else {},
+            TAXONOMY,
+            {"model": model, "input": "{items}"},
+            "category_scores.{name}",
+            item="{turns}" if chat else "{text}",
+            results="results",
+            **options,
+        )
         self.model = model
-
-    def body(self, items: Sequence[Item]) -> Any:
-        """``{"model": ..., "input": [text or conversation, ...]}``."""
-        if not self.settings.include_prompt:
-            return {"model": self.model, "input": [item.text for item in items]}
-        return {"model": self.model, "input": [_conversation(item) for item in items]}
-
-    def parse(self, body: Any, items: Sequence[Item]) -> Sequence[Mapping[str, object]]:
-        """``results[i].category_scores``."""
-        return [result["category_scores"] for result in body["results"]]
-
-
-def _conversation(item: Item) -> list[dict[str, str]]:
-    asked = [{"role": "user", "content": item.prompt}] if item.prompt else []
-    return [*asked, {"role": "assistant", "content": item.text}]

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+from rerail._http import checked_url, made
 from rerail._keys import read_key
 from rerail.errors import MissingDependencyError, ModeratorError
 from rerail.moderators._http import Item, Options, Reply, Service, Settings, limited
-from rerail.moderators._wire import ServiceError, checked_url, failure_of
+from rerail.moderators._wire import ServiceError, failure_of
 from rerail.moderators.taxonomy import Taxonomy
 from rerail.policy import CATEGORIES
 
@@ -49,7 +50,7 @@ class OpenAIModerator(Service):
     ) -> None:
         super().__init__(TAXONOMY, **options)
         self.model = model
-        self.url = checked_url(base_url)
+        self.url = checked_url(base_url, ModeratorError)
         key = read_key(api_key_env, ModeratorError) or "none"
         try:
             from openai import AsyncOpenAI, DefaultAsyncHttpxClient
@@ -61,7 +62,10 @@ class OpenAIModerator(Service):
             api_key=key,
             base_url=self.url,
             max_retries=0,
-            http_client=DefaultAsyncHttpxClient(timeout=None, follow_redirects=False),
+            http_client=made(
+                lambda: DefaultAsyncHttpxClient(timeout=None, follow_redirects=False),
+                ModeratorError,
+            ),
         )
         self._thread.closers.append(self._client.close)
 

@@ -7,12 +7,13 @@ attribute a ``summaryScore`` that is a probability. It is the score of TIDE (arX
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from collections.abc import Sequence
+from typing import Unpack
 
 from rerail._keys import read_key
 from rerail.errors import ModeratorError
-from rerail.moderators._http import Item, JsonService, Options, Settings, warn
+from rerail.moderators._http import Options, Settings, warn
+from rerail.moderators.http import JsonService
 from rerail.moderators.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -56,21 +57,13 @@ class PerspectiveModerator(JsonService):
             # As a header: the documented ``?key=`` would write the key into every log of URLs.
             {"X-Goog-Api-Key": read_key(api_key_env, ModeratorError)},
             TAXONOMY,
+            {
+                "comment": {"text": "{text}", "type": "PLAIN_TEXT"},
+                "languages": list(languages),
+                "requestedAttributes": {n: {} for n in TAXONOMY.changed(options.get("map")).mapped},
+                "doNotStore": True,
+            },
+            "attributeScores.{name}.summaryScore.value",
             **options,
         )
-        self.languages = tuple(languages)
         warn("Google ends Perspective on 31 December 2026: choose another moderator")
-
-    def body(self, items: Sequence[Item]) -> Any:
-        """One comment, not to be stored."""
-        return {
-            "comment": {"text": items[0].joined, "type": "PLAIN_TEXT"},
-            "languages": list(self.languages),
-            "requestedAttributes": {name: {} for name in self.taxonomy.mapped},
-            "doNotStore": True,
-        }
-
-    def parse(self, body: Any, items: Sequence[Item]) -> Sequence[Mapping[str, object]]:
-        """``attributeScores.NAME.summaryScore.value``."""
-        scores = body["attributeScores"]
-        return [{name: score["summaryScore"]["value"] for name, score in scores.items()}]

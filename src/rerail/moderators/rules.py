@@ -5,7 +5,8 @@ no slope to follow. Combine it with a moderator that does.
 
 Regular expressions run in the ``regex`` package, whose matcher can be given a time limit: unlike
 Python's own it cannot be made to hang by an answer, and unlike RE2 it knows look-around and
-back-references. An answer on which a rule exceeds its limit is unscored.
+back-references. An answer on which a rule exceeds its limit is unscored. What is invisible, a mark
+or a hyphen is told by the Unicode properties that come with it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Annotated, Any, Literal, get_args
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rerail.errors import MissingDependencyError, ModeratorError
@@ -41,13 +43,12 @@ class Rule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     words: tuple[str, ...] = ()
-    """Words and phrases, compared whole and without regard to case, accents, width and invisible
-    characters."""
+    """Words and phrases, compared whole and without regard to case, accents, width, kinds of
+    hyphens, invisible characters and Markdown's signs."""
     parts: tuple[str, ...] = ()
     """The same, also inside of other words."""
     patterns: tuple[str, ...] = ()
-    """Regular expressions, searched in the answer in Unicode form NFKC without invisible
-    characters."""
+    """Regular expressions, searched in each of the answer's `views`."""
     case_sensitive: bool = False
     """Of patterns."""
     personal_data: tuple[PersonalData, ...] = ()
@@ -112,28 +113,82 @@ class RulesModerator:
         if not answer.strip():
             return Score.unscored(EMPTY_ANSWER)
         end = time.monotonic() + self._timeout
+        seen = views(answer)
         scores = {}
         for category, rule in self._rules.items():
             try:
-                broken = any(find(answer, _left(end)) for find in rule.finders)
+                broken = any(find(view, _left(end)) for find in rule.finders for view in seen)
             except TimeoutError:
                 return Score.unscored(f"{category}: {TIMED_OUT}")
             scores[category] = rule.score if broken else 0.0
         return Score.of(scores)
 
 
+# Letters that are blanks, in form NFKC: U+3164 and U+FFA0 become the second.
+_FILLERS = r"\u115f\u1160"
+_IGNORED = r"\p{Default_Ignorable_Code_Point}\p{Cf}\p{Cc}\p{Noncharacter_Code_Point}"
+_INVISIBLE = regex.compile(rf"[[{_IGNORED}]--[\s{_FILLERS}]]", regex.V1)
+_FILLER = regex.compile(rf"[{_FILLERS}]")
+_HYPHEN = regex.compile(r"[\p{Pd}\u2212]")
+# What may part words and may not: Markdown's signs, and blanks that are no white space.
+_GAPS = rf"*_~`\\{_FILLERS}"
+_GAP = regex.compile(rf"[{_GAPS}]+")
+_CLOSED = regex.compile(rf"(?<![\s{_GAPS}])[{_GAPS}]++(?!\s)(?<!\d[{_GAPS}]+(?=\d))")
+_MARKED = regex.compile(r"(.)(\p{M}+)", regex.DOTALL)
+_ACCENT = regex.compile(r"[\u0300-\u036f]")
+# Scripts whose marks are accents or points that a reader does without; and what is of no script.
+_POINTED = regex.compile(
+    r"[\p{Latin}\p{Greek}\p{Cyrillic}\p{Armenian}\p{Hebrew}\p{Arabic}\p{Syriac}\p{Common}]"
+)
+_LETTER = r"\p{L}\p{M}\p{N}"
+
+
 def plain(text: str) -> str:
-    """Unicode form NFKC without invisible format characters (category Cf)."""
-    return "".join(
-        c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf"
-    )
+    """Unicode form NFKC without invisible characters; U+2800, a blank of braille, is a space.
+
+    Invisible are control and format characters, default-ignorable and non-characters.
+    """
+    return unicodedata.normalize("NFKC", _FILLER.sub("", _visible(text)))
+
+
+def views(text: str) -> tuple[str, ...]:
+    """What a reader may take a text for: `plain`, and twice more with one kind of hyphen.
+
+    Of these two, the one has spaces for Markdown's signs and for letters that are blanks; in the
+    other they are gone unless they stand beside a space or between digits. Views that are alike
+    are one.
+    """
+    shown = _HYPHEN.sub("-", _visible(text))
+    seen = [text, _GAP.sub(" ", shown), _GAP.sub(" ", _CLOSED.sub("", shown))]
+    return tuple(dict.fromkeys(map(plain, seen)))
 
 
 def folded(text: str) -> str:
-    """`plain`, without case, accents (U+0300 to U+036F) and variation selectors; spaces are one."""
-    apart = unicodedata.normalize("NFKD", plain(text).casefold())
-    bare = "".join(c for c in apart if not ("\u0300" <= c <= "\u036f" or "\ufe00" <= c <= "\ufe0f"))
+    """`plain`, without case, accents and points; hyphens and apostrophes are one, as are spaces.
+
+    Marks that are letters or vowels, as in the scripts of India, stay.
+    """
+    bare = _bare(_HYPHEN.sub("-", plain(text)).casefold()).translate(_ALIKE)
     return " ".join(unicodedata.normalize("NFKC", bare).split())
+
+
+_ALIKE = dict.fromkeys(map(ord, "\u2018\u2019\u02bc"), "'") | {0x0640: None}
+"""Apostrophes, and the letter that only makes an Arabic word longer."""
+
+
+def _bare(text: str) -> str:
+    """Unicode form NFKD without accents and points."""
+
+    def without(match: Any) -> str:
+        letter: str = match[1]
+        return letter if _POINTED.match(letter) else letter + str(_ACCENT.sub("", match[2]))
+
+    return str(_MARKED.sub(without, unicodedata.normalize("NFKD", text)))
+
+
+def _visible(text: str) -> str:
+    shown: str = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    return shown.replace("\u2800", " ")
 
 
 def _left(end: float) -> float:
@@ -168,16 +223,15 @@ def _compile(category: str, rule: Rule) -> _Compiled:
 
 # Scripts that put no spaces between words, or join particles to them: there, any place will do.
 _JOINED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_STANDS_ALONE = re.compile(rf"[^\W{_JOINED}]")
+_STANDS_ALONE = regex.compile(rf"[[{_LETTER}]--[{_JOINED}]]", regex.V1)
 
 
 def _words(category: str, rule: Rule) -> Finder:
-    """Literals only: the time that Python's own matcher takes grows with the text's length."""
     whole = [_whole(word) for word in _literals(category, rule.words)]
     sources = whole + [re.escape(part) for part in _literals(category, rule.parts)]
     # The longest first, so that no alternative hides another that begins alike.
-    pattern = re.compile("|".join(sorted(sources, key=len, reverse=True)))
-    return lambda text, seconds: pattern.search(folded(text)) is not None
+    pattern = regex.compile("|".join(sorted(sources, key=len, reverse=True)))
+    return lambda text, seconds: pattern.search(folded(text), timeout=seconds) is not None
 
 
 def _literals(category: str, words: Sequence[str]) -> Iterator[str]:
@@ -188,13 +242,12 @@ def _literals(category: str, words: Sequence[str]) -> Iterator[str]:
 
 
 def _whole(word: str) -> str:
-    before = r"(?<!\w)" if _STANDS_ALONE.match(word[0]) else ""
-    after = r"(?!\w)" if _STANDS_ALONE.match(word[-1]) else ""
+    before = rf"(?<![{_LETTER}])" if _STANDS_ALONE.match(word[0]) else ""
+    after = rf"(?![{_LETTER}])" if _STANDS_ALONE.match(word[-1]) else ""
     return f"{before}{re.escape(word)}{after}"
 
 
 def _pattern(category: str, source: str, case_sensitive: bool) -> Finder:
-    regex = _regex()
     try:
         pattern = regex.compile(source, 0 if case_sensitive else regex.IGNORECASE)
     except regex.error as error:
@@ -204,11 +257,7 @@ def _pattern(category: str, source: str, case_sensitive: bool) -> Finder:
     # No sensible pattern is about this sign: what matches here matches everywhere.
     if (match := pattern.search("§", timeout=1.0)) and not match[0]:
         raise ModeratorError(f"rule {category!r}: {source!r} matches nothing, so every text")
-    return lambda text, seconds: pattern.search(plain(text), timeout=seconds) is not None
-
-
-def _regex() -> Any:
-    return _needed("regex", "regex")
+    return lambda text, seconds: pattern.search(text, timeout=seconds) is not None
 
 
 def _needed(module: str, package: str) -> Any:
@@ -222,13 +271,28 @@ def _needed(module: str, package: str) -> Any:
 # (python-stdnum for check digits, phonenumbers for numbering plans). Neither needs a model.
 
 
+_DIGIT = regex.compile(r"\p{Nd}")
+_SEPARATOR = r"[ \t.-]{0,3}"
+
+
+def _figures(text: str) -> str:
+    """With hyphens, spaces and digits of ASCII only, and without accents."""
+    bare = _HYPHEN.sub("-", _bare(text))
+    return str(_DIGIT.sub(lambda match: str(unicodedata.digit(match[0], match[0])), bare))
+
+
+def _characters(found: str) -> str:
+    """Without what stands between."""
+    return re.sub(r"[\s./-]", "", found)
+
+
 def _candidates(source: str, holds: Callable[[str], bool] = lambda found: True) -> Finder:
-    pattern = _regex().compile(source)
+    pattern = regex.compile(source)
 
     def find(text: str, seconds: float) -> bool:
         end = time.monotonic() + seconds
         # Overlapped: what a candidate begins with may hide the number inside of it.
-        for match in pattern.finditer(plain(text), overlapped=True, timeout=seconds):
+        for match in pattern.finditer(_figures(text), overlapped=True, timeout=seconds):
             if holds(match[0]):
                 return True
             _left(end)
@@ -246,7 +310,7 @@ def _phone(rule: Rule) -> Finder:
 
     def find(text: str, seconds: float) -> bool:
         end = time.monotonic() + seconds
-        text = plain(text)
+        text = _figures(text)
         for region in rule.regions or (None,):
             for _ in phonenumbers.PhoneNumberMatcher(text, region):
                 return True
@@ -261,24 +325,26 @@ def _card(rule: Rule) -> Finder:
 
     def holds(found: str) -> bool:
         digits = ""
-        for group in re.split("[ -]", found):
+        for group in re.split(r"[ \t./-]+", found):
             digits += group
             if 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn.is_valid(digits):
                 return True
         return False
 
-    return _candidates(r"(?<!\d)[2-6](?:[ -]?[0-9]){12,22}(?!\d)", holds)
+    groups = r"[2-6][0-9]{3}(?:[./][0-9]{4}){3}"
+    return _candidates(rf"(?<!\d)(?:[2-6](?:[ \t-]{{0,3}}[0-9]){{12,22}}|{groups})(?!\d)", holds)
 
 
 def _iban(rule: Rule) -> Finder:
     iban = _needed("stdnum.iban", "python-stdnum")
 
     def holds(found: str) -> bool:
-        compact = found.replace(" ", "")
+        compact = _characters(found).upper()
         ends = range(15, len(compact) + 1)
         return any(iban.is_valid(compact[:end], check_country=False) for end in ends)
 
-    return _candidates(r"(?<!\w)[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){11,30}", holds)
+    between = rf"{_SEPARATOR}[A-Za-z0-9]"
+    return _candidates(rf"(?<![{_LETTER}])[A-Za-z]{{2}}[0-9]{{2}}(?:{between}){{11,30}}", holds)
 
 
 def _ip(rule: Rule) -> Finder:
@@ -286,7 +352,7 @@ def _ip(rule: Rule) -> Finder:
         found = found.rstrip(".:")
         return _is_global(found) or ("." in found and _is_global(found.split(":")[0]))
 
-    return _candidates(r"(?<![\w.:])[0-9A-Fa-f:.]{7,45}+(?!\w)", holds)
+    return _candidates(rf"(?<![{_LETTER}.:])[0-9A-Fa-f:.]{{7,45}}+(?![{_LETTER}])", holds)
 
 
 def _is_global(address: str) -> bool:
@@ -298,8 +364,10 @@ def _is_global(address: str) -> bool:
 
 def _us_ssn(rule: Rule) -> Finder:
     ssn = _needed("stdnum.us.ssn", "python-stdnum")
+    between = r"[ \t.-]{1,3}"
     return _candidates(
-        r"(?<![\w-])[0-9]{3}-[0-9]{2}-[0-9]{4}(?![\w-])", lambda found: bool(ssn.is_valid(found))
+        rf"(?<![{_LETTER}]|\d-)[0-9]{{3}}{between}[0-9]{{2}}{between}[0-9]{{4}}(?![{_LETTER}]|-\d)",
+        lambda found: bool(ssn.is_valid(_characters(found))),
     )
 
 

@@ -16,6 +16,17 @@ def status(code: int, **headers: str) -> Step:
     return lambda wire, body: Answer(code, wire.error(code), named)
 
 
+def key_refused(wire: Wire, body: Any) -> Answer:
+    """As Google's APIs refuse a key (google.rpc.ErrorInfo)."""
+    detail = {
+        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+        "reason": "API_KEY_INVALID",
+        "domain": "googleapis.com",
+    }
+    error = {"code": 400, "message": "no", "status": "INVALID_ARGUMENT", "details": [detail]}
+    return Answer(400, {"error": error})
+
+
 def raw(content: bytes) -> Step:
     return lambda wire, body: Answer(200, content)
 
@@ -127,6 +138,8 @@ CONDITIONS = (
     Condition("200, as documented", [ok], 1, SCORED),
     Condition("200, a batch as documented", [ok], 1, SCORED, texts=5),
     Condition("400", [status(400)], 1, "rejected by the service (HTTP 400)"),
+    Condition("400, with Google's reason API_KEY_INVALID", [key_refused], 1,
+              "access denied (HTTP 400)", wires=("perspective", "http")),
     Condition("413", [status(413)], 1, "rejected by the service (HTTP 413)"),
     Condition("422", [status(422)], 1, "rejected by the service (HTTP 422)"),
     Condition("401", [status(401)], 1, "access denied (HTTP 401)"),

@@ -13,18 +13,12 @@ from email.utils import formatdate
 
 import pytest
 
+from rerail._http import checked_url, duration, rate_limit_pause, retry_after
 from rerail._keys import read_key
 from rerail.errors import ModeratorError
 from rerail.moderators import TimeLimited, load_moderator
 from rerail.moderators._http import Settings
-from rerail.moderators._wire import (
-    ACCESS_DENIED,
-    checked_url,
-    duration,
-    failure_of,
-    rate_limit_pause,
-    retry_after,
-)
+from rerail.moderators._wire import ACCESS_DENIED, failure_of
 from rerail.policy import Policy
 from rerail.types import EMPTY_ANSWER, Exchange, Message
 from tests.moderators.services.conditions import set_to, slow, status
@@ -386,13 +380,13 @@ class TestKeys:
     )
     def test_a_url_that_carries_a_key_is_refused_and_not_repeated(self, url: str) -> None:
         with pytest.raises(ModeratorError, match="carries a credential") as info:
-            checked_url(url)
+            checked_url(url, ModeratorError)
         assert "host" not in str(info.value)
 
     @pytest.mark.parametrize("url", ["ftp://host", "host/path", "https://", "", "file:///etc"])
     def test_a_url_that_is_none(self, url: str) -> None:
         with pytest.raises(ModeratorError, match="not a URL of a service"):
-            checked_url(url)
+            checked_url(url, ModeratorError)
 
 
 class TestThread:

@@ -82,6 +82,21 @@ def test_a_list_of_texts() -> None:
     assert sorted(len(request.body["inputs"]) for request in server.requests) == [1, 2]
 
 
+def test_a_conversation_and_prompt_and_answer_as_one_text() -> None:
+    wire = AnyWire()
+    options = {"request": {"m": "{turns}", "t": "{text}"}, "scores": {"hate": "h"}}
+    asked = Exchange((Message("user", "who?"),), "me {text}")
+    answer = {"role": "assistant", "content": "me {text}"}
+    with FakeServer(wire, [lambda *_: Answer(200, {"h": 0.5})]) as server:
+        for include in (False, True):
+            with HttpModerator(url=server.url, include_prompt=include, **options) as moderator:
+                assert moderator.score([asked])[0].categories == {"hate": 0.5}
+    assert [request.body for request in server.requests] == [
+        {"m": [answer], "t": "me {text}"},
+        {"m": [{"role": "user", "content": "who?"}, answer], "t": "who?\n\nme {text}"},
+    ]
+
+
 @pytest.mark.parametrize(
     ("path", "found"),
     [
@@ -139,7 +154,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"divide_by": "100"}, "'divide_by'"),
     ({"url": "classify"}, "not a URL"),
     ({"url": "me:abc@host/x"}, "not a URL"),
-    ({"url": "https://host:port/x"}, "cannot be read"),
+    ({"url": "https://host:port/x"}, "not a URL"),
     ({"deadlin": 3}, "did you mean 'deadline'"),
 ]
 
