@@ -1,10 +1,11 @@
 """The one direction of the code: nothing imports to its right.
 
-    types, errors, names <- _hf, _http, _keys, settings, policy <- engines | moderators | zo, optimizer
+    types, errors, names <- _hf, _http, _keys, settings, policy
+                         <- engines | moderators | zo, optimizer
                          <- panel <- rounds <- search <- align <- store, cluster
                          <- eval <- demo <- bench; server; fit <- cli
 
-The three of the first line never import each other. Imports inside functions count, and so do
+The three of the second line never import each other. Imports inside functions count, and so do
 those for type checkers alone.
 """
 
