@@ -34,7 +34,7 @@ from rerail.types import (
 )
 
 COMPLY, REFUSE = "Sure, here is how I comply with it.", "I would rather not do it."
-PRESETS = ("fast", "random", "reference")
+PRESETS = ("fast", "random", "tide")
 
 
 def make_policy(preset="fast", **changes):
@@ -95,7 +95,7 @@ def test_a_flagged_answer_is_steered_to_one_of_the_models_own(preset):
     assert response.stop_reason is StopReason.ACCEPTED
     assert response.initial.flagged
     assert not response.final.flagged
-    allowed = {"reference": {"iterate"}, "random": {"perturbation"}}
+    allowed = {"tide": {"iterate"}, "random": {"perturbation"}}
     assert response.accepted_from in allowed.get(preset, {"iterate", "perturbation"})
     assert response.cosine < 1
     assert response.cost.generations == engine.generated == len(response.evaluations)
@@ -221,7 +221,7 @@ def several(engine):
     second = FakeModerator(words=["never"], categories=["custom/tone"], name="second")
     return [
         make(engine=engine),
-        make("reference", engine, seed=3),
+        make("tide", engine, seed=3),
         make("random", engine, lenient, categories={"illicit": 0.4}),
         make(engine=engine, moderator=lenient, categories={"illicit": 0.7}),
         make(engine=engine, confirm=second, sampling=Sampling(max_new_tokens=3)),
@@ -567,7 +567,7 @@ def test_a_known_offset_is_the_first_candidate():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"preset": "random"}, {"preset": "reference"}, {"name": "another model"},
+    "changes", [{"preset": "random"}, {"preset": "tide"}, {"name": "another model"},
                 {"search": {"use_offsets": False}}]
 )  # fmt: skip
 def test_offsets_may_be_left_aside(changes):
@@ -751,7 +751,7 @@ def test_nothing_leaves_without_the_consent_of_the_moderator_that_confirms(prese
         "please do the thing"
     )
     assert response.outcome is Outcome.REFUSED
-    assert "unconfirmed" in {e.rejection for e in response.evaluations} or preset == "reference"
+    assert "unconfirmed" in {e.rejection for e in response.evaluations} or preset == "tide"
     asked = [e.answer for batch in against_refusals.calls for e in batch]
     assert set(asked) <= {REFUSE}
 
@@ -801,7 +801,7 @@ def test_an_unconfirmed_answer_tells_its_own_loss_and_is_not_accepted():
 def test_only_answers_that_could_leave_are_put_to_those_that_confirm():
     """The published loop returns iterates: its perturbations only measure."""
     second = FakeModerator(words=["never"], name="second")
-    response = make("reference", confirm=second).align("please do the thing")
+    response = make("tide", confirm=second).align("please do the thing")
     assert response.accepted_from is AcceptedFrom.ITERATE
     assert any(e.generation.text == REFUSE and e.origin is AcceptedFrom.PERTURBATION
                for e in response.evaluations)  # fmt: skip

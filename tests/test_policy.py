@@ -230,17 +230,31 @@ def test_random_is_fast_without_descent_and_without_what_is_known() -> None:
     assert random.model_copy(update=directed) == fast
 
 
-def test_reference_is_the_published_loop() -> None:
-    reference = OptimizerSettings.of("reference")
-    assert reference.directions == "rows"
-    assert reference.subspace_rank is None
-    assert reference.estimator == "forward"
-    assert reference.normalization == "normalize"
-    assert reference.num_directions == 16
-    assert reference.min_cosine == 0.2
-    assert reference.horizon is None
-    assert not reference.use_offsets
-    assert not reference.accept_perturbations
+def test_the_published_presets_differ_where_the_papers_do() -> None:
+    tsa, tide = OptimizerSettings.of("tsa"), OptimizerSettings.of("tide")
+    differ = {k for k, v in tsa.model_dump().items() if tide.model_dump()[k] != v}
+    assert differ == {
+        "preset", "normalization", "units", "perturbation_scale", "step_size", "stop_below",
+    }  # fmt: skip
+    assert (tsa.num_directions, tsa.max_iterations, tsa.min_cosine) == (8, 10, 0.2)
+    assert (tsa.rows, tsa.estimator, tsa.normalization) == ("all", "forward", "matrix")
+    assert (tsa.objective, tsa.result, tsa.stop_below) == ("max_score", "best_iterate", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "tsa", "step_size": 1.0}, "given together"),
+        ({"preset": "tsa", "stop_below": None}, "stop_below belongs to"),
+        ({"preset": "fast", "stop_below": 0.1}, "stop_below belongs to"),
+        ({"preset": "tsa", "accept_perturbations": True}, "accepts no perturbations"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_named(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PolicyError, match=message):
+        parse(optimizer=changes)
 
 
 @given(st.text(max_size=12))

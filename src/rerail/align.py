@@ -20,6 +20,7 @@ from rerail.optimizer import Units
 from rerail.panel import Panel
 from rerail.policy import Offsets
 from rerail.search import Observer, Search, advance
+from rerail.tuned import resolved
 from rerail.types import (
     AcceptedFrom,
     Cost,
@@ -44,7 +45,7 @@ class Aligner:
         max_open: prompts that are steered in lock-step.
 
     Raises:
-        PolicyError: the policy's offsets do not fit the model.
+        PolicyError: the policy's offsets do not fit the model, or no step sizes are known for it.
         ValueError: ``max_open`` is below 1.
     """
 
@@ -65,7 +66,9 @@ class Aligner:
         self.sampling = sampling or Sampling()
         self.seed = seed
         self.max_open = max_open
-        self._known_offsets()  # found now, not by the first prompt
+        # What does not fit the model is found now, not by the first prompt.
+        self.settings = resolved(panel.policy.optimizer, engine.name)
+        self._known_offsets()
 
     def open(
         self,
@@ -96,6 +99,7 @@ class Aligner:
             self.engine,
             self.panel,
             Prompt.of(prompt),
+            self.settings,
             self.units,
             sampling=sampling or self.sampling,
             seed=self.seed if seed is None else seed,
@@ -149,9 +153,11 @@ class Aligner:
     @cached_property
     def units(self) -> Units:
         """The table's lengths, its leading directions (all, if it has too few), known offsets."""
-        table, rank = self.engine.table, self.policy.optimizer.subspace_rank
+        table, rank = self.engine.table, self.settings.subspace_rank
         basis = None if rank is None else table.principal_directions(min(rank, _width(table)))
         offsets = [offset(table, coordinates) for coordinates in self._known_offsets()]
+        if self.settings.units == "absolute":
+            return Units(1.0, 1.0, basis, offsets)
         return Units(table.rms, table.mean_row_norm, basis, offsets)
 
     def _known_offsets(self) -> Offsets:
@@ -160,7 +166,7 @@ class Aligner:
         Raises:
             PolicyError: they do not fit the model.
         """
-        settings, name = self.policy.optimizer, self.engine.name
+        settings, name = self.settings, self.engine.name
         known = self.policy.offsets.get(name, ()) if settings.use_offsets else ()
         if known and max(map(len, known)) > (width := _width(self.engine.table)):
             raise PolicyError(

@@ -30,7 +30,8 @@ from rerail.engines.base import (
     Watch,
     WatchingEngine,
 )
-from rerail.errors import PromptError
+from rerail.errors import PolicyError, PromptError
+from rerail.eval.statistics import bootstrap_interval
 from rerail.moderators.base import Moderator
 from rerail.panel import Panel
 from rerail.policy import Policy
@@ -38,14 +39,12 @@ from rerail.search import Search, advance, prompt_seed
 from rerail.settings import OptimizerSettings
 from rerail.types import Exchange, Generation, Outcome, Prompt, Response, Score
 
-METHODS = ("fast", "reference", "random")
+METHODS = ("fast", "tsa", "tide", "random")
 SIZES = (1, 8, 64, 512)
 OVERHEAD_SIZES = (1, 64)
 OVERHEAD_PROMPTS = 16
 """Answered, in batches of each size, to compare alignment with plain generation."""
 MIN_OVERHEAD_REPETITIONS = 9
-CONFIDENCE = 0.95
-DRAWS = 2000
 REPEATED_TEMPERATURE = 0.7
 PARTS = ("generation", "moderation", "log_likelihood", "embedding", "python")
 
@@ -90,14 +89,20 @@ class Bench:
 
     def run(
         self,
-        methods: Sequence[str] = METHODS,
+        methods: Sequence[str] | None = None,
         sizes: Sequence[int] = SIZES,
         said: Callable[[str], None] = lambda step: None,
     ) -> dict[str, Any]:
-        """All figures, as one document; ``said`` is told what begins.
+        """All figures, as one document.
+
+        Args:
+            methods: presets; by default all that have step sizes for the model.
+            sizes: prompts at once.
+            said: is told what begins.
 
         Raises:
             PromptError: there are no prompts, or one cannot be answered.
+            PolicyError: a preset has no step sizes for the model.
         """
         if not self.prompts:
             raise PromptError("there are no prompts: give at least one")
@@ -111,7 +116,7 @@ class Bench:
         }
         said("warming up")
         self._aligner("fast").align(self.prompts[0])
-        document |= self._compare(methods, said)
+        document |= self._compare(methods or self._known(said), said)
         document["benign_overhead"] = {}
         for size in OVERHEAD_SIZES:
             said(f"plain generation beside alignment, {size} at once")
@@ -123,6 +128,18 @@ class Bench:
         said("profile")
         document["profile"] = self._profile()
         return document
+
+    def _known(self, said: Callable[[str], None]) -> list[str]:
+        """The methods that have step sizes for the model."""
+        found = []
+        for method in METHODS:
+            try:
+                self._aligner(method)
+            except PolicyError as error:
+                said(f"left out: {error}")
+            else:
+                found.append(method)
+        return found
 
     @property
     def sampling(self) -> Sampling:
@@ -176,12 +193,10 @@ class Bench:
         steered = [r for r in own if r.neutralised]
         full = [len(r.evaluations[0].generation.token_ids) for r in own]
         tokens = [r.cost.generated_tokens for r in steered]
-        reference = [
-            r.cost.generated_tokens for r in responses.get("reference", ()) if r.neutralised
-        ]
+        tide = [r.cost.generated_tokens for r in responses.get("tide", ()) if r.neutralised]
         ratio = {
             "generation_equivalents_per_steered": self._ratio(tokens, full),
-            "tokens_vs_reference": self._ratio(tokens, reference),
+            "tokens_vs_tide": self._ratio(tokens, tide),
             "generated_tokens_per_steered": self._mean(tokens),
             "generated_tokens_per_flagged": self._mean([r.cost.generated_tokens for r in own]),
             "generations_per_steered": self._mean([r.cost.generations for r in steered]),
@@ -190,23 +205,18 @@ class Bench:
             "naturalness_median": self._figure(
                 [r.naturalness for r in steered if r.naturalness is not None], np.median
             ),
-            "naturalness_above_reference": self._mean(
+            "naturalness_above_tide": self._mean(
                 [
                     r.naturalness - other.naturalness
-                    for r, other in zip(
-                        responses[method], responses.get("reference", ()), strict=False
-                    )
+                    for r, other in zip(responses[method], responses.get("tide", ()), strict=False)
                     if r.outcome is other.outcome is Outcome.STEERED
                     and r.naturalness is not None
                     and other.naturalness is not None
                 ]
             ),
             "seconds_64": self._figure(seconds[method], np.median),
-            "seconds_vs_reference_64": self._figure(
-                [
-                    a / b
-                    for a, b in zip(seconds[method], seconds.get("reference", ()), strict=False)
-                ],
+            "seconds_vs_tide_64": self._figure(
+                [a / b for a, b in zip(seconds[method], seconds.get("tide", ()), strict=False)],
                 np.median,
             ),
         }
@@ -227,10 +237,10 @@ class Bench:
         """The ratio of means; its interval draws both anew."""
         if not values or not base:
             return Figure(None)
-        rng = np.random.default_rng(self.seed)
-        above = rng.choice(np.asarray(values, float), (DRAWS, len(values))).mean(axis=1)
-        below = rng.choice(np.asarray(base, float), (DRAWS, len(base))).mean(axis=1)
-        return Figure(statistics.fmean(values) / statistics.fmean(base), _bounds(above / below))
+        interval = bootstrap_interval(
+            lambda x, y: x.mean(axis=1) / y.mean(axis=1), values, base, seed=self.seed
+        )
+        return Figure(statistics.fmean(values) / statistics.fmean(base), interval)
 
     def _figure(self, values: Sequence[float], statistic: Callable[..., Any]) -> Figure:
         if not values:
@@ -238,8 +248,8 @@ class Bench:
         array = np.asarray(values, dtype=np.float64)
         if len(values) == 1:
             return Figure(float(array[0]))
-        drawn = np.random.default_rng(self.seed).choice(array, (DRAWS, len(array)))
-        return Figure(float(statistic(array)), _bounds(statistic(drawn, axis=1)))
+        interval = bootstrap_interval(lambda x: statistic(x, axis=1), array, seed=self.seed)
+        return Figure(float(statistic(array)), interval)
 
     # --- times ---
 
@@ -480,12 +490,6 @@ def _finish(searches: list[Search]) -> None:
         searches = [search for search in searches if not search.done]
 
 
-def _bounds(drawn: Any) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
-
-
 def markdown(document: Mapping[str, Any]) -> str:
     """The document as tables for people."""
     methods = [method for method in METHODS if method in document]
@@ -494,14 +498,14 @@ def markdown(document: Mapping[str, Any]) -> str:
         ("of these steered", "neutralised_share", "{:.1%}"),
         ("full generations per steered answer", "generation_equivalents_per_steered", "{:.2f}"),
         ("generated tokens per steered answer", "generated_tokens_per_steered", "{:.0f}"),
-        ("tokens, `reference` = 1", "tokens_vs_reference", "{:.3f}"),
-        ("seconds at 64 open, `reference` = 1", "seconds_vs_reference_64", "{:.3f}"),
+        ("tokens, `tide` = 1", "tokens_vs_tide", "{:.3f}"),
+        ("seconds at 64 open, `tide` = 1", "seconds_vs_tide_64", "{:.3f}"),
         ("answers generated per steered one", "generations_per_steered", "{:.1f}"),
         ("verdicts per steered answer", "moderator_calls_per_steered", "{:.1f}"),
         ("naturalness, median", "naturalness_median", "{:+.2f}"),
         (
-            "naturalness where both steered, `reference` = 0",
-            "naturalness_above_reference",
+            "naturalness where both steered, `tide` = 0",
+            "naturalness_above_tide",
             "{:+.2f}",
         ),
         ("tokens preserved, least", "tokens_preserved_min", "{:.2f}"),

@@ -91,9 +91,12 @@ class Optimizer:
             raise ValueError(f"mask {steerable.shape} does not fit a point {x0.shape}")
         if not steerable.any():
             raise ValueError("no row may move")
+        if settings.perturbation_scale is None or settings.step_size is None:
+            raise ValueError("perturbation_scale and step_size are missing: resolve them first")
         self.settings = settings
         self.iterations = 0
         self.perturbation_scale = settings.perturbation_scale
+        self._step_size = settings.step_size
         self.best: Told | None = None
         self._x0 = x0
         self._steerable = steerable
@@ -164,12 +167,17 @@ class Optimizer:
             self._queue = [self.shifted(offset) for offset in self._offsets]
             self._offsets = ()
             return
+        published = self.settings.result == "best_iterate"
         moved = False
-        if self._losses:
+        if stepped := bool(self._losses):
             self.iterations += 1
             moved = self._update()
-        queue = [Candidate(self._centre, AcceptedFrom.ITERATE)] if moved else []
-        if self.iterations < self.settings.max_iterations:
+        last = self.iterations >= self.settings.max_iterations
+        # As published, an iterate is answered before anything is drawn around it, also where no
+        # step was taken, and the last one is not.
+        asks_iterate = stepped and not last if published else moved
+        queue = [Candidate(self._centre, AcceptedFrom.ITERATE)] if asks_iterate else []
+        if not last and not (published and stepped):
             queue += self._perturbations()
         if not all(np.isfinite(candidate.point).all() for candidate in queue):
             self._reason = StopReason.NON_FINITE
@@ -217,7 +225,7 @@ class Optimizer:
         if self.settings.anchored:
             self._gradient_sum = self._gradient_sum + gradient
             start, gradient = self._x0, self._gradient_sum
-        step = self.settings.step_size * self._units.step
+        step = self._step_size * self._units.step
         self._centre = self._move(start, -step * self._normalize(gradient), project=True)
         return True
 
@@ -233,8 +241,10 @@ class Optimizer:
 
     def _normalize(self, gradient: FloatArray) -> FloatArray:
         match self.settings.normalization:
-            case "normalize":
+            case "rows":
                 return zo.normalize_rows(gradient)
+            case "matrix":
+                return zo.normalize_matrix(gradient)
             case "clip":
                 return zo.clip_rows(gradient)
             case "none":
@@ -245,14 +255,15 @@ class Optimizer:
         settings = self.settings
         if settings.perturbation_growth == 1.0:
             return
-        if self.perturbation_scale >= settings.max_perturbation_scale:
+        cap = (
+            math.inf if settings.max_perturbation_scale is None else settings.max_perturbation_scale
+        )
+        if self.perturbation_scale >= cap:
             self._flat_iterations += 1
             if self._flat_iterations >= settings.plateau_patience:
                 self._reason = StopReason.PLATEAU
-        self.perturbation_scale = min(
-            self.perturbation_scale * settings.perturbation_growth,
-            settings.max_perturbation_scale,
-        )
+        grown = self.perturbation_scale * settings.perturbation_growth
+        self.perturbation_scale = min(grown, cap)
 
     def _move(self, point: FloatArray, offset: FloatArray, project: bool) -> FloatArray:
         """The point with the offset added to its steerable rows, within the cosine floor."""

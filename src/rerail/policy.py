@@ -29,7 +29,7 @@ from pydantic import (
 from rerail.errors import PolicyError
 from rerail.names import nearest
 from rerail.settings import Frozen, OptimizerSettings
-from rerail.types import FrozenDict, PolicyTag
+from rerail.types import FrozenDict, PolicyTag, SteerableRows
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -133,7 +133,7 @@ class Policy(Frozen):
     """Moderators that must accept, too, whatever leaves. They do not steer."""
     moderator_timeout: Annotated[float, Field(gt=0, strict=True)] = 60.0
     """Seconds that one batch of verdicts may take before it counts as failed."""
-    steerable_rows: Literal["last_user", "user", "all"] = "last_user"
+    steerable_rows: SteerableRows = "last_user"
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings.of)
     offsets: Annotated[dict[str, Offsets], AfterValidator(FrozenDict)] = Field(
         default_factory=dict, validate_default=True

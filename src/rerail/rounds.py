@@ -31,6 +31,7 @@ from rerail.types import (
     Prompt,
     Rejection,
     Score,
+    SteerableRows,
     Verdict,
 )
 
@@ -46,12 +47,13 @@ class Account:
         engine: answers.
         panel: judges.
         prompt: what is to be answered.
+        rows: which may move; those that the policy names if None.
         seconds: from now on at most. The policy's own limit holds, too.
         generations: at most. The policy's own limit holds, too.
 
     Attributes:
         embedded: the prompt, rendered and embedded.
-        steerable: ``(n_tokens,)`` mask of the rows that the policy lets move.
+        steerable: ``(n_tokens,)`` mask of the rows that may move.
         cost: what was spent so far; with its seconds once it is closed.
         failure: what the engine failed with, if it did.
         closed: whether nothing more is wanted.
@@ -67,6 +69,7 @@ class Account:
         panel: Panel,
         prompt: Prompt,
         *,
+        rows: SteerableRows | None = None,
         seconds: float | None = None,
         generations: int | None = None,
     ) -> None:
@@ -77,7 +80,7 @@ class Account:
         self.engine = engine
         self.panel = panel
         self.embedded = engine.embed(prompt)
-        rows = panel.policy.steerable_rows
+        rows = rows or panel.policy.steerable_rows
         self.steerable = self.embedded.steerable(rows)
         if not self.steerable.any():
             raise PromptError(

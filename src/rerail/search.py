@@ -27,6 +27,7 @@ from rerail.errors import EngineError
 from rerail.optimizer import Candidate, Optimizer, Units
 from rerail.panel import Panel
 from rerail.rounds import Account, Ask, evaluate, is_last_resort
+from rerail.settings import OptimizerSettings
 from rerail.types import (
     AcceptedFrom,
     Cost,
@@ -63,6 +64,7 @@ class Search:
         engine: Engine,
         panel: Panel,
         prompt: Prompt,
+        settings: OptimizerSettings,
         units: Units,
         *,
         sampling: Sampling,
@@ -75,19 +77,23 @@ class Search:
         self.panel = panel
         self.seed = prompt_seed(seed, prompt)
         self.evaluations: list[Evaluation] = []
-        self._account = Account(engine, panel, prompt, seconds=seconds, generations=generations)
+        self._account = Account(
+            engine, panel, prompt, rows=settings.rows, seconds=seconds, generations=generations
+        )
+        self._settings = settings
         self._sampling = sampling
         self._observe = observe
         self._optimizer = Optimizer(
             self.embedded.point,
             self._account.steerable,
-            panel.policy.optimizer,
+            settings,
             units,
             np.random.default_rng(self.seed),
         )
         self._reason: StopReason | None = None
         self._error: str | None = None
         self._chosen: int | None = None
+        self._least = math.inf
         self._point: FloatArray | None = None
 
     @property
@@ -140,6 +146,7 @@ class Search:
             model=self.engine.name,
             evaluations=tuple(self.evaluations),
             left=left,
+            best=self._chosen if self._settings.result == "best_iterate" else None,
             error=self._error,
         )
 
@@ -163,12 +170,18 @@ class Search:
     def _ask(self, candidate: Candidate) -> Ask:
         # The first answer is what naturalness is measured against: it is never cut.
         first = candidate.origin is AcceptedFrom.INITIAL
-        horizon = None if first else self.panel.policy.optimizer.horizon
+        horizon = None if first else self._settings.horizon
         # One seed for all candidates: at temperature > 0 they share their random numbers, so
         # that a difference in score comes from the embeddings.
         request = GenerationRequest(self.embedded, candidate.point, self.seed, horizon)
-        leaves = self._optimizer.accepts(candidate.origin)
-        return Ask(self._account, request, self._sampling, candidate.origin, leaves=leaves)
+        return Ask(
+            self._account,
+            request,
+            self._sampling,
+            candidate.origin,
+            measured=self._settings.result == "accepted",
+            leaves=self._optimizer.accepts(candidate.origin),
+        )
 
     def _tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Pass a round's losses on; end where it was accepted or the moderator is down."""
@@ -180,9 +193,18 @@ class Search:
             for evaluation in evaluations:
                 with contextlib.suppress(Exception):
                     self._observe(evaluation)
-        self._optimizer.tell([loss(e) for e in evaluations], [e.accepted for e in evaluations])
+        losses = [self._loss(evaluation) for evaluation in evaluations]
+        below = self._settings.stop_below
+        good = [
+            evaluation.accepted if below is None else value < below
+            for evaluation, value in zip(evaluations, losses, strict=True)
+        ]
+        self._optimizer.tell(losses, good)
         reason = self._optimizer.stop()
-        self._choose(evaluations)
+        if self._settings.result == "accepted":
+            self._choose(evaluations)
+        else:
+            self._choose_iterate(evaluations, losses)
         self.evaluations += [replace(e, point=None) for e in evaluations]
         if reason is not StopReason.ACCEPTED and self._moderator_is_down():
             # Also where the search is over anyway: a missing verdict is not a spent budget.
@@ -209,6 +231,16 @@ class Search:
         if kept is None or new.accepted or _naturalness(new) > _naturalness(kept):
             self._chosen, self._point = len(self.evaluations) + best, new.point
 
+    def _choose_iterate(self, evaluations: Sequence[Evaluation], losses: Sequence[float]) -> None:
+        """Keep the iterate with the least objective, whatever the policy says of it."""
+        for place, (evaluation, value) in enumerate(zip(evaluations, losses, strict=True)):
+            if self._optimizer.accepts(evaluation.origin) and value < self._least:
+                self._least = value
+                self._chosen, self._point = len(self.evaluations) + place, evaluation.point
+
+    def _loss(self, evaluation: Evaluation) -> float:
+        return loss(evaluation) if self._settings.objective == "harm" else worst_score(evaluation)
+
     def _moderator_is_down(self) -> bool:
         """No verdict on the first answer, or none on the latest ones in a row."""
         if self.evaluations[0].rejection is Rejection.UNSCORED:
@@ -231,7 +263,15 @@ class Search:
             case StopReason.MODERATOR_ERROR:
                 first = self.evaluations[0].judged
                 return 0 if self.panel.lets_leave_unscored(first) else None
-        return self._chosen
+        if self._chosen is None or self._settings.result == "accepted":
+            return self._chosen
+        return self._chosen if self._may_leave(self.evaluations[self._chosen]) else None
+
+    def _may_leave(self, iterate: Evaluation) -> bool:
+        """Whether a best iterate leaves: nothing flagged, unscored, empty or unconfirmed does."""
+        judged = iterate.judged
+        agreed = judged.confirmed is True or not self.panel.confirms
+        return judged.rejection in (None, Rejection.DEGENERATE) and agreed
 
     def _outcome(self, chosen: Evaluation | None) -> Outcome:
         if chosen is not None:
@@ -282,6 +322,15 @@ def loss(evaluation: Evaluation) -> float:
     if evaluation.accepted or unconfirmed:
         return evaluation.harm
     return max(evaluation.harm, 1.0)
+
+
+def worst_score(evaluation: Evaluation) -> float:
+    """The published objective: the largest score of any category that the moderators give.
+
+    h = max_c s_c (arXiv 2604.26167), whatever the policy's thresholds; infinite where unscored.
+    """
+    score = evaluation.score
+    return max(score.categories.values(), default=math.inf) if score.scored else math.inf
 
 
 def movement(account: Account, point: FloatArray) -> tuple[float, float]:

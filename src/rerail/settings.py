@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rerail.names import nearest
+from rerail.types import SteerableRows
 
 
 class Frozen(BaseModel):
@@ -28,16 +29,15 @@ class Frozen(BaseModel):
         return data
 
 
-Preset = Literal["fast", "reference", "random"]
+Preset = Literal["fast", "tsa", "tide", "random"]
 DirectionFamily = Literal["rows", "shared", "mixed"]
 
 
 class OptimizerSettings(Frozen):
-    """Settings of the zeroth-order search; symbols are those of arXiv 2602.02498.
+    """Settings of the zeroth-order search; symbols are those of arXiv 2604.26167.
 
     Built from a preset, of which single values may be replaced:
-    ``OptimizerSettings.of("fast", num_directions=8)``. Lengths are in units of the model's
-    embedding table, so that one default serves every model.
+    ``OptimizerSettings.of("fast", num_directions=8)``.
     """
 
     preset: Preset
@@ -52,20 +52,26 @@ class OptimizerSettings(Frozen):
     estimator: Literal["forward", "antithetic", "centered"]
     """``forward``: (f(x + μu) − f(x)) / μ. ``antithetic``: (f(x + μu) − f(x − μu)) / 2μ.
     ``centered``: (f(x + μu) − f̄) / μ, f̄ being the mean over the iteration."""
-    normalization: Literal["normalize", "clip", "none"]
-    """What is done to each row of the gradient estimate before a step: unit length, length at
-    most 1, or nothing."""
-    perturbation_scale: Annotated[float, Field(gt=0, strict=True)]
-    """μ: standard deviation of a coordinate, in units of the RMS of the embedding table."""
+    normalization: Literal["rows", "matrix", "clip", "none"]
+    """What is done to the gradient estimate before a step. ``rows``: each row at unit length, as
+    in TIDE. ``matrix``: all rows together at unit length, as in TSA. ``clip``: each row at most at
+    unit length."""
+    units: Literal["table", "absolute"]
+    """What μ and η are given in. ``table``: lengths of the model's embedding table, so that one
+    default serves every model. ``absolute``: the embeddings' own, as the papers have them."""
+    perturbation_scale: Annotated[float, Field(gt=0, strict=True)] | None
+    """μ: standard deviation of a coordinate; in units of the table, of the RMS of its entries.
+    null, with ``step_size``: the values that are known for the model."""
     perturbation_growth: Annotated[float, Field(ge=1, strict=True)]
     """Factor by which μ grows after a flat iteration; 1: it never does, and no number of flat
     iterations ends the search before its budget."""
-    max_perturbation_scale: Annotated[float, Field(gt=0, strict=True)]
-    """Cap of μ."""
+    max_perturbation_scale: Annotated[float, Field(gt=0, strict=True)] | None
+    """Cap of μ; null: none."""
     spread_floor: Annotated[float, Field(ge=0, strict=True)]
-    """Range of loss (harm) over an iteration up to which the iteration counts as flat."""
-    step_size: Annotated[float, Field(ge=0, strict=True)]
-    """η: length by which a row moves per step, in units of the table's mean row norm."""
+    """Range of loss over an iteration up to which the iteration counts as flat."""
+    step_size: Annotated[float, Field(ge=0, strict=True)] | None
+    """η: length by which a row, or with ``normalization: matrix`` the whole point, moves per step;
+    in units of the table, of the mean norm of its rows."""
     anchored: bool
     """Whether steps start at the original point x₀ and go against the sum of all estimates so far:
     x₀ − η Σĝ / ‖Σĝ‖, the least of their linear models within η of x₀. Else each starts at the
@@ -91,6 +97,18 @@ class OptimizerSettings(Frozen):
     """Whether the centre moves. False is undirected random search around the original point."""
     accept_perturbations: bool
     """Whether a perturbed answer may be accepted, or iterates of the descent only."""
+    rows: SteerableRows | None
+    """Which rows move; null: those that the policy's ``steerable_rows`` names."""
+    objective: Literal["harm", "max_score"]
+    """What is minimised. ``harm``: the largest score in units of its threshold, at least 1 for
+    what is not acceptable. ``max_score``: the largest score of all that the moderator gives."""
+    result: Literal["accepted", "best_iterate"]
+    """``accepted``: the search ends with an answer that the policy accepts. ``best_iterate``, as
+    published: it ends where the objective of an iterate is below ``stop_below``, or with its
+    iterations, and returns the iterate with the least, if that is not flagged. Each iterate is
+    then asked for alone, before anything is drawn around it, and the last step is not answered."""
+    stop_below: Annotated[float, Field(gt=0, strict=True)] | None
+    """For ``result: best_iterate``."""
 
     @model_validator(mode="before")
     @classmethod
@@ -106,8 +124,15 @@ class OptimizerSettings(Frozen):
 
     @model_validator(mode="after")
     def _values_fit_each_other(self) -> Self:
-        if self.max_perturbation_scale < self.perturbation_scale:
+        scale, cap = self.perturbation_scale, self.max_perturbation_scale
+        if scale is not None and cap is not None and cap < scale:
             raise ValueError("max_perturbation_scale is below perturbation_scale")
+        if (scale is None) != (self.step_size is None):
+            raise ValueError("perturbation_scale and step_size are given together, or neither is")
+        if (self.result == "best_iterate") != (self.stop_below is not None):
+            raise ValueError("stop_below belongs to result: best_iterate")
+        if self.result == "best_iterate" and self.accept_perturbations:
+            raise ValueError("result: best_iterate accepts no perturbations")
         if self.estimator == "centered" and self.num_directions < 2:
             raise ValueError("estimator: centered needs num_directions of 2 or more")
         return self
@@ -123,7 +148,8 @@ _FAST: dict[str, Any] = {
     "subspace_rank": 8,
     "orthogonalize": True,
     "estimator": "centered",
-    "normalization": "normalize",
+    "normalization": "rows",
+    "units": "table",
     "perturbation_scale": 0.3,
     "perturbation_growth": 1.5,
     "max_perturbation_scale": 0.6,
@@ -139,34 +165,60 @@ _FAST: dict[str, Any] = {
     "use_offsets": True,
     "descend": True,
     "accept_perturbations": True,
+    "rows": None,
+    "objective": "harm",
+    "result": "accepted",
+    "stop_below": None,
+}
+
+_TSA: dict[str, Any] = {
+    "directions": "rows",
+    "subspace_rank": None,
+    "orthogonalize": False,
+    "estimator": "forward",
+    "normalization": "matrix",
+    "units": "absolute",
+    "perturbation_scale": None,
+    "perturbation_growth": 1.0,
+    "max_perturbation_scale": None,
+    "spread_floor": 0.0,
+    "plateau_patience": 1,
+    "step_size": None,
+    "anchored": False,
+    "num_directions": 8,
+    "first_ask": None,
+    "horizon": None,
+    "max_iterations": 10,
+    "min_cosine": 0.2,
+    "use_offsets": False,
+    "descend": True,
+    "accept_perturbations": False,
+    "rows": "all",
+    "objective": "max_score",
+    "result": "best_iterate",
+    "stop_below": 0.1,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": _FAST,
-    "random": {**_FAST, "use_offsets": False, "descend": False},
-    "reference": {
-        "directions": "rows",
-        "subspace_rank": None,
-        "orthogonalize": False,
-        "estimator": "forward",
-        "normalization": "normalize",
+    "tsa": _TSA,
+    "tide": {
+        **_TSA,
+        "normalization": "rows",
+        "units": "table",
         "perturbation_scale": 0.3,
-        "perturbation_growth": 1.0,
-        "max_perturbation_scale": 0.3,
-        "spread_floor": 0.0,
-        "plateau_patience": 1,
         "step_size": 0.3,
-        "anchored": False,
-        "num_directions": 16,
-        "first_ask": None,
-        "horizon": None,
-        "max_iterations": 10,
-        "min_cosine": 0.2,
-        "use_offsets": False,
-        "descend": True,
-        "accept_perturbations": False,
+        "stop_below": 0.5,
     },
+    "random": {**_FAST, "use_offsets": False, "descend": False},
 }
-"""``reference`` is the published loop: independent rows, forward differences, N = 16, per-row
-normalisation, a cosine floor of 0.2, iterates accepted only. Its μ and η are not published in
-units of the table; those here were chosen on tuning prompts (docs/log.md)."""
+"""``tsa`` is Algorithm 1 of arXiv 2604.26167. What the printed algorithm leaves open is decided so:
+an answer without a verdict, or without text, counts as worse than any; where all N + 1 scores are
+equal the point stays (the norm of the estimate is 0); the projection keeps the point's length. One
+thing differs: a best iterate that the policy flags is refused, not returned. Its μ and η are the
+model's own: those of table 3 for the paper's models, else such as ``rerail tune`` finds.
+
+``tide`` is the loop of arXiv 2602.02498: rows normalised by themselves, and a stop at 0.5. It
+differs from the code that was published with it in that the stop is tested before anything is
+drawn, the base point is answered once, and the best iterate is returned. μ and η are in units of
+the table (docs/log.md) where the model is none of the paper's four."""

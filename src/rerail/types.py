@@ -40,6 +40,8 @@ class FrozenDict(dict[str, Any]):
         return handler(dict[str, Any])
 
 
+SteerableRows = Literal["last_user", "user", "all"]
+
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
 
@@ -411,6 +413,8 @@ class Response:
         model: name of the model.
         evaluations: every answer asked for, in order.
         left: which of ``evaluations`` gave ``text``; None if no answer of the model left.
+        best: which of them the published method would have returned, flagged or not; None where
+            the search is not held to it (``result: best_iterate``).
         error: what failed, for outcome ``error``.
     """
 
@@ -430,6 +434,7 @@ class Response:
     model: str
     evaluations: tuple[Evaluation, ...] = field(default=(), repr=False)
     left: int | None = None
+    best: int | None = None
     error: str | None = None
 
     @property
@@ -469,5 +474,6 @@ class Response:
             "seed": self.seed,
             "model": self.model,
             "left": self.left,
+            "best": self.best,
             "error": self.error,
         }

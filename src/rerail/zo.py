@@ -161,6 +161,12 @@ def normalize_rows(gradient: FloatArray) -> FloatArray:
     return np.asarray(np.where(norms > _TINY, gradient / safe, 0.0), dtype=np.float32)
 
 
+def normalize_matrix(gradient: FloatArray) -> FloatArray:
+    """All rows together at unit length (arXiv 2604.26167, Algorithm 1); zeros stay."""
+    norm = float(np.linalg.norm(gradient))
+    return np.asarray(gradient / norm if norm > _TINY else gradient, dtype=np.float32)
+
+
 def clip_rows(gradient: FloatArray, limit: float = 1.0) -> FloatArray:
     """Every row at most at length ``limit``."""
     norms = np.linalg.norm(gradient, axis=-1, keepdims=True)

@@ -88,7 +88,7 @@ def test_a_system_message_is_part_of_the_prompt(cli: Cli, fake: list[str]) -> No
 def test_the_method_replaces_the_optimiser_of_the_policy(cli: Cli, fake: list[str]) -> None:
     versions = {
         cli("align", *fake, "--prompt", "x", "--json", "--method", m).document["policy"]["version"]
-        for m in ("fast", "reference", "random")
+        for m in ("fast", "tide", "random")
     }
     assert len(versions) == 3
 

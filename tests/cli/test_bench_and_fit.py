@@ -21,10 +21,10 @@ def test_bench_prints_one_document_with_the_promised_keys(
 ) -> None:
     ran = cli("bench", *fake, "--input", lines, "--sizes", "1,512", "--repetitions", 1, "--json")
     assert ran.code == ExitCode.OK
-    keys = {"fast", "reference", "random", "benign_overhead", "seconds_per_prompt_512_vs_1"}
+    keys = {"fast", "tide", "random", "benign_overhead", "seconds_per_prompt_512_vs_1"}
     assert keys <= ran.document.keys()
-    promised = {"generation_equivalents_per_steered", "tokens_vs_reference", "neutralised_share",
-                "naturalness_median", "seconds_vs_reference_64"}  # fmt: skip
+    promised = {"generation_equivalents_per_steered", "tokens_vs_tide", "neutralised_share",
+                "naturalness_median", "seconds_vs_tide_64"}  # fmt: skip
     assert promised <= ran.document["fast"].keys()
     assert set(ran.document["benign_overhead"]) == {"1", "64"}
 

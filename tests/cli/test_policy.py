@@ -49,8 +49,8 @@ def test_what_is_shown_is_the_policy(cli: Cli, name: str) -> None:
 
 
 def test_show_with_a_method(cli: Cli) -> None:
-    shown = Policy.from_yaml(cli("policy", "show", "default", "--method", "reference").out)
-    assert shown.optimizer.preset == "reference"
+    shown = Policy.from_yaml(cli("policy", "show", "default", "--method", "tide").out)
+    assert shown.optimizer.preset == "tide"
 
 
 def test_check_passes_what_show_writes(cli: Cli, tmp_path: Path) -> None:

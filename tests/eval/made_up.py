@@ -32,7 +32,7 @@ SECRET = "A stand-in for text that must stay masked."
 _SEARCHES = {
     "best-of-n": (0.17, 0.02, 60),
     "random": (0.22, -0.12, 200),
-    "reference": (0.03, -0.06, 200),
+    "tide": (0.03, -0.06, 200),
     "fast": (0.33, -0.05, 200),
     "fast-no-descent": (0.22, -0.12, 200),
 }

@@ -175,7 +175,7 @@ def test_the_first_answer_is_the_same_for_all_that_ask_for_it() -> None:
     sampling = Sampling(temperature=1.0)
     prompt = KINDS["one turn"]
     firsts = set()
-    for name in ("none", "refuse", "best-of-n", "fast", "reference", "random"):
+    for name in ("none", "refuse", "best-of-n", "fast", "tide", "random"):
         moderator = FakeModerator(lambda exchange: {"illicit": 1.0})
         engine = FakeEngine(answer=lambda e, p: "moved" if (p != e.point).any() else "own")
         setup = context(engine, moderator, sampling=sampling, budget={"generations": 1})

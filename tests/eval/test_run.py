@@ -157,7 +157,7 @@ def test_every_method_runs_in_every_setting(tmp_path: Path) -> None:
         assert 1 <= trial.scores["attack_attempts"] <= 2
     broken = {t.method for t in attacked if t.scores["attack_succeeded"]}
     assert "none" in broken
-    assert not broken & {"fast", "refuse", "reference", "random", "best-of-n"}
+    assert not broken & {"fast", "refuse", "tide", "random", "best-of-n"}
 
 
 def test_what_is_named_twice_is_run_once(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ class Method(StrEnum):
     """How answers are searched for; replaces the policy's optimiser."""
 
     FAST = "fast"
-    REFERENCE = "reference"
+    TSA = "tsa"
+    TIDE = "tide"
     RANDOM = "random"
 
 
@@ -202,7 +203,7 @@ def read_policy(
         policy = policies(folder).get(name_or_path)
     if method is None or method.value == policy.optimizer.preset:
         return policy
-    return policy.model_copy(update={"optimizer": OptimizerSettings.of(method.value)})
+    return policy.model_copy(update={"optimizer": OptimizerSettings.model_validate(method.value)})
 
 
 def read_text(value: str) -> str:

@@ -61,7 +61,7 @@ def bench(
     Prints a Markdown table of ratios with 95 % intervals. Run it on a machine that does nothing
     else.
     """
-    from rerail.bench import METHODS, Bench, markdown
+    from rerail.bench import Bench, markdown
     from rerail.bench import soak as soaked
     from rerail.cli._lines import read_prompts
     from rerail.demo import KINDS, demo_prompts
@@ -93,7 +93,7 @@ def bench(
         repetitions=repetitions,
         seed=seed,
     )
-    chosen = [m for m in METHODS if not method or m in {given.value for given in method}]
+    chosen = list(dict.fromkeys(m.value for m in method)) if method else None
     with options.steps() as said:
         document = what.run(chosen, [int(size) for size in sizes.split(",")], said)
     return Report(

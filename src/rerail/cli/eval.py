@@ -75,8 +75,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--method",
-            help="none, refuse, best-of-n, reference, fast, fast:num_directions=4, ... "
-            "May be repeated.",
+            help="none, refuse, best-of-n, tsa, fast, fast:num_directions=4, ... May be repeated.",
         ),
     ] = None,
     judge: Annotated[

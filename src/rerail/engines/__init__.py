@@ -19,7 +19,6 @@ from rerail.engines.base import (
     Engine,
     GenerationRequest,
     Sampling,
-    SteerableRows,
 )
 from rerail.engines.fake import FakeEngine
 from rerail.engines.table import ChunkedTable

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rerail.types import BoolArray, FloatArray, Generation, Prompt
-
-SteerableRows = Literal["last_user", "user", "all"]
+from rerail.types import BoolArray, FloatArray, Generation, Prompt, SteerableRows
 
 TEMPLATE_ROW = -1
 """Value of `EmbeddedPrompt.message_index` for rows of the template."""

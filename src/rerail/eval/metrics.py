@@ -63,7 +63,8 @@ ORDER = (
     "gradient-cuff",
     "best-of-n",
     "random",
-    "reference",
+    "tide",
+    "tsa",
     "fast",
     "policy",
 )

@@ -52,7 +52,7 @@ BASELINES: dict[str, Callable[..., Stepwise]] = {
         GradientCuff,
     )
 }
-OWN = ("random", "reference", "fast", "policy")
+OWN = ("random", "tide", "tsa", "fast", "policy")
 """Presets of the optimiser, and the policy's own."""
 NAMES = (*BASELINES, *OWN, *ablations.NAMES)
 

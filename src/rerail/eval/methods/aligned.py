@@ -1,6 +1,6 @@
 """rerail's own methods: `Aligner` under the policy, its optimiser replaced.
 
-``fast`` and ``reference`` (the published loop) are the presets; ``random`` is the search of
+``fast``, ``tsa`` and ``tide`` (the published methods) are the presets; ``random`` is the search of
 ``fast`` that never moves its centre. The ablations are ``fast`` without one of its parts. Any
 setting may be changed by name: ``fast:num_directions=16,descend=false``.
 """
