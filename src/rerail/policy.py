@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -24,12 +24,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import PolicyError
 from rerail.types import FrozenDict, PolicyTag, Score
 
@@ -67,14 +70,26 @@ class _Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}{nearest(str(key), cls.model_fields)}")
-        return data
+    def _known_keys(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Tell of unknown keys together with all other faults."""
+        known = cls.model_fields
+        if not isinstance(data, Mapping) or not (data.keys() - known.keys()):
+            return handler(data)
+        unknown = [key for key in data if key not in known]
+        faults: list[tuple[tuple[int | str, ...], str]] = [
+            ((), f"unknown key {key!r}{nearest(str(key), known)}") for key in unknown
+        ]
+        try:
+            handler({key: value for key, value in data.items() if key in known})
+        except ValidationError as error:
+            faults += [(fault["loc"], fault["msg"]) for fault in error.errors()]
+        details: list[InitErrorDetails] = [
+            {"type": PydanticCustomError("fault", "{is}", {"is": said}), "loc": at, "input": None}
+            for at, said in faults
+        ]
+        raise ValidationError.from_exception_data(cls.__name__, details)
 
 
 Preset = Literal["fast", "reference", "random"]
@@ -421,11 +436,9 @@ class Policy(_Frozen):
             PolicyError: the text is not YAML, or not a valid policy.
         """
         try:
-            data = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-        except yaml.YAMLError as error:
-            raise PolicyError(f"{source} is not YAML: {error}") from None
-        except RecursionError:
-            raise PolicyError(f"{source} is not usable: nested too deep") from None
+            data = read_yaml(text)
+        except NotYamlError as error:
+            raise PolicyError(f"{source}, {error}") from None
         return cls.parse(data, source)
 
     @classmethod
@@ -512,29 +525,6 @@ class PolicyStore:
         """Every policy that was put under the name, oldest first."""
         with self._write:
             return tuple(self._history.get(name, ()))
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader for which a key that stands twice is an error."""
-
-
-def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, Hashable):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key must be a text", key_node.start_mark
-            )
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} stands twice", key_node.start_mark
-            )
-        seen.add(key)
-    return dict(loader.construct_mapping(node, deep=True))
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
 def _kind(data: Any) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rerail.errors import PolicyError
 from rerail.policy import Policy
 from rerail.store import Store
 from tests.server.conftest import (
@@ -72,12 +73,8 @@ def test_every_fault_is_named_and_nothing_changes(client: httpx.Client) -> None:
         assert reply.status_code == 422
         message = reply.json()["error"]["message"]
         assert "unknown key 'colour'" in message
-    partly = "name: default\nbudget: {generations: 0}\ncategories: {hats: 0.5}\n"
-    message = client.put("/admin/policies/default", json={"yaml": partly}).json()["error"][
-        "message"
-    ]
-    assert "budget.generations" in message
-    assert "unknown category 'hats'" in message
+        assert "budget.generations" in message
+        assert "unknown category 'hats'" in message
     unknown = client.put("/admin/policies/other", content="name: default\n")
     assert unknown.status_code == 422
     assert "sent as 'other'" in unknown.json()["error"]["message"]
@@ -198,6 +195,63 @@ def test_the_folder_is_watched(serve: Make, tmp_path: Path) -> None:
         "file default.yaml",
         "file default.yaml removed",
     ]
+
+
+UNREADABLE = (
+    "description: 2026-13-45",
+    "audit: !!bool maybe",
+    "default_threshold: !!float x",
+    "default_threshold: 0b_",
+    f"default_threshold: {'9' * 5000}",
+    "description: !!timestamp x",
+    'description: "\\UFFFFFFFF"',
+)
+"""Values that a YAML reader chokes on."""
+
+
+@pytest.mark.parametrize("line", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_file_that_cannot_be_read_is_named_and_the_others_go_on(
+    make: Make, tmp_path: Path, line: str
+) -> None:
+    for name in ("a", "m", "z"):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\n")
+    live = make(folder=tmp_path).service.policies
+    before = live.get("m")
+    (tmp_path / "m.yaml").write_text(f"name: m\n{line}\n")
+    for name in ("a", "z"):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\nrefusal_message: new\n")
+    (fault,) = live.rescan()
+    assert fault.startswith(f"{tmp_path / 'm.yaml'}, line 2, column ")
+    assert [live.get(name).policy.refusal_message for name in ("a", "z")] == ["new", "new"]
+    assert live.get("m") is before
+    with pytest.raises(PolicyError, match=r"m\.yaml, line 2, column "):
+        make(folder=tmp_path)
+
+
+@pytest.mark.parametrize("line", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_value_that_cannot_be_read_is_a_422(client: httpx.Client, line: str) -> None:
+    text = f"name: default\n{line}\n"
+    for reply in (
+        client.put("/admin/policies/default", content=text),
+        client.post("/admin/policies/default/check", json={"yaml": text}),
+    ):
+        assert reply.status_code == 422, reply.text
+        assert "line 2, column " in reply.json()["error"]["message"]
+
+
+def test_a_moderator_that_breaks_leaves_the_other_files_alone(make: Make, tmp_path: Path) -> None:
+    class Breaking(Moderators):
+        def __call__(self, policy):
+            if policy.routes:
+                raise RuntimeError("quotes something")
+            return super().__call__(policy)
+
+    live = make(folder=tmp_path, moderators=Breaking()).service.policies
+    (tmp_path / "a.yaml").write_text("name: a\nroutes: {illicit: embedded}\n")
+    (tmp_path / "b.yaml").write_text("name: b\n")
+    (fault,) = live.rescan()
+    assert fault.startswith(f"cannot read policy {tmp_path / 'a.yaml'}: unexpected RuntimeError")
+    assert "b" in live.names()
 
 
 def test_moderators_are_kept_while_thresholds_change(make: Make) -> None:

@@ -55,15 +55,24 @@ def test_names_are_given_once(key_file: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["keys: 3", "keys: [{name: a}]", "- a", "keys: [{name: a, sha256: zz}]", "\x00", "a: &x"],
-)
+    [
+        "keys: 3", "keys: [{name: a}]", "- a", "keys: [{name: a, sha256: zz}]", "\x00", "a: &x",
+        "keys: [{name: a, sha256: !!int zz}]", "keys: 2026-13-45", "keys: *zz", "zz: 1\nzz: 2",
+    ],
+)  # fmt: skip
 def test_a_file_that_is_not_one_of_keys_is_refused_without_quoting_it(
     key_file: Path, text: str
 ) -> None:
     key_file.write_text(text)
-    with pytest.raises(KeysFileError) as caught:
+    with pytest.raises(KeysFileError, match=key_file.name) as caught:
         KeyRing.read(key_file)
     assert "zz" not in str(caught.value)
+
+
+def test_where_a_file_of_keys_is_broken_is_told(key_file: Path) -> None:
+    key_file.write_text("keys:\n- {name: a, sha256: !!int zz}\n")
+    with pytest.raises(KeysFileError, match=r"keys\.yaml, line 2, column 21: "):
+        KeyRing.read(key_file)
 
 
 def test_keys_open_what_they_should(serve: Make, key_file: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import RerailError
 
 PREFIX = "tsk-"
@@ -197,10 +198,14 @@ def _faults(error: ValidationError) -> str:
 
 def _read(path: Path) -> tuple[ApiKey, ...]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        # A YAML error quotes the file: its kind is enough.
-        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        data = read_yaml(path.read_text(encoding="utf-8"))
+    except NotYamlError as error:
+        # What is wrong there may quote the file: the place is enough.
+        raise KeysFileError(
+            f"{path}, {error.place}: not a file of keys, as it is no YAML"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise KeysFileError(
             f"cannot read the keys of {path}: {reason}; make one with `rerail serve keys new`"
         ) from None
