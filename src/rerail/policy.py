@@ -30,7 +30,6 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import PolicyError
@@ -84,9 +83,9 @@ class _Frozen(BaseModel):
         try:
             handler({key: value for key, value in data.items() if key in known})
         except ValidationError as error:
-            faults += [(fault["loc"], fault["msg"]) for fault in error.errors()]
-        details: list[InitErrorDetails] = [
-            {"type": PydanticCustomError("fault", "{is}", {"is": said}), "loc": at, "input": None}
+            faults += [(fault["loc"], _said(fault["msg"])) for fault in error.errors()]
+        details: list[Any] = [
+            {"type": "value_error", "loc": at, "input": None, "ctx": {"error": said}}
             for at, said in faults
         ]
         raise ValidationError.from_exception_data(cls.__name__, details)
@@ -423,7 +422,7 @@ class Policy(_Frozen):
         except ValidationError as error:
             faults = [
                 f"  {'.'.join(str(part) for part in fault['loc']) or 'policy'}: "
-                + fault["msg"].removeprefix("Value error, ")
+                + _said(fault["msg"])
                 for fault in error.errors()
             ]
             raise PolicyError("\n".join([f"{source} is not valid:", *faults])) from None
@@ -525,6 +524,10 @@ class PolicyStore:
         """Every policy that was put under the name, oldest first."""
         with self._write:
             return tuple(self._history.get(name, ()))
+
+
+def _said(message: str) -> str:
+    return message.removeprefix("Value error, ")
 
 
 def _kind(data: Any) -> str:

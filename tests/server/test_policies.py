@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -195,6 +197,91 @@ def test_the_folder_is_watched(serve: Make, tmp_path: Path) -> None:
         "file default.yaml",
         "file default.yaml removed",
     ]
+
+
+def refusal(folder: Path, message: str) -> None:
+    """A folder with one policy."""
+    folder.mkdir(parents=True)
+    (folder / "default.yaml").write_text(f"name: default\nrefusal_message: {message}\n")
+
+
+def point(link: Path, target: Path) -> None:
+    """What ``ln -sfn`` does."""
+    new = link.with_name(f"{link.name}-new")
+    new.symlink_to(target)
+    new.replace(link)
+
+
+def by_link(root: Path) -> None:
+    refusal(root / "b", "new")
+    point(root / "link", root / "b")
+
+
+def by_link_on_the_way(root: Path) -> None:
+    refusal(root / "deep" / "b" / "link", "new")
+    point(root / "up", root / "deep" / "b")
+
+
+def by_move(root: Path) -> None:
+    (root / "link").rename(root / "old")
+    refusal(root / "link", "new")
+
+
+def by_removal(root: Path) -> None:
+    shutil.rmtree(root / "link")
+    refusal(root / "link", "new")
+
+
+def by_config_map(root: Path) -> None:
+    """What Kubernetes does to a mounted ConfigMap."""
+    refusal(root / "link" / "..2", "new")
+    point(root / "link" / "..data", Path("..2"))
+
+
+@pytest.mark.parametrize(
+    "change", [by_link, by_link_on_the_way, by_move, by_removal, by_config_map]
+)
+def test_a_folder_that_is_replaced_is_seen(serve: Make, tmp_path: Path, change: Any) -> None:
+    folder = tmp_path / "link"
+    if change is by_link:
+        refusal(tmp_path / "a", "old")
+        folder.symlink_to(tmp_path / "a")
+    elif change is by_link_on_the_way:
+        refusal(tmp_path / "deep" / "a" / "link", "old")
+        (tmp_path / "up").symlink_to(tmp_path / "deep" / "a")
+        folder = tmp_path / "up" / "link"
+    elif change is by_config_map:
+        refusal(folder / "..1", "old")
+        (folder / "..data").symlink_to("..1")
+        (folder / "default.yaml").symlink_to("..data/default.yaml")
+    else:
+        refusal(folder, "old")
+    live = serve(folder=folder).service.policies
+
+    def message() -> str:
+        return live.get("default").policy.refusal_message
+
+    assert message() == "old"
+    change(tmp_path)
+    until(lambda: message() == "new", "the new folder is seen")
+    (folder / "default.yaml").write_text("name: default\nrefusal_message: newer\n")
+    until(lambda: message() == "newer", "and what is changed in it")
+
+
+def test_a_folder_that_is_gone_leaves_the_policies_and_is_looked_for(
+    serve: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "policies"
+    refusal(folder, "old")
+    made = serve(folder=folder)
+    live = made.service.policies
+    folder.rename(tmp_path / "away")
+    until(lambda: "there is no such folder; the policies stay" in caplog.text, "it is told")
+    assert live.get("default").policy.refusal_message == "old"
+    assert httpx.get(f"{made.url}/readyz").status_code == 200
+    refusal(folder, "new")
+    until(lambda: live.get("default").policy.refusal_message == "new", "it is back")
+    until(lambda: "can be read again" in caplog.text, "that is told, too")
 
 
 UNREADABLE = (

@@ -129,6 +129,60 @@ def test_keys_are_taken_in_and_revoked_while_it_runs(serve: Make, key_file: Path
     assert httpx.get(f"{made.url}/v1/models").status_code == 401
 
 
+def test_a_file_of_keys_that_cannot_be_read_opens_nothing(
+    serve: Make, key_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = new_key(key_file, "first")
+    made = serve(keys=KeyRing.read(key_file))
+
+    def status() -> int:
+        return httpx.get(f"{made.url}/v1/models", headers=bearer(key)).status_code
+
+    text = key_file.read_text()
+    for break_it in (
+        key_file.unlink,
+        lambda: key_file.write_text("keys: ["),
+        lambda: key_file.write_text("keys: [{name: first}]"),
+        lambda: key_file.write_bytes(b"\xff"),
+        lambda: (key_file.unlink(), key_file.mkdir()),
+    ):
+        assert status() == 200
+        break_it()
+        until(lambda: status() == 503, "the key opens nothing")
+        reply = httpx.get(f"{made.url}/v1/models", headers=bearer(key))
+        assert reply.json()["error"]["code"] == "keys_unreadable"
+        assert int(reply.headers["retry-after"]) > 0
+        assert httpx.get(f"{made.url}/v1/models").status_code == 503
+        assert httpx.get(f"{made.url}/readyz").status_code == 503
+        assert httpx.get(f"{made.url}/ui/config").json()["models"] == []
+        assert f"{key_file}" in caplog.text
+        assert "no key opens anything" in caplog.text
+        caplog.clear()
+        if key_file.is_dir():
+            key_file.rmdir()
+        key_file.write_text(text)
+        until(lambda: status() == 200, "it can be read again")
+    assert httpx.get(f"{made.url}/readyz").status_code == 200
+
+
+def test_a_key_that_is_gone_with_its_folder_opens_nothing(serve: Make, tmp_path: Path) -> None:
+    for folder in ("old", "new"):
+        (tmp_path / folder).mkdir()
+    taken_out = new_key(tmp_path / "old" / "keys.yaml", "first")
+    kept = new_key(tmp_path / "new" / "keys.yaml", "second")
+    link = tmp_path / "keys"
+    link.symlink_to("old")
+    made = serve(keys=KeyRing.read(link / "keys.yaml"))
+
+    def status(key: str) -> int:
+        return httpx.get(f"{made.url}/v1/models", headers=bearer(key)).status_code
+
+    assert (status(taken_out), status(kept)) == (200, 401)
+    (tmp_path / "next").symlink_to("new")
+    (tmp_path / "next").replace(link)
+    until(lambda: (status(taken_out), status(kept)) == (401, 200), "the link is followed")
+
+
 def test_which_policy_a_key_gets(serve: Make, key_file: Path) -> None:
     pinned = new_key(key_file, "pinned", policy="strict")
     plain = new_key(key_file, "plain")

@@ -371,7 +371,6 @@ def _imports() -> None:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
-        import watchfiles  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "fastapi", "server") from error
 

@@ -94,7 +94,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stop = asyncio.Event()
         service.start()
-        tasks = [asyncio.create_task(watch(live, folder, keys, stop))]
+        tasks = [asyncio.create_task(watch(live, keys, stop))]
         if settings.retention_days is not None:
             tasks.append(asyncio.create_task(_prune(service.recorder, settings.retention_days)))
         try:

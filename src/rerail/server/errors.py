@@ -41,6 +41,7 @@ CODES: dict[str, tuple[int, str]] = {
     "internal_error": (500, "A fault of rerail."),
     "moderator_unavailable": (503, "There is no verdict; the policy's `error_message`."),
     "store_failed": (503, "The record cannot be written, so nothing leaves; or it cannot be read."),
+    "keys_unreadable": (503, "The server cannot read its file of keys, so it knows none."),
     "policy_missing": (503, "A policy that something falls back to is gone."),
     "server_deadline": (503, "The deadline passed before there was an answer."),
     "server_stopping": (503, "The server stops; ask again."),

@@ -76,11 +76,16 @@ class KeyRing:
     Args:
         keys: who may call; none: nobody.
         path: the file that they were read from.
+
+    Attributes:
+        readable: whether the file could be read the last time. While it could not, there is no
+            key.
     """
 
     def __init__(self, keys: Iterable[ApiKey] = (), path: Path | None = None) -> None:
         self._keys = tuple(keys)
         self.path = path
+        self.readable = True
 
     def __repr__(self) -> str:
         return f"KeyRing({len(self._keys)} keys)"
@@ -101,10 +106,15 @@ class KeyRing:
         """Read the file again.
 
         Raises:
-            KeysFileError: it cannot be read; the keys stay as they were.
+            KeysFileError: it cannot be read; until it can, there is no key.
         """
-        if self.path is not None:
-            self._keys = _read(self.path)
+        if self.path is None:
+            return
+        try:
+            self._keys, self.readable = _read(self.path), True
+        except KeysFileError:
+            self._keys, self.readable = (), False
+            raise
 
     @property
     def names(self) -> tuple[str, ...]:

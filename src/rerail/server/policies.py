@@ -109,12 +109,12 @@ class LivePolicies:
         self._loader = loader
         self._store = store
         self._on_change = on_change or (lambda action: None)
-        self._folder = folder
+        self.folder = folder
         self._changing = threading.RLock()
         self._moderators: dict[str, tuple[Moderator, Moderator | None]] = {}
         self._log: list[PolicyChange] = []
         self._base = {policy.name: (policy, text) for policy, text in map(_with_text, policies)}
-        files, faults = _read(self._listed())
+        files, faults = _read(self.files())
         if faults:
             raise PolicyError("\n".join(faults))
         self._files = files
@@ -238,7 +238,7 @@ class LivePolicies:
             PolicyError: the folder cannot be read; nothing has changed.
         """
         with self._changing:
-            there = self._listed()
+            there = self.files()
             files, faults = _read(there)
             for name, file in files.items():
                 known = self._files.get(name)
@@ -253,6 +253,22 @@ class LivePolicies:
                 log.warning("policy not taken from the folder: %s", fault)
                 self._on_change("rejected")
             return faults
+
+    def files(self) -> list[Path]:
+        """The folder's YAML files.
+
+        Raises:
+            PolicyError: the folder is not there, or cannot be read.
+        """
+        if self.folder is None:
+            return []
+        try:
+            found = sorted(self.folder.iterdir())
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+            reason = "there is no such folder" if gone else error.strerror
+            raise PolicyError(f"--policies {self.folder}: {reason}") from None
+        return [p for p in found if p.suffix in {".yaml", ".yml"} and not p.name.startswith(".")]
 
     def _take(self, file: _PolicyFile) -> list[str]:
         """A file's policy becomes current."""
@@ -343,24 +359,13 @@ class LivePolicies:
         self._on_change(action)
         log.info("policy %s %s: %s by %s", policy.name, policy.version, action, by)
 
-    def _listed(self) -> list[Path]:
-        """The folder's YAML files."""
-        if self._folder is None:
-            return []
-        try:
-            found = sorted(self._folder.iterdir())
-        except OSError as error:
-            reason = "there is no such folder" if not self._folder.is_dir() else error.strerror
-            raise PolicyError(f"--policies {self._folder}: {reason}") from None
-        return [p for p in found if p.suffix in {".yaml", ".yml"} and not p.name.startswith(".")]
-
     def _write(self, served: Served) -> Callable[[], None]:
         """Write the policy's file, whole or not at all; gives what brings the old one back."""
-        if self._folder is None:
+        if self.folder is None:
             return lambda: None
         name = served.policy.name
         known = self._files.get(name)
-        path = known.path if known else self._folder / f"{name}.yaml"
+        path = known.path if known else self.folder / f"{name}.yaml"
         if known is None and path.exists():
             raise StoreError(f"{path} is there and is not policy {name!r}: move it away")
         try:

@@ -128,7 +128,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return all(worker.alive for worker in self.workers.values())
+        readable = self.keys is None or self.keys.readable
+        return readable and all(worker.alive for worker in self.workers.values())
 
     def table(self, model: str) -> EmbeddingTable:
         """The embedding table of a model."""
@@ -146,12 +147,19 @@ class Service:
         """The key of a request.
 
         Raises:
-            ApiError: 401 without a known key; 403 from elsewhere, on a server without keys.
+            ApiError: 401 without a known key; 403 from elsewhere, on a server without keys; 503
+                while the keys cannot be read.
         """
         if self.keys is None:
             if client is not None and not is_loopback(client):
                 raise ApiError("this server has no keys and answers this machine only", "no_keys")
             return LOCAL
+        if not self.keys.readable:
+            raise ApiError(
+                "the server cannot read its keys: its log says why",
+                "keys_unreadable",
+                retry_after=self.settings.retry_after,
+            )
         scheme, _, presented = (authorization or "").partition(" ")
         key = self.keys.find(presented.strip()) if scheme.lower() == "bearer" else None
         if key is None:

@@ -18,7 +18,12 @@ async def healthz() -> Response:
     return JSONResponse({"status": "ok", "version": __version__})
 
 
-@router.get("/readyz", responses={503: {"description": "The server stops, or a model is gone."}})
+@router.get(
+    "/readyz",
+    responses={
+        503: {"description": "The server stops, a model is gone, or the keys cannot be read."}
+    },
+)
 async def readyz(service: Served) -> Response:
     """Requests are taken."""
     if service.ready:
