@@ -19,12 +19,14 @@ import httpx
 import pytest
 
 from rerail import store as store_module
+from rerail.engines.base import EmbeddedPrompt
 from rerail.errors import EngineError
 from rerail.moderators import Moderator
 from rerail.policy import Policy
+from rerail.server import service as service_module
 from rerail.server.settings import Settings
 from rerail.store import Store
-from rerail.types import Exchange, Score
+from rerail.types import Exchange, Prompt, Score
 from tests.server.conftest import (
     FLAGGED,
     HOPELESS,
@@ -170,6 +172,27 @@ def test_a_deadline_ends_the_search_with_the_policys_message(serve: Make) -> Non
     assert reply["choices"][0]["finish_reason"] == "content_filter"
     assert reply["rerail"]["cost"]["generations"] < 200
     assert reply["choices"][0]["rerail"]["stop_reason"] == "budget"
+
+
+def test_a_request_that_could_not_begin_is_handed_back_at_its_deadline(
+    serve: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_OVERRUN", 1000.0)
+    made = serve()
+    go = threading.Event()
+    embed = made.engine.embed
+
+    def slowly(prompt: Prompt) -> EmbeddedPrompt:
+        go.wait(60)
+        return embed(prompt)
+
+    monkeypatch.setattr(made.engine, "embed", slowly)
+    try:
+        reply = post(made, budget={"seconds": 0.2})
+        assert_no_text(reply, 503, "server_deadline")
+    finally:
+        go.set()
+    assert post(made).status_code == 200
 
 
 def test_a_request_may_lower_the_budget_and_not_raise_it(serve: Make) -> None:

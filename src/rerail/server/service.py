@@ -310,10 +310,13 @@ class Service:
         finished = False
         try:
             _, pending = await asyncio.wait(
-                futures,
-                timeout=call.seconds + _OVERRUN,
-                return_when=asyncio.FIRST_EXCEPTION,
+                futures, timeout=call.seconds, return_when=asyncio.FIRST_EXCEPTION
             )
+            # One that has not begun, or failed, has nothing that its last round could give.
+            if pending and all(t.search for t in tickets if not t.future.done()):
+                _, pending = await asyncio.wait(
+                    futures, timeout=_OVERRUN, return_when=asyncio.FIRST_EXCEPTION
+                )
             finished = True
             if any(f.exception() for f in futures if f not in pending):
                 raise next(e for f in futures if f not in pending and (e := f.exception()))

@@ -1,7 +1,10 @@
-"""One thread per model keeps the open searches and advances them in lock-step.
+"""One thread per model advances the open searches in lock-step; a few others open new ones.
 
-Requests of all tenants wait in queues of their own and are let in one tenant after the other.
-Every ticket that was handed in is answered: with a response, or with the reason why there is none.
+Requests of all tenants wait in queues of their own and are let in one tenant after the other, as
+an opener is free: rendering, tokenising and embedding a long prompt holds up the rounds of nobody,
+and of those who wait it holds up few. So `Aligner.open` is called from several threads, also while
+the engine generates. Every ticket that was handed in is answered: with a response, or with the
+reason why there is none.
 """
 
 from __future__ import annotations
@@ -21,6 +24,12 @@ from rerail.server.errors import place
 from rerail.types import Evaluation, Prompt, Response
 
 log = logging.getLogger("rerail.server")
+
+_OPENERS = 2
+"""Threads that open searches. More gain nothing: they take turns with the tokenizer."""
+
+_GATHERING = 0.05
+"""Seconds that a round waits at most for searches that are being opened, so as to share it."""
 
 
 class QueueFullError(Exception):
@@ -127,15 +136,19 @@ class Worker:
         self._open: list[Ticket] = []
         self._draining = False
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name=f"searches-{name}", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name=f"searches-{name}", daemon=True)
+            for work in (self._run, *[self._open_searches] * _OPENERS)
+        ]
 
     def start(self) -> None:
         """Begin to work."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and not self._draining
+        return all(thread.is_alive() for thread in self._threads) and not self._draining
 
     @property
     def waiting(self) -> int:
@@ -145,7 +158,7 @@ class Worker:
 
     @property
     def open(self) -> int:
-        """Searches in the round."""
+        """Searches in the round, or about to be."""
         return len(self._open)
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
@@ -165,7 +178,7 @@ class Worker:
             if queue and len(queue) + len(tickets) > self._max_waiting:
                 raise QueueFullError(f"{len(queue)} requests are waiting already")
             queue.extend(tickets)
-            self._wake.notify()
+            self._wake.notify_all()
 
     def drain(self) -> None:
         """Take nothing more, hand back what waits, finish what is open."""
@@ -173,7 +186,7 @@ class Worker:
             self._draining = True
             handed_back = [ticket for queue in self._waiting.values() for ticket in queue]
             self._waiting.clear()
-            self._wake.notify()
+            self._wake.notify_all()
         self._hand_back(handed_back)
 
     def stop(self, seconds: float = 0.0) -> None:
@@ -196,26 +209,50 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._open or self._waiting or self._stopped):
-                    self._wake.wait()
+                self._wake.wait_for(lambda: self._stopped or self._begun())
+                self._wake.wait_for(lambda: self._stopped or not self._opening(), _GATHERING)
                 if self._stopped:
                     self._hand_back(self._open)
                     return
-                self._admit()
-            for ticket in self._open:
-                if ticket.search is None:
-                    self._begin(ticket)
-            self._round()
+                tickets = self._begun()
+            self._round(tickets)
 
-    def _admit(self) -> None:
-        """Give the free places away, one tenant after the other."""
-        while self._waiting and len(self._open) < self._max_open:
-            tenant, queue = next(iter(self._waiting.items()))
-            self._open.append(queue.popleft())
-            if queue:
-                self._waiting.move_to_end(tenant)
-            else:
-                del self._waiting[tenant]
+    def _begun(self) -> list[Ticket]:
+        return [ticket for ticket in self._open if ticket.search is not None]
+
+    def _opening(self) -> bool:
+        """Whether a search is being opened, or about to be."""
+        return self._has_room() or any(ticket.search is None for ticket in self._open)
+
+    def _has_room(self) -> bool:
+        """Whether something waits for which there is a place."""
+        return bool(self._waiting) and len(self._open) < self._max_open
+
+    def _open_searches(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopped or self._has_room())
+                if self._stopped:
+                    return
+                ticket = self._admit()
+            self._begin(ticket)
+            self._forget_finished()
+
+    def _admit(self) -> Ticket:
+        """Give a free place away, to one tenant after the other."""
+        tenant, queue = next(iter(self._waiting.items()))
+        ticket = queue.popleft()
+        self._open.append(ticket)
+        if queue:
+            self._waiting.move_to_end(tenant)
+        else:
+            del self._waiting[tenant]
+        return ticket
+
+    def _forget_finished(self) -> None:
+        with self._wake:
+            self._open = [ticket for ticket in self._open if not ticket.future.done()]
+            self._wake.notify_all()
 
     def _begin(self, ticket: Ticket) -> None:
         ticket.began = time.monotonic()
@@ -242,28 +279,24 @@ class Worker:
             log.error("%s: a prompt could not be opened: %s", self.name, place(error))
         ticket.resolve(error)
 
-    def _round(self) -> None:
-        searches = []
-        for ticket in self._open:
-            if ticket.search is not None:
-                if ticket.cancelled:
-                    ticket.search.cancel()
-                searches.append(ticket.search)
+    def _round(self, tickets: Sequence[Ticket]) -> None:
+        searches = [ticket.search for ticket in tickets if ticket.search is not None]
+        for ticket, search in zip(tickets, searches, strict=True):
+            if ticket.cancelled:
+                search.cancel()
         try:
             advance([search for search in searches if not search.done])
         except Exception as error:
             # A fault of ours; the searches may be in any state, so that none of them goes on.
             log.error("%s: the round failed: %s", self.name, place(error))
-            for ticket in self._open:
+            for ticket in tickets:
                 ticket.resolve(error)
-        if self._on_round is not None and searches:
+        if self._on_round is not None:
             self._on_round(len(searches))
-        for ticket in self._open:
-            if ticket.search is not None and ticket.search.done:
+        for ticket, search in zip(tickets, searches, strict=True):
+            if search.done:
                 self._finish(ticket)
-        with self._wake:
-            self._open = [ticket for ticket in self._open if not ticket.future.done()]
-            self._wake.notify_all()
+        self._forget_finished()
 
     def _finish(self, ticket: Ticket) -> None:
         assert ticket.search is not None
