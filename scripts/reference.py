@@ -570,9 +570,10 @@ def _endpoints(document: Mapping[str, Any]) -> str:
 _PARAMETERS = {
     "model": "Name of a model, from `/v1/models`.",
     "messages": "Turns: `role` (system, developer, user, assistant) and `content`, a text or a "
-    "list of parts of type `text`. The last one is the user's.",
+    "list of parts of type `text` or `refusal`. The last one is the user's.",
     "temperature": "0 is greedy. Default: `--temperature`.",
-    "top_p": "The smallest set of tokens with this probability is drawn from.",
+    "top_p": "The smallest set of tokens with this probability is drawn from; 0 is greedy.",
+    "top_k": "1 is greedy; any other number is accepted and not used.",
     "n": "Choices; each with a seed of its own.",
     "seed": "The same seed, policy and model give the same answer. Default: `--seed`.",
     "stop": "Up to 16 texts before which an answer ends. What is left is what is judged.",

@@ -85,6 +85,8 @@ def test_options_become_settings(started: list[Any], tmp_path: Path) -> None:
         (["--keys", "/nowhere/keys.yaml"], "cannot read the keys"),
         (["--policies", "/nowhere"], "no such folder"),
         (["--port", "70000"], "--port"),
+        (["--cors-origin", "*"], "not the origin of a page"),
+        (["--allowed-host", "*.example"], "not the name of a server"),
     ],
 )
 def test_what_cannot_be_served_is_said(started: list[Any], options: list[str], said: str) -> None:

@@ -27,18 +27,20 @@ class Reply:
         id: of the request, and of its records.
         model: as the client named it.
         answered: one per choice.
+        n: choices of each prompt, one after the other.
         created: Unix seconds.
     """
 
     id: str
     model: str
     answered: Sequence[Answered]
+    n: int
     created: int
 
     @classmethod
-    def of(cls, id_: str, model: str, answered: Sequence[Answered]) -> Reply:
+    def of(cls, id_: str, model: str, answered: Sequence[Answered], n: int = 1) -> Reply:
         """The reply, now."""
-        return cls(id_, model, answered, int(time.time()))
+        return cls(id_, model, answered, n, int(time.time()))
 
     def chat(self) -> dict[str, Any]:
         """``chat.completion``."""
@@ -90,8 +92,11 @@ class Reply:
             yield {**frame, "choices": [], **self.usage()}
 
     def usage(self) -> dict[str, Any]:
-        """Tokens of the request and of what left; what the search cost stands in ``rerail``."""
-        prompt = sum(a.prompt_tokens for a in self.answered)
+        """Tokens of the request and of what left; what the search cost stands in ``rerail``.
+
+        A prompt counts once, however many choices it has.
+        """
+        prompt = sum(a.prompt_tokens for a in self.answered[:: self.n])
         completion = sum(completion_tokens(a.response) for a in self.answered)
         return {
             "usage": {

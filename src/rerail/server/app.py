@@ -15,7 +15,6 @@ from importlib import resources
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 
 from rerail import __version__
 from rerail.engines.base import Engine
@@ -26,7 +25,7 @@ from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Loader, load_moderators
 from rerail.server.records import Recorder
 from rerail.server.routes import admin, health, openai, page
-from rerail.server.security import Guard
+from rerail.server.security import SecurityMiddleware
 from rerail.server.service import Service
 from rerail.server.settings import Settings
 from rerail.server.tracing import Tracing
@@ -124,16 +123,9 @@ def create_app(
     for module in (openai, admin, page, health):
         app.include_router(module.router)
     app.mount("/static", page.Assets(directory=page.FOLDER), name="static")
-    add_handlers(app)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Rerail-Policy"],
-        )
+    add_handlers(app, openai.router)
     app.add_middleware(
-        Guard,
+        SecurityMiddleware,
         max_body_bytes=settings.max_body_bytes,
         origins=settings.cors_origins,
         hosts=settings.hosts or (LOOPBACK_NAMES if keys is None else None),

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from rerail.engines.base import EmbeddingTable, Engine, Sampling
-from rerail.errors import EngineError, PolicyError
-from rerail.server.errors import ApiError
+from rerail.errors import EngineError, PolicyError, PromptError
+from rerail.server.errors import ApiError, of_ours
 from rerail.server.keys import LOCAL, ApiKey, KeyRing
 from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Served
@@ -40,9 +40,11 @@ class Call:
     Attributes:
         id: of the request, its response and its records.
         route: that it came by.
+        param: the parameter that holds what is to be answered.
         key: who asks.
         model: which model.
         served: the policy version that decides, from beginning to end.
+        n: choices of each prompt, one after the other.
         prompts: one per choice.
         seeds: one per choice.
         sampling: of every choice.
@@ -52,9 +54,11 @@ class Call:
 
     id: str
     route: str
+    param: str
     key: ApiKey
     model: str
     served: Served
+    n: int
     prompts: Sequence[Prompt]
     seeds: Sequence[int]
     sampling: Sampling
@@ -206,8 +210,8 @@ class Service:
         """Make a request ready.
 
         Raises:
-            ApiError: a model or policy cannot be had, or a limit is passed.
-            PromptError: there is nothing to answer.
+            ApiError: a model or policy cannot be had, a limit is passed, or there is nothing to
+                answer.
         """
         settings = self.settings
         if request.model not in self.workers:
@@ -217,7 +221,10 @@ class Service:
                 param="model",
             )
         served = self.choose(key, request.model, named(policy_header, request.policy))
-        prompts = request.prompts()
+        try:
+            prompts = request.prompts()
+        except PromptError as error:
+            raise of_ours(error, request.words) from None
         n = request.n or 1
         if n * len(prompts) > settings.max_choices:
             raise ApiError(
@@ -231,17 +238,23 @@ class Service:
                 request.token_limit or settings.max_new_tokens, settings.max_new_tokens_limit
             ),
             temperature=(
-                settings.temperature if request.temperature is None else request.temperature
+                0.0
+                if request.greedy
+                else settings.temperature
+                if request.temperature is None
+                else request.temperature
             ),
-            top_p=1.0 if request.top_p is None else request.top_p,
+            top_p=request.top_p or 1.0,
             stop=request.stops,
         )
         return Call(
-            id=f"chatcmpl-{secrets.token_hex(12)}",
+            id=f"{request.prefix}-{secrets.token_hex(12)}",
             route=route,
+            param=request.words,
             key=key,
             model=request.model,
             served=served,
+            n=n,
             prompts=[prompt for prompt in prompts for _ in range(n)],
             seeds=[(seed + i) & MAX_SEED for _ in prompts for i in range(n)],
             sampling=sampling,
@@ -256,8 +269,8 @@ class Service:
 
         Raises:
             ApiError: there are none: the server is full or stops, the deadline passed, or the
-                model, the moderator or the store failed.
-            PromptError: the prompt cannot be answered as it is.
+                model, the moderator or the store failed, or the prompt cannot be answered as it
+                is.
         """
         policy = call.served.policy
         with self.tracing.request(call.route, call.model, policy.name) as span:
@@ -326,6 +339,8 @@ class Service:
         except HandedBackError as error:
             reason = "stopping" if "stopping" in str(error) else "deadline"
             raise self._come_back(str(error), reason) from None
+        except PromptError as error:
+            raise of_ours(error, call.param) from None
         except EngineError:
             # The model could not embed the prompt; what failed is in the log.
             message = call.served.policy.error_message

@@ -134,7 +134,7 @@ async def _answer(
         answered = await stream.while_connected(request, service.answer(call))
     except stream.ClientGoneError:
         return gone()
-    return JSONResponse(whole(Reply.of(call.id, call.model, answered)), headers=headers)
+    return JSONResponse(whole(Reply.of(call.id, call.model, answered, call.n)), headers=headers)
 
 
 async def _stream(
@@ -161,7 +161,7 @@ async def _stream(
         async for sign in stream.held_back(work, feed, service.settings.keep_alive, wanted):
             yield sign
         try:
-            reply = Reply.of(call.id, call.model, work.result())
+            reply = Reply.of(call.id, call.model, work.result(), call.n)
         except Exception as error:
             yield stream.event(stream.failure(error))
         else:
