@@ -45,7 +45,7 @@ from rerail.server.records import as_json
 from rerail.server.routes.page import EVALUATION
 from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
 from rerail.server.security import SECURITY_HEADERS
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from rerail.store import Record
 from rerail.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
 
@@ -502,9 +502,9 @@ def server() -> str:
         "### Streams",
         "Text is held until it is accepted. Until then a comment such as "
         '`: rerail {"generations": 3, "least_harm": 1.2}` comes at least every '
-        f"{Settings().keep_alive:g} seconds; with `stream_options.include_progress` it is a chunk "
-        "without choices that has `rerail.progress`. Then come the text in pieces, a last chunk "
-        "with `finish_reason`, `rerail` and `moderation`, and `[DONE]`. What fails within the "
+        f"{ServerSettings().keep_alive:g} seconds; with `stream_options.include_progress` it is a "
+        "chunk without choices that has `rerail.progress`. Then come the text in pieces, a last "
+        "chunk with `finish_reason`, `rerail` and `moderation`, and `[DONE]`. What fails within the "
         "first second has a status of its own; later it is an event with `error`. A client that "
         "leaves takes its work along.",
         "## Which policy applies",

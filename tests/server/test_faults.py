@@ -24,7 +24,7 @@ from rerail.errors import EngineError
 from rerail.moderators import Moderator
 from rerail.policy import Policy
 from rerail.server import service as service_module
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from rerail.store import Store
 from rerail.types import Exchange, Prompt, Score
 from tests.server.conftest import (
@@ -204,7 +204,9 @@ def test_a_request_may_lower_the_budget_and_not_raise_it(serve: Make) -> None:
 
 
 def test_a_full_queue_is_a_429_with_retry_after(serve: Make) -> None:
-    made = serve(moderators=Moderators(delay=0.3), settings=Settings(max_open=1, max_waiting=2))
+    made = serve(
+        moderators=Moderators(delay=0.3), settings=ServerSettings(max_open=1, max_waiting=2)
+    )
 
     async def flood() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=made.url, timeout=60) as client:

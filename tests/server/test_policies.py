@@ -419,9 +419,11 @@ def test_a_file_of_another_policy_is_not_overwritten(make: Make, tmp_path: Path)
 
 
 def test_precedence_request_model_server(serve: Make) -> None:
-    from rerail.server.settings import Settings
+    from rerail.server.settings import ServerSettings
 
-    made = serve(settings=Settings(model_policies={"rerail": "strict"}, default_policy="small"))
+    made = serve(
+        settings=ServerSettings(model_policies={"rerail": "strict"}, default_policy="small")
+    )
     with httpx.Client(base_url=made.url, timeout=60) as client:
         assert ask(client)["rerail"]["policy"]["name"] == "strict"
         assert ask(client, policy="recorded")["rerail"]["policy"]["name"] == "recorded"
@@ -438,7 +440,7 @@ def test_models_have_defaults_of_their_own() -> None:
     from starlette.testclient import TestClient
 
     from rerail.server.app import create_app
-    from rerail.server.settings import Settings
+    from rerail.server.settings import ServerSettings
     from tests.server.conftest import engine
 
     engines = {"org/a": engine(name="a"), "b": engine(name="b")}
@@ -446,7 +448,7 @@ def test_models_have_defaults_of_their_own() -> None:
         engines,
         POLICIES,
         loader=Moderators(),
-        settings=Settings(model_policies={"org/a": "strict"}),
+        settings=ServerSettings(model_policies={"org/a": "strict"}),
     )
     with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1)) as client:
         listed = client.get("/v1/models").json()["data"]
@@ -460,10 +462,10 @@ def test_models_have_defaults_of_their_own() -> None:
 
 
 def test_a_default_that_is_missing_stops_the_start(make: Make) -> None:
-    from rerail.server.settings import Settings
+    from rerail.server.settings import ServerSettings
 
     with pytest.raises(Exception, match="unknown policy 'strickt'"):
-        make(settings=Settings(default_policy="strickt"))
+        make(settings=ServerSettings(default_policy="strickt"))
 
 
 # Under load

@@ -15,7 +15,7 @@ from rerail.server import security
 from rerail.server.keys import KeyRing, KeysFileError, new_key, revoke
 from rerail.server.run import NoProbes
 from rerail.server.service import is_loopback
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from tests.server.conftest import PLAIN, WRAPPED, Made, Make, chat, running, until
 
 
@@ -194,7 +194,7 @@ def test_which_policy_a_key_gets(serve: Make, key_file: Path) -> None:
     all_ = new_key(key_file, "all", policies=["*"])
     made = serve(
         keys=KeyRing.read(key_file),
-        settings=Settings(model_policies={"rerail": "recorded"}),
+        settings=ServerSettings(model_policies={"rerail": "recorded"}),
     )
 
     def policy(key: str, named: str | None = None) -> object:
@@ -251,7 +251,7 @@ def test_pages_elsewhere_may_not_call(made: Made) -> None:
 
 
 def test_an_origin_that_is_allowed_may(serve: Make) -> None:
-    made = serve(settings=Settings(cors_origins=("https://app.example",)))
+    made = serve(settings=ServerSettings(cors_origins=("https://app.example",)))
     with httpx.Client(base_url=made.url) as client:
         origin = {"Origin": "https://app.example"}
         reply = client.get("/v1/models", headers=origin)
@@ -274,7 +274,7 @@ ASKED = (
 
 @pytest.mark.parametrize("origin", ["https://app.example/", "HTTPS://App.Example:443"])
 def test_a_browser_may_use_openais_client(serve: Make, origin: str) -> None:
-    made = serve(settings=Settings(cors_origins=(origin,)))
+    made = serve(settings=ServerSettings(cors_origins=(origin,)))
     page = {"Origin": "https://app.example"}
     with httpx.Client(base_url=made.url) as client:
         preflight = client.options(
@@ -292,7 +292,7 @@ def test_a_browser_may_use_openais_client(serve: Make, origin: str) -> None:
 
 def test_a_page_may_read_why_it_is_refused(serve: Make) -> None:
     made = serve(
-        settings=Settings(
+        settings=ServerSettings(
             cors_origins=("https://app.example",), max_body_bytes=2000, hosts=("127.0.0.1",)
         )
     )
@@ -317,7 +317,7 @@ def test_a_body_that_does_not_arrive_is_told_to_the_page(
     serve: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(security, "BODY_SECONDS", 0.05)
-    made = serve(settings=Settings(cors_origins=("https://app.example",)))
+    made = serve(settings=ServerSettings(cors_origins=("https://app.example",)))
     go = threading.Event()
 
     def late() -> Iterator[bytes]:
@@ -342,7 +342,7 @@ def test_a_body_that_does_not_arrive_is_told_to_the_page(
     ],
 )
 def test_origins_are_what_browsers_make_of_them(given: str, browsers: str) -> None:
-    assert Settings(cors_origins=(given,)).cors_origins == (browsers,)
+    assert ServerSettings(cors_origins=(given,)).cors_origins == (browsers,)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +352,7 @@ def test_origins_are_what_browsers_make_of_them(given: str, browsers: str) -> No
 )  # fmt: skip
 def test_what_is_no_origin_is_refused_at_the_start(wrong: str) -> None:
     with pytest.raises(ValueError, match=r"https://app\.example"):
-        Settings(cors_origins=(wrong,))
+        ServerSettings(cors_origins=(wrong,))
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_what_is_no_origin_is_refused_at_the_start(wrong: str) -> None:
     ],
 )  # fmt: skip
 def test_hosts_are_names_without_their_port(serve: Make, given: str, name: str) -> None:
-    made = serve(settings=Settings(hosts=(given,)))
+    made = serve(settings=ServerSettings(hosts=(given,)))
     assert made.service.settings.hosts == (name,)
     for sent in (given, f"[{name}]:5" if ":" in name else f"{name.upper()}:5"):
         reply = httpx.get(f"{made.url}/v1/models", headers={"Host": sent})
@@ -374,7 +374,7 @@ def test_hosts_are_names_without_their_port(serve: Make, given: str, name: str) 
 @pytest.mark.parametrize("wrong", ["*", "*.x", "https://x", "x/y", "", "a:b:c", "u@x", "ex\u00e4"])
 def test_what_is_no_host_is_refused_at_the_start(wrong: str) -> None:
     with pytest.raises(ValueError, match="name of a server"):
-        Settings(hosts=(wrong,))
+        ServerSettings(hosts=(wrong,))
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/chat/completions", "/v1/embeddings", "/v1"])
@@ -425,7 +425,7 @@ def test_every_response_has_the_headers(made: Made) -> None:
 
 
 def test_a_body_that_is_too_large_is_refused(serve: Make) -> None:
-    made = serve(settings=Settings(max_body_bytes=2000))
+    made = serve(settings=ServerSettings(max_body_bytes=2000))
     with httpx.Client(base_url=made.url) as client:
         large = chat("x" * 3000)
         assert client.post("/v1/chat/completions", json=large).status_code == 413

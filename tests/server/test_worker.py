@@ -16,7 +16,7 @@ from rerail.errors import PromptError, PromptTooLongError
 from rerail.moderators import FakeModerator
 from rerail.policy import Policy
 from rerail.server import worker as module
-from rerail.server.worker import HandedBackError, QueueFullError, Ticket, Worker
+from rerail.server.worker import HandedBackError, QueueFullError, SearchWorker, Ticket
 from rerail.types import Outcome, Prompt
 from tests.server.conftest import FLAGGED, HOPELESS, PLAIN, TULIPS, WRAPPED, engine, until
 
@@ -48,7 +48,7 @@ class Bench:
         self.aligner = Aligner(self.engine, self.moderator, Policy(name="default"))
         self.rounds: list[int] = []
         self.gate = threading.Event()
-        self.worker = Worker(
+        self.worker = SearchWorker(
             "fake", max_open=max_open, max_waiting=max_waiting, on_round=self._on_round
         )
 

@@ -17,7 +17,7 @@ from rerail.cli._options import Setup
 from rerail.engines import EMBEDDED
 from rerail.errors import MissingDependencyError, StoreError
 from rerail.policy import Policy
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 
 commands = typer.Typer(
     help="Serve models under policies, with OpenAI's API.",
@@ -31,7 +31,7 @@ DEFAULT_NAME = "rerail"
 """Of the model where none is given."""
 
 NO_STORE = "none"
-_DEFAULTS = Settings()
+_DEFAULTS = ServerSettings()
 _SERVER, _LIMITS, _SECURITY, _RECORDS = "Server", "Limits", "Security", "Records"
 
 
@@ -245,7 +245,7 @@ def serve(
         raise typer.BadParameter("--tls-key needs --tls-certificate")
     models = _pairs(model or [EMBEDDED], "--model", one_name=DEFAULT_NAME)
     try:
-        settings = Settings(
+        settings = ServerSettings(
             default_policy=policy,
             model_policies=_pairs(model_policy or [], "--model-policy"),
             max_open=max_open,

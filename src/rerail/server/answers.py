@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerail.server.worker import Answered
+from rerail.server.worker import Finished
 from rerail.types import Cost, Evaluation, Outcome, Response, Verdict
 
 _WORST = (Outcome.PASSED, Outcome.STEERED, Outcome.REFUSED, Outcome.ERROR)
@@ -20,7 +20,7 @@ _NOT_JUDGED = {
 
 
 @dataclass(frozen=True)
-class Reply:
+class OpenAIReply:
     """The choices of one request, in order.
 
     Attributes:
@@ -33,12 +33,12 @@ class Reply:
 
     id: str
     model: str
-    answered: Sequence[Answered]
+    answered: Sequence[Finished]
     n: int
     created: int
 
     @classmethod
-    def of(cls, id_: str, model: str, answered: Sequence[Answered], n: int = 1) -> Reply:
+    def of(cls, id_: str, model: str, answered: Sequence[Finished], n: int = 1) -> OpenAIReply:
         """The reply, now."""
         return cls(id_, model, answered, n, int(time.time()))
 
@@ -166,7 +166,7 @@ def _most(verdicts: Iterator[Verdict | None]) -> float | None:
     return max(harms, default=None)
 
 
-def moderation(answered: Sequence[Answered]) -> dict[str, Any]:
+def moderation(answered: Sequence[Finished]) -> dict[str, Any]:
     """The ``moderation`` shape of OpenAI's chat completions.
 
     The output's results are verdicts on the texts that left; for a refused choice, whose text is

@@ -2,7 +2,7 @@
 
 Endpoints: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/models``, ``/v1/moderations``;
 ``/admin/policies``, ``/admin/interventions``; ``/``, ``/watch``, ``/ui/config``; ``/healthz``,
-``/readyz``, ``/metrics``, ``/openapi.json``. Limits are those of `Settings`.
+``/readyz``, ``/metrics``, ``/openapi.json``. Limits are those of `ServerSettings`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rerail.server.records import Recorder
 from rerail.server.routes import admin, health, openai, page
 from rerail.server.security import SecurityMiddleware
 from rerail.server.service import Service
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from rerail.server.tracing import Tracing
 from rerail.server.watcher import watch
 from rerail.store import Store
@@ -47,7 +47,7 @@ def create_app(
     folder: Path | None = None,
     keys: KeyRing | None = None,
     store: Store | None = None,
-    settings: Settings | None = None,
+    settings: ServerSettings | None = None,
     loader: Loader = load_moderators,
     tracing: Tracing | None = None,
 ) -> FastAPI:
@@ -67,7 +67,7 @@ def create_app(
         PolicyError: a policy is not valid, or a default is unknown.
         ModeratorError: a moderator of a policy cannot be had.
     """
-    settings = settings or Settings()
+    settings = settings or ServerSettings()
     metrics = Metrics()
     live = LivePolicies(
         engines,

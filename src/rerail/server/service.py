@@ -19,9 +19,9 @@ from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Served
 from rerail.server.records import Recorder
 from rerail.server.schemas import MAX_SEED, ChatRequest, CompletionRequest
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from rerail.server.tracing import Tracing
-from rerail.server.worker import Answered, HandedBackError, QueueFullError, Ticket, Worker
+from rerail.server.worker import Finished, HandedBackError, QueueFullError, SearchWorker, Ticket
 from rerail.types import Evaluation, Exchange, Outcome, Prompt, Score, StopReason
 
 Observer = Callable[[Evaluation], None]
@@ -85,7 +85,7 @@ class Service:
         policies: LivePolicies,
         keys: KeyRing | None,
         recorder: Recorder,
-        settings: Settings,
+        settings: ServerSettings,
         metrics: Metrics,
         tracing: Tracing,
     ) -> None:
@@ -102,9 +102,9 @@ class Service:
         self.workers = {name: self._worker(name) for name in engines}
         self.started = int(time.time())
 
-    def _worker(self, name: str) -> Worker:
+    def _worker(self, name: str) -> SearchWorker:
         size = self.metrics.round_size.labels(name)
-        worker = Worker(
+        worker = SearchWorker(
             name,
             max_open=self.settings.max_open,
             max_waiting=self.settings.max_waiting,
@@ -264,7 +264,7 @@ class Service:
 
     # Answers
 
-    async def answer(self, call: Call, observe: Observer | None = None) -> list[Answered]:
+    async def answer(self, call: Call, observe: Observer | None = None) -> list[Finished]:
         """Answers that may leave, recorded.
 
         Raises:
@@ -298,7 +298,7 @@ class Service:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._judges, served.moderator.score, exchanges)
 
-    async def _searched(self, call: Call, observe: Observer | None) -> list[Answered]:
+    async def _searched(self, call: Call, observe: Observer | None) -> list[Finished]:
         deadline = time.monotonic() + call.seconds
         tickets = [
             Ticket(

@@ -11,7 +11,7 @@ from rerail.types import FrozenDict
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ServerSettings:
     """How a server behaves.
 
     Attributes:

@@ -41,7 +41,7 @@ class HandedBackError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Finished:
     """A response and what the search knows besides.
 
     Attributes:
@@ -82,7 +82,7 @@ class Ticket:
     observe: Callable[[Evaluation], None] | None = None
 
     def __post_init__(self) -> None:
-        self.future: Future[Answered] = Future()
+        self.future: Future[Finished] = Future()
         self.arrived = time.monotonic()
         self.began = self.arrived
         self.search: Search | None = None
@@ -98,10 +98,10 @@ class Ticket:
         if self.search is not None:
             self.search.cancel()
 
-    def resolve(self, result: Answered | BaseException) -> None:
+    def resolve(self, result: Finished | BaseException) -> None:
         """Answer; whoever waited may have left."""
         try:
-            if isinstance(result, Answered):
+            if isinstance(result, Finished):
                 self.future.set_result(result)
             else:
                 self.future.set_exception(result)
@@ -109,7 +109,7 @@ class Ticket:
             pass
 
 
-class Worker:
+class SearchWorker:
     """The open searches of one model.
 
     Args:
@@ -304,7 +304,7 @@ class Worker:
             ticket.resolve(HandedBackError("the client has left"))
             return
         try:
-            answered = Answered(
+            answered = Finished(
                 ticket.search.response(),
                 ticket.search.thresholds,
                 len(ticket.search.embedded.token_ids),

@@ -62,7 +62,7 @@ def administrator(key: Caller) -> ApiKey:
 
 
 Administrator = Annotated[ApiKey, Depends(administrator)]
-Served = Annotated[Service, Depends(service_of)]
+ServiceDependency = Annotated[Service, Depends(service_of)]
 
 
 def gone() -> Response:
