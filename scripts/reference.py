@@ -504,9 +504,9 @@ def server() -> str:
         '`: rerail {"generations": 3, "least_harm": 1.2}` comes at least every '
         f"{ServerSettings().keep_alive:g} seconds; with `stream_options.include_progress` it is a "
         "chunk without choices that has `rerail.progress`. Then come the text in pieces, a last "
-        "chunk with `finish_reason`, `rerail` and `moderation`, and `[DONE]`. What fails within the "
-        "first second has a status of its own; later it is an event with `error`. A client that "
-        "leaves takes its work along.",
+        "chunk with `finish_reason`, `rerail` and `moderation`, and `[DONE]`. What fails within "
+        "the first second has a status of its own; later it is an event with `error`. A client "
+        "that leaves takes its work along.",
         "## Which policy applies",
         "1. The one that the request names: header `X-Rerail-Policy`, or parameter `policy`. The "
         "key must allow it (`policies`), or it is 403; unknown, it is 400.\n"
