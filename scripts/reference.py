@@ -45,7 +45,7 @@ from rerail.server.records import as_json
 from rerail.server.routes.page import EVALUATION
 from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
 from rerail.server.security import SECURITY_HEADERS
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from rerail.settings import PRESETS
 from rerail.store import Record
 from rerail.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
@@ -504,11 +504,11 @@ def server() -> str:
         "### Streams",
         "Text is held until it is accepted. Until then a comment such as "
         '`: rerail {"generations": 3, "least_harm": 1.2}` comes at least every '
-        f"{Settings().keep_alive:g} seconds; with `stream_options.include_progress` it is a chunk "
-        "without choices that has `rerail.progress`. Then come the text in pieces, a last chunk "
-        "with `finish_reason`, `rerail` and `moderation`, and `[DONE]`. What fails within the "
-        "first second has a status of its own; later it is an event with `error`. A client that "
-        "leaves takes its work along.",
+        f"{ServerSettings().keep_alive:g} seconds; with `stream_options.include_progress` it is a "
+        "chunk without choices that has `rerail.progress`. Then come the text in pieces, a last "
+        "chunk with `finish_reason`, `rerail` and `moderation`, and `[DONE]`. What fails within "
+        "the first second has a status of its own; later it is an event with `error`. A client "
+        "that leaves takes its work along.",
         "## Which policy applies",
         "1. The one that the request names: header `X-Rerail-Policy`, or parameter `policy`. The "
         "key must allow it (`policies`), or it is 403; unknown, it is 400.\n"
@@ -572,9 +572,10 @@ def _endpoints(document: Mapping[str, Any]) -> str:
 _PARAMETERS = {
     "model": "Name of a model, from `/v1/models`.",
     "messages": "Turns: `role` (system, developer, user, assistant) and `content`, a text or a "
-    "list of parts of type `text`. The last one is the user's.",
+    "list of parts of type `text` or `refusal`. The last one is the user's.",
     "temperature": "0 is greedy. Default: `--temperature`.",
-    "top_p": "The smallest set of tokens with this probability is drawn from.",
+    "top_p": "The smallest set of tokens with this probability is drawn from; 0 is greedy.",
+    "top_k": "1 is greedy; any other number is accepted and not used.",
     "n": "Choices; each with a seed of its own.",
     "seed": "The same seed, policy and model give the same answer. Default: `--seed`.",
     "stop": "Up to 16 texts before which an answer ends. What is left is what is judged.",

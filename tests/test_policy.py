@@ -147,6 +147,56 @@ def test_all_faults_are_told_at_once() -> None:
         assert part in message
 
 
+def test_unknown_keys_hide_no_other_fault() -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse(
+            budjet={},
+            colour="red",
+            default_threshold=2,
+            budget={"generation": 1, "seconds": -1},
+            moderators=[{"nam": "x", "options": 3}],
+        )
+    for part in (
+        "policy: unknown key 'budjet'; did you mean 'budget'?",
+        "policy: unknown key 'colour'",
+        "default_threshold: ",
+        "budget: unknown key 'generation'",
+        "budget.seconds: ",
+        "moderators.0: unknown key 'nam'",
+        "moderators.0.options: ",
+    ):
+        assert f"\n  {part}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: p\ndescription: 2026-13-45", "mine.yaml, line 2, column 14: "),
+        ("name: p\n\naudit: !!bool maybe", "mine.yaml, line 3, column 8: "),
+        ("name: p\nname: q", "mine.yaml, line 2, column 1: key 'name' stands twice"),
+        ("name: [p", "mine.yaml, line 1, column 9: "),
+    ],
+)
+def test_what_is_not_yaml_is_told_in_one_line_with_its_place(text: str, said: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        Policy.from_yaml(text, "mine.yaml")
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_may_be_merged() -> None:
+    text = """
+        name: p
+        moderators:
+          - &first {name: fake, options: &words {words: [a], delay: 0.0}}
+          - {<<: *first, name: other, kind: fake, options: {<<: *words, words: [b]}}
+    """
+    first, other = Policy.from_yaml(text).moderators
+    assert first.options == {"words": ["a"], "delay": 0.0}
+    assert (other.name, other.kind) == ("other", "fake")
+    assert other.options == {"words": ["b"], "delay": 0.0}
+
+
 @pytest.mark.parametrize(
     "text",
     [

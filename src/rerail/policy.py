@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,9 +26,10 @@ from pydantic import (
     model_validator,
 )
 
+from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import PolicyError
 from rerail.names import nearest
-from rerail.settings import Frozen, OptimizerSettings
+from rerail.settings import Frozen, OptimizerSettings, said
 from rerail.types import FrozenDict, PolicyTag, SteerableRows
 
 DEFAULT_THRESHOLD = 0.5
@@ -199,7 +200,7 @@ class Policy(Frozen):
         except ValidationError as error:
             faults = [
                 f"  {'.'.join(str(part) for part in fault['loc']) or 'policy'}: "
-                + fault["msg"].removeprefix("Value error, ")
+                + said(fault["msg"])
                 for fault in error.errors()
             ]
             raise PolicyError("\n".join([f"{source} is not valid:", *faults])) from None
@@ -212,11 +213,9 @@ class Policy(Frozen):
             PolicyError: the text is not YAML, or not a valid policy.
         """
         try:
-            data = yaml.load(text, _UniqueKeyLoader)  # noqa: S506 - a SafeLoader
-        except yaml.YAMLError as error:
-            raise PolicyError(f"{source} is not YAML: {error}") from None
-        except RecursionError:
-            raise PolicyError(f"{source} is not usable: nested too deep") from None
+            data = read_yaml(text)
+        except NotYamlError as error:
+            raise PolicyError(f"{source}, {error}") from None
         return cls.parse(data, source)
 
     @classmethod
@@ -293,29 +292,6 @@ class PolicyStore:
         """Every policy that was put under the name, oldest first."""
         with self._write:
             return tuple(self._history.get(name, ()))
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader for which a key that stands twice is an error."""
-
-
-def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, Hashable):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key must be a text", key_node.start_mark
-            )
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} stands twice", key_node.start_mark
-            )
-        seen.add(key)
-    return dict(loader.construct_mapping(node, deep=True))
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
 def _kind(data: Any) -> str:

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from rerail.names import nearest
 from rerail.types import SteerableRows
@@ -19,14 +26,31 @@ class Frozen(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}{nearest(str(key), cls.model_fields)}")
-        return data
+    def _known_keys(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Tell of unknown keys together with all other faults."""
+        known = cls.model_fields
+        if not isinstance(data, Mapping) or not (data.keys() - known.keys()):
+            return handler(data)
+        unknown = [key for key in data if key not in known]
+        faults: list[tuple[tuple[int | str, ...], str]] = [
+            ((), f"unknown key {key!r}{nearest(str(key), known)}") for key in unknown
+        ]
+        try:
+            handler({key: value for key, value in data.items() if key in known})
+        except ValidationError as error:
+            faults += [(fault["loc"], said(fault["msg"])) for fault in error.errors()]
+        details: list[Any] = [
+            {"type": "value_error", "loc": at, "input": None, "ctx": {"error": what}}
+            for at, what in faults
+        ]
+        raise ValidationError.from_exception_data(cls.__name__, details)
+
+
+def said(message: str) -> str:
+    """A fault as pydantic tells it, without the mark of its kind."""
+    return message.removeprefix("Value error, ")
 
 
 Preset = Literal["fast", "tsa", "tide", "random"]

@@ -203,7 +203,8 @@ def test_two_services_of_one_kind_under_names_of_their_own(
 
 
 def test_options_that_cannot_be_read(cli: Cli, source: Path) -> None:
-    for wrong in (["words"], ["=x"], ["words=[a"], ["words=[a]", "words=[b]"]):
+    for wrong in (["words"], ["=x"], ["words=[a"], ["words=[a]", "words=[b]"],
+                  ["words=2026-13-45"], ["words=!!int a"], ["words=&a [*a]"]):  # fmt: skip
         pairs = [part for pair in wrong for part in ("--option", pair)]
         ran = cli("moderate", "--moderator", "fake", *pairs, "--input", source)
         assert ran.code == ExitCode.BAD_INPUT, wrong

@@ -71,6 +71,16 @@ def test_check_knows_which_categories_the_moderators_give(cli: Cli, tmp_path: Pa
     assert "names category 'hate'" in results[0]["faults"][0]
 
 
+def test_check_says_why_a_file_is_not_yaml(cli: Cli, tmp_path: Path) -> None:
+    twice = write_policy(tmp_path / "twice.yaml", "name: p\nmoderators: [fake]\nname: q\n")
+    date = write_policy(tmp_path / "date.yaml", "name: p\ndescription: 2026-13-45\n")
+    ran = cli("policy", "check", twice, date, "--json")
+    assert ran.code == ExitCode.BAD_INPUT
+    ((first,), (second,)) = (result["faults"] for result in ran.document["files"])
+    assert first == f"{twice}, line 3, column 1: key 'name' stands twice"
+    assert second.startswith(f"{date}, line 2, column 14: ")
+
+
 def test_check_names_every_fault_of_every_file(cli: Cli, tmp_path: Path) -> None:
     good = write_policy(tmp_path / "good.yaml", "name: good\nmoderators: [fake]\n")
     bad = write_policy(

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rerail.engines import rendering
 from rerail.engines.base import TEMPLATE_ROW
 from rerail.engines.rendering import Renderer
-from rerail.errors import EngineError, PromptError
+from rerail.errors import EngineError, PromptError, PromptTooLongError
 from rerail.types import Message, Prompt
 from tests.engines import tiny
 
@@ -217,3 +218,34 @@ def test_template_options_reach_the_template() -> None:
 def test_a_tokenizer_without_offsets_is_refused() -> None:
     with pytest.raises(EngineError, match=r"tokenizer\.json"):
         Renderer(object())
+
+
+@pytest.mark.parametrize("text", ["fox " * 5000, "x" * 20_000, " \n" * 20_000 + ".", "🌷" * 5000])
+def test_what_is_far_too_long_is_refused_before_it_is_tokenised(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    def fails(_: object) -> None:
+        raise AssertionError("it was tokenised as a whole")
+
+    for chunk in (100, 2**16):
+        monkeypatch.setattr(rendering, "_CHUNK", chunk)
+        for longest in (1, 1_000_000):  # by the characters, or by the tokens of a part
+            renderer = Renderer(tiny.byte_level())
+            renderer._longest = longest
+            monkeypatch.setattr(renderer, "_tokens", fails)
+            with pytest.raises(
+                PromptTooLongError, match=r"at least \d+ tokens, the model takes 64"
+            ):
+                renderer.render(Prompt.of(text), 64)
+
+
+@pytest.mark.parametrize("text", ["fox", "the quick fox " * 200, "🌷é " * 300, "<|im_end|>" * 200])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_prompt_fits_to_the_token(monkeypatch: pytest.MonkeyPatch, kind: str, text: str) -> None:
+    monkeypatch.setattr(rendering, "_CHUNK", 256)
+    renderer = Renderer(made(kind, "chatml"))
+    ids, messages = renderer.render(Prompt.of(text))
+    fitting = renderer.render(Prompt.of(text), len(ids) + 1)
+    assert [part.tolist() for part in fitting] == [ids.tolist(), messages.tolist()]
+    with pytest.raises(PromptTooLongError):
+        renderer.render(Prompt.of(text), len(ids))

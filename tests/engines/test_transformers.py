@@ -657,6 +657,8 @@ def test_load_says_what_is_wrong(
         load_engine(f"{folder}?max_bach=2")
     with pytest.raises(EngineError, match="cannot be read"):
         load_engine(f"{folder}?max_batch")
+    with pytest.raises(EngineError, match="cannot be read"):
+        load_engine(f"{folder}?max_batch=2026-13-45")
     with pytest.raises(EngineError, match="unknown device 'gpu': use auto, cpu"):
         load_engine(folder, device="gpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -361,6 +361,8 @@ def test_any_setting_can_be_given_by_name() -> None:
         ("none:x=1", "unknown setting"),
         ("fast:directions=[", "not YAML"),
         ("best-of-n:temperature=[", "not YAML"),
+        ("best-of-n:temperature=2026-13-45", "temperature is not YAML, line 1, column 1: "),
+        ("fast:num_directions=!!int x", "num_directions is not YAML, line 1, column 1: "),
         ("best-of-n:temperature=warm", "a number from 0"),
         ("best-of-n:natural=1", "true or false"),
         ("smoothllm:copies=0", "a whole number from 1"),

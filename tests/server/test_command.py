@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from rerail.cli import ExitCode, app
 from rerail.server import run
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from rerail.server.tracing import Tracing
 from tests.server.conftest import PLAIN, WRAPPED, Make, chat, until
 
@@ -67,7 +67,7 @@ def test_options_become_settings(started: list[Any], tmp_path: Path) -> None:
     assert code == ExitCode.OK, said
     service = started[0].config.app.state.service
     assert set(service.workers) == {"a", "b"}
-    assert service.settings == Settings(
+    assert service.settings == ServerSettings(
         default_policy="mine", model_policies={"b": "strict"}, max_open=3, record="all",
         retention_days=7, cors_origins=("https://a.example",), hosts=("rerail.example",),
     )  # fmt: skip
@@ -85,6 +85,8 @@ def test_options_become_settings(started: list[Any], tmp_path: Path) -> None:
         (["--keys", "/nowhere/keys.yaml"], "cannot read the keys"),
         (["--policies", "/nowhere"], "no such folder"),
         (["--port", "70000"], "--port"),
+        (["--cors-origin", "*"], "not the origin of a page"),
+        (["--allowed-host", "*.example"], "not the name of a server"),
     ],
 )
 def test_what_cannot_be_served_is_said(started: list[Any], options: list[str], said: str) -> None:

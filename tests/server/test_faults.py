@@ -19,12 +19,14 @@ import httpx
 import pytest
 
 from rerail import store as store_module
+from rerail.engines.base import EmbeddedPrompt
 from rerail.errors import EngineError
 from rerail.moderators import Moderator
 from rerail.policy import Policy
-from rerail.server.settings import Settings
+from rerail.server import service as service_module
+from rerail.server.settings import ServerSettings
 from rerail.store import Store
-from rerail.types import Exchange, Score, Verdict
+from rerail.types import Exchange, Prompt, Score, Verdict
 from tests.server.conftest import (
     FLAGGED,
     HOPELESS,
@@ -172,6 +174,27 @@ def test_a_deadline_ends_the_search_with_the_policys_message(serve: Make) -> Non
     assert reply["choices"][0]["rerail"]["stop_reason"] == "budget"
 
 
+def test_a_request_that_could_not_begin_is_handed_back_at_its_deadline(
+    serve: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_OVERRUN", 1000.0)
+    made = serve()
+    go = threading.Event()
+    embed = made.engine.embed
+
+    def slowly(prompt: Prompt) -> EmbeddedPrompt:
+        go.wait(60)
+        return embed(prompt)
+
+    monkeypatch.setattr(made.engine, "embed", slowly)
+    try:
+        reply = post(made, budget={"seconds": 0.2})
+        assert_no_text(reply, 503, "server_deadline")
+    finally:
+        go.set()
+    assert post(made).status_code == 200
+
+
 def test_a_request_may_lower_the_budget_and_not_raise_it(serve: Make) -> None:
     made = serve()
     for asked, spent in ((3, 3), (100, 6)):
@@ -181,7 +204,9 @@ def test_a_request_may_lower_the_budget_and_not_raise_it(serve: Make) -> None:
 
 
 def test_a_full_queue_is_a_429_with_retry_after(serve: Make) -> None:
-    made = serve(moderators=Moderators(delay=0.3), settings=Settings(max_open=1, max_waiting=2))
+    made = serve(
+        moderators=Moderators(delay=0.3), settings=ServerSettings(max_open=1, max_waiting=2)
+    )
 
     async def flood() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=made.url, timeout=60) as client:

@@ -14,6 +14,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
+from rerail.server.keys import LOCAL
+from rerail.server.schemas import ChatRequest
 from tests.server.conftest import (
     COMPLY,
     HOPELESS,
@@ -144,7 +146,7 @@ def test_errors_are_the_clients_own(made: Made) -> None:
             client.chat.completions.create(
                 model="gpt-4o", messages=[{"role": "user", "content": "hi"}]
             )
-        with pytest.raises(openai.BadRequestError, match="logprobs is not supported"):
+        with pytest.raises(openai.BadRequestError, match="logprobs: not supported"):
             ask(client, PLAIN, logprobs=True)
         with pytest.raises(openai.BadRequestError, match="unknown policy 'defualt'") as caught:
             ask(client, PLAIN, extra_headers={"X-Rerail-Policy": "defualt"})
@@ -264,6 +266,132 @@ def test_what_cannot_be_honoured_is_refused_clearly(
     assert said in reply.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("more", "param", "said"),
+    [
+        ({"logprobs": True}, "logprobs", "of another prompt"),
+        ({"tools": [{"type": "function"}]}, "tools", "tool calls"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "only text"),
+        ({"presence_penalty": 1}, "presence_penalty", "only 0"),
+        ({"frequency_penalty": 1, "logit_bias": {"5": 1}}, "logit_bias", "frequency_penalty: "),
+        ({"stop": 3}, "stop", "a valid string or a valid list"),
+        ({"stop": ["a", 3]}, "stop.1", "a valid string"),
+        ({"budget": {"seconds": -1}}, "budget.seconds", "greater than 0"),
+        ({"budget": {"second": 1}}, "budget.second", "unknown parameter"),
+        ({"messages": [{"role": "user"}, 3]}, "messages.1", "dictionary"),
+        ({"messages": [{"content": "a"}]}, "messages.0.role", "required"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content",
+         "a valid string or a valid list"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content",
+         "half a surrogate pair"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "\ud800"}]}]},
+         "messages.0.content.0.text", "half a surrogate pair"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+         "messages.0.content.0.text", "a part of type text needs it"),
+        ({"messages": [{"role": "user", "content": [{"text": "a"}]}]},
+         "messages.0.content.0.type", "required"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+         "messages.0.content.0.type", "only text is judged"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{"id": "a"}]}]},
+         "messages.0.tool_calls", "tool calls"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages", "empty"),
+    ],
+)  # fmt: skip
+def test_an_error_names_the_parameter_and_no_validator(
+    client: httpx.Client, more: dict[str, object], param: str, said: str
+) -> None:
+    raw = json.dumps({**chat(), **more})
+    kind = {"Content-Type": "application/json"}
+    reply = client.post("/v1/chat/completions", content=raw, headers=kind)
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert error["param"] == param
+    assert said in error["message"]
+    for part in ("[", "()", "Part", "Value error"):
+        assert part not in error["message"]
+
+
+@pytest.mark.parametrize("prompt", ["", " ", ["tulips", ""]])
+def test_an_empty_prompt_is_told_of_as_the_prompt(client: httpx.Client, prompt: object) -> None:
+    reply = client.post("/v1/completions", json={"model": "rerail", "prompt": prompt})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "prompt"
+    long = client.post("/v1/completions", json={"model": "rerail", "prompt": "word " * 30_000})
+    assert long.json()["error"]["code"] == "context_length_exceeded"
+    assert long.json()["error"]["param"] == "prompt"
+
+
+def test_an_answer_may_be_sent_back_as_it_is_dumped(made: Made) -> None:
+    with openai.OpenAI(base_url=f"{made.url}/v1", api_key="none", max_retries=0) as client:
+        messages: list[Any] = [{"role": "user", "content": "tulips?"}]
+        for _ in range(3):
+            reply = client.chat.completions.create(model="rerail", messages=messages)
+            dumped = reply.choices[0].message.model_dump()
+            assert None in dumped.values()
+            messages += [dumped, {"role": "user", "content": "and tulips?"}]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"annotations": None, "audio": None, "function_call": None, "tool_calls": None},
+        {"annotations": [], "tool_calls": [], "reasoning_content": None, "id": "msg-1"},
+        {"reasoning_content": "", "provider_specific_fields": {}, "refusal": None, "name": None},
+        {"cache_control": {"type": "ephemeral"}},
+        {"content": [{"type": "text", "text": "Yes.", "cache_control": {"type": "ephemeral"}}]},
+        {"content": [{"type": "text", "text": "Yes.", "annotations": [], "refusal": None}]},
+        {"content": [{"type": "refusal", "refusal": "No."}]},
+    ],
+)
+def test_what_says_nothing_is_ignored_at_every_depth(
+    client: httpx.Client, message: dict[str, object]
+) -> None:
+    turns = [
+        {"role": "user", "content": "a", "cache_control": None},
+        {"role": "assistant", "content": "Yes.", **message},
+        {"role": "user", "content": "tulips?"},
+    ]
+    body = {**chat(), "messages": turns, "budget": None, "n": None, "grammar": None,
+            "stream_options": {"include_usage": None, "chunk_size": None}}  # fmt: skip
+    reply = client.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200, reply.text
+
+
+def test_a_prompt_counts_once_however_many_choices_it_has(client: httpx.Client) -> None:
+    def tokens(path: str, **body: object) -> int:
+        reply = client.post(path, json={"model": "rerail", **body}).json()
+        return int(reply["usage"]["prompt_tokens"])
+
+    ask = chat()["messages"]
+    one = tokens("/v1/chat/completions", messages=ask)
+    assert tokens("/v1/chat/completions", messages=ask, n=3, temperature=1) == one
+    first, second = (tokens("/v1/completions", prompt=text) for text in ("a tulip", "the b c d"))
+    assert first != second
+    both = ["a tulip", "the b c d"]
+    assert tokens("/v1/completions", prompt=both, n=3) == first + second
+
+
+def test_ids_begin_as_openais_do(client: httpx.Client) -> None:
+    reply = client.post("/v1/completions", json={"model": "rerail", "prompt": "tulips"})
+    assert reply.json()["id"].startswith("cmpl-")
+    assert reply.headers["x-request-id"] == reply.json()["id"]
+    assert client.post("/v1/chat/completions", json=chat()).json()["id"].startswith("chatcmpl-")
+
+
+@pytest.mark.parametrize("more", [{"top_p": 0}, {"top_k": 1}, {"top_p": 0.0, "top_k": 40}])
+def test_the_likeliest_token_alone_is_greedy(made: Made, more: dict[str, Any]) -> None:
+    request = ChatRequest.model_validate({**chat(), "temperature": 1.5, **more})
+    call = made.service.call("/v1/chat/completions", LOCAL, request, None)
+    assert call.sampling.temperature == 0
+    assert call.sampling.top_p > 0
+
+
+@pytest.mark.parametrize("top_k", [-1, 0, 40, None])
+def test_top_k_is_accepted(client: httpx.Client, top_k: int | None) -> None:
+    body = chat(temperature=0.5, top_k=top_k)
+    assert client.post("/v1/chat/completions", json=body).status_code == 200
+
+
 def test_roles_and_parts_reach_the_model(serve: Make) -> None:
     seen = []
 
@@ -278,6 +406,8 @@ def test_roles_and_parts_reach_the_model(serve: Make) -> None:
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No!"}]},
         {"role": "user", "content": "c", "name": "me"},
     ]
     reply = httpx.post(
@@ -285,4 +415,5 @@ def test_roles_and_parts_reach_the_model(serve: Make) -> None:
     )
     assert reply.status_code == 200
     told = [(m.role, m.content) for m in seen[0]]
-    assert told == [("system", "Be brief."), ("user", "ab"), ("assistant", "No."), ("user", "c")]
+    assert told == [("system", "Be brief."), ("user", "ab"), ("assistant", "No."),
+                    ("user", "b"), ("assistant", "No!"), ("user", "c")]  # fmt: skip

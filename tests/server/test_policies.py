@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from rerail.errors import PolicyError
 from rerail.policy import Policy
 from rerail.store import Store
 from tests.server.conftest import (
@@ -72,12 +75,8 @@ def test_every_fault_is_named_and_nothing_changes(client: httpx.Client) -> None:
         assert reply.status_code == 422
         message = reply.json()["error"]["message"]
         assert "unknown key 'colour'" in message
-    partly = "name: default\nbudget: {generations: 0}\ncategories: {hats: 0.5}\n"
-    message = client.put("/admin/policies/default", json={"yaml": partly}).json()["error"][
-        "message"
-    ]
-    assert "budget.generations" in message
-    assert "unknown category 'hats'" in message
+        assert "budget.generations" in message
+        assert "unknown category 'hats'" in message
     unknown = client.put("/admin/policies/other", content="name: default\n")
     assert unknown.status_code == 422
     assert "sent as 'other'" in unknown.json()["error"]["message"]
@@ -200,6 +199,148 @@ def test_the_folder_is_watched(serve: Make, tmp_path: Path) -> None:
     ]
 
 
+def refusal(folder: Path, message: str) -> None:
+    """A folder with one policy."""
+    folder.mkdir(parents=True)
+    (folder / "default.yaml").write_text(f"name: default\nrefusal_message: {message}\n")
+
+
+def point(link: Path, target: Path) -> None:
+    """What ``ln -sfn`` does."""
+    new = link.with_name(f"{link.name}-new")
+    new.symlink_to(target)
+    new.replace(link)
+
+
+def by_link(root: Path) -> None:
+    refusal(root / "b", "new")
+    point(root / "link", root / "b")
+
+
+def by_link_on_the_way(root: Path) -> None:
+    refusal(root / "deep" / "b" / "link", "new")
+    point(root / "up", root / "deep" / "b")
+
+
+def by_move(root: Path) -> None:
+    (root / "link").rename(root / "old")
+    refusal(root / "link", "new")
+
+
+def by_removal(root: Path) -> None:
+    shutil.rmtree(root / "link")
+    refusal(root / "link", "new")
+
+
+def by_config_map(root: Path) -> None:
+    """What Kubernetes does to a mounted ConfigMap."""
+    refusal(root / "link" / "..2", "new")
+    point(root / "link" / "..data", Path("..2"))
+
+
+@pytest.mark.parametrize(
+    "change", [by_link, by_link_on_the_way, by_move, by_removal, by_config_map]
+)
+def test_a_folder_that_is_replaced_is_seen(serve: Make, tmp_path: Path, change: Any) -> None:
+    folder = tmp_path / "link"
+    if change is by_link:
+        refusal(tmp_path / "a", "old")
+        folder.symlink_to(tmp_path / "a")
+    elif change is by_link_on_the_way:
+        refusal(tmp_path / "deep" / "a" / "link", "old")
+        (tmp_path / "up").symlink_to(tmp_path / "deep" / "a")
+        folder = tmp_path / "up" / "link"
+    elif change is by_config_map:
+        refusal(folder / "..1", "old")
+        (folder / "..data").symlink_to("..1")
+        (folder / "default.yaml").symlink_to("..data/default.yaml")
+    else:
+        refusal(folder, "old")
+    live = serve(folder=folder).service.policies
+
+    def message() -> str:
+        return live.get("default").policy.refusal_message
+
+    assert message() == "old"
+    change(tmp_path)
+    until(lambda: message() == "new", "the new folder is seen")
+    (folder / "default.yaml").write_text("name: default\nrefusal_message: newer\n")
+    until(lambda: message() == "newer", "and what is changed in it")
+
+
+def test_a_folder_that_is_gone_leaves_the_policies_and_is_looked_for(
+    serve: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "policies"
+    refusal(folder, "old")
+    made = serve(folder=folder)
+    live = made.service.policies
+    folder.rename(tmp_path / "away")
+    until(lambda: "there is no such folder; the policies stay" in caplog.text, "it is told")
+    assert live.get("default").policy.refusal_message == "old"
+    assert httpx.get(f"{made.url}/readyz").status_code == 200
+    refusal(folder, "new")
+    until(lambda: live.get("default").policy.refusal_message == "new", "it is back")
+    until(lambda: "can be read again" in caplog.text, "that is told, too")
+
+
+UNREADABLE = (
+    "description: 2026-13-45",
+    "audit: !!bool maybe",
+    "default_threshold: !!float x",
+    "default_threshold: 0b_",
+    f"default_threshold: {'9' * 5000}",
+    "description: !!timestamp x",
+    'description: "\\UFFFFFFFF"',
+)
+"""Values that a YAML reader chokes on."""
+
+
+@pytest.mark.parametrize("line", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_file_that_cannot_be_read_is_named_and_the_others_go_on(
+    make: Make, tmp_path: Path, line: str
+) -> None:
+    for name in ("a", "m", "z"):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\n")
+    live = make(folder=tmp_path).service.policies
+    before = live.get("m")
+    (tmp_path / "m.yaml").write_text(f"name: m\n{line}\n")
+    for name in ("a", "z"):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\nrefusal_message: new\n")
+    (fault,) = live.rescan()
+    assert fault.startswith(f"{tmp_path / 'm.yaml'}, line 2, column ")
+    assert [live.get(name).policy.refusal_message for name in ("a", "z")] == ["new", "new"]
+    assert live.get("m") is before
+    with pytest.raises(PolicyError, match=r"m\.yaml, line 2, column "):
+        make(folder=tmp_path)
+
+
+@pytest.mark.parametrize("line", UNREADABLE, ids=range(len(UNREADABLE)))
+def test_a_value_that_cannot_be_read_is_a_422(client: httpx.Client, line: str) -> None:
+    text = f"name: default\n{line}\n"
+    for reply in (
+        client.put("/admin/policies/default", content=text),
+        client.post("/admin/policies/default/check", json={"yaml": text}),
+    ):
+        assert reply.status_code == 422, reply.text
+        assert "line 2, column " in reply.json()["error"]["message"]
+
+
+def test_a_moderator_that_breaks_leaves_the_other_files_alone(make: Make, tmp_path: Path) -> None:
+    class Breaking(Moderators):
+        def __call__(self, policy):
+            if policy.routes:
+                raise RuntimeError("quotes something")
+            return super().__call__(policy)
+
+    live = make(folder=tmp_path, moderators=Breaking()).service.policies
+    (tmp_path / "a.yaml").write_text("name: a\nroutes: {illicit: embedded}\n")
+    (tmp_path / "b.yaml").write_text("name: b\n")
+    (fault,) = live.rescan()
+    assert fault.startswith(f"cannot read policy {tmp_path / 'a.yaml'}: unexpected RuntimeError")
+    assert "b" in live.names()
+
+
 def test_moderators_are_kept_while_thresholds_change(make: Make) -> None:
     loaded = []
 
@@ -278,9 +419,11 @@ def test_a_file_of_another_policy_is_not_overwritten(make: Make, tmp_path: Path)
 
 
 def test_precedence_request_model_server(serve: Make) -> None:
-    from rerail.server.settings import Settings
+    from rerail.server.settings import ServerSettings
 
-    made = serve(settings=Settings(model_policies={"rerail": "strict"}, default_policy="small"))
+    made = serve(
+        settings=ServerSettings(model_policies={"rerail": "strict"}, default_policy="small")
+    )
     with httpx.Client(base_url=made.url, timeout=60) as client:
         assert ask(client)["rerail"]["policy"]["name"] == "strict"
         assert ask(client, policy="recorded")["rerail"]["policy"]["name"] == "recorded"
@@ -297,7 +440,7 @@ def test_models_have_defaults_of_their_own() -> None:
     from starlette.testclient import TestClient
 
     from rerail.server.app import create_app
-    from rerail.server.settings import Settings
+    from rerail.server.settings import ServerSettings
     from tests.server.conftest import engine
 
     engines = {"org/a": engine(name="a"), "b": engine(name="b")}
@@ -305,7 +448,7 @@ def test_models_have_defaults_of_their_own() -> None:
         engines,
         POLICIES,
         loader=Moderators(),
-        settings=Settings(model_policies={"org/a": "strict"}),
+        settings=ServerSettings(model_policies={"org/a": "strict"}),
     )
     with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1)) as client:
         listed = client.get("/v1/models").json()["data"]
@@ -319,10 +462,10 @@ def test_models_have_defaults_of_their_own() -> None:
 
 
 def test_a_default_that_is_missing_stops_the_start(make: Make) -> None:
-    from rerail.server.settings import Settings
+    from rerail.server.settings import ServerSettings
 
     with pytest.raises(Exception, match="unknown policy 'strickt'"):
-        make(settings=Settings(default_policy="strickt"))
+        make(settings=ServerSettings(default_policy="strickt"))
 
 
 # Under load

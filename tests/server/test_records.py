@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from rerail.cli import app as command_line
 from rerail.errors import StoreError
 from rerail.panel import Panel
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from rerail.store import PolicyChange, Store
 from tests.server.conftest import HOPELESS, PLAIN, REFUSE, WRAPPED, Made, Make, chat
 
@@ -100,7 +100,7 @@ def test_texts_only_where_the_policy_records_them(kept: Made) -> None:
 
 
 def test_all_answers_if_that_is_wanted(serve: Make, location: str) -> None:
-    made = serve(store=Store.open(location), settings=Settings(record="all"))
+    made = serve(store=Store.open(location), settings=ServerSettings(record="all"))
     reply = post(made, PLAIN, n=3, temperature=0.5)
     assert [f["id"] for f in listed(made)] == [f"{reply['id']}/{i}" for i in (2, 1, 0)]
 
@@ -124,7 +124,7 @@ def test_retention_runs_by_itself(serve: Make, tmp_path: Path) -> None:
     database = tmp_path / "records.sqlite"
     made = serve(store=Store.open(database))
     post(made, WRAPPED)
-    settings = Settings(retention_days=1e-9)
+    settings = ServerSettings(retention_days=1e-9)
     again = serve(store=Store.open(database), settings=settings)
     until(lambda: listed(again) == [], "the records are gone")
 

@@ -13,7 +13,7 @@ import pytest
 
 from rerail.panel import Panel
 from rerail.server.answers import pieces
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from tests.server.conftest import (
     FLAGGED,
     HOPELESS,
@@ -32,7 +32,7 @@ from tests.server.conftest import (
 @pytest.fixture
 def slow(serve: Make) -> Made:
     """Every round takes a moment, and signs of life come more often."""
-    return serve(moderators=Moderators(delay=0.1), settings=Settings(keep_alive=0.03))
+    return serve(moderators=Moderators(delay=0.1), settings=ServerSettings(keep_alive=0.03))
 
 
 def lines(made: Made, body: dict, path: str = "/v1/chat/completions") -> Iterator[str]:
@@ -89,7 +89,7 @@ def test_a_failure_at_once_has_a_status(serve: Make) -> None:
 def test_a_failure_later_is_the_streams_last_event(serve: Make) -> None:
     made = serve(
         moderators=Moderators(error=RuntimeError("down"), delay=0.3),
-        settings=Settings(keep_alive=0.05),
+        settings=ServerSettings(keep_alive=0.05),
     )
     said = list(lines(made, chat(stream=True)))
     assert said[-1] == "data: [DONE]"
@@ -161,14 +161,14 @@ def test_the_projection_is_of_the_mean_moved_row(made: Made) -> None:
     from rerail.align import Aligner, advance
     from rerail.moderators import FakeModerator
     from rerail.policy import Policy
-    from rerail.server.routes.page import Told
+    from rerail.server.routes.page import EvaluationEvents
 
     aligner = Aligner(made.engine, Panel(Policy(name="default"), FakeModerator(words=(FLAGGED,))))
     seen = []
     search = aligner.open(WRAPPED, observe=seen.append)
     while not search.done:
         advance([search])
-    told = Told(made.engine.table)
+    told = EvaluationEvents(made.engine.table)
     drawn = [told.document(evaluation)["xy"] for evaluation in seen]
     offset = seen[1].point - seen[0].point
     rows = offset.any(axis=1)

@@ -11,13 +11,33 @@ import pytest
 
 from rerail.align import Aligner
 from rerail.engines import Sampling
+from rerail.engines.base import EmbeddedPrompt
 from rerail.errors import PromptError, PromptTooLongError
 from rerail.moderators import FakeModerator
 from rerail.panel import Panel
 from rerail.policy import Policy
-from rerail.server.worker import HandedBackError, QueueFullError, Ticket, Worker
+from rerail.server import worker as module
+from rerail.server.worker import HandedBackError, QueueFullError, SearchWorker, Ticket
 from rerail.types import Outcome, Prompt
 from tests.server.conftest import FLAGGED, HOPELESS, PLAIN, TULIPS, WRAPPED, engine, until
+
+
+class Slow:
+    """An engine whose embedding of some prompts takes until it is let go."""
+
+    def __init__(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun: list[str] = []
+        self.go = threading.Event()
+        embed = bench.engine.embed
+
+        def slowly(prompt: Prompt) -> EmbeddedPrompt:
+            text = prompt.messages[-1].content
+            self.begun.append(text)
+            if text.startswith("slow"):
+                self.go.wait(30)
+            return embed(prompt)
+
+        monkeypatch.setattr(bench.engine, "embed", slowly)
 
 
 class Bench:
@@ -29,7 +49,7 @@ class Bench:
         self.aligner = Aligner(self.engine, Panel(Policy(name="default"), self.moderator))
         self.rounds: list[int] = []
         self.gate = threading.Event()
-        self.worker = Worker(
+        self.worker = SearchWorker(
             "fake", max_open=max_open, max_waiting=max_waiting, on_round=self._on_round
         )
 
@@ -68,7 +88,10 @@ def test_tenants_take_turns(bench: Bench) -> None:
     assert order == ["many", "few", "many", "few", "many", "many", "many", "many"]
 
 
-def test_concurrent_searches_share_rounds_and_answer_as_if_alone() -> None:
+def test_concurrent_searches_share_rounds_and_answer_as_if_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_GATHERING", 30.0)
     bench = Bench(max_open=16)
     bench.gate.set()
     tickets = [bench.ticket(text) for text in (PLAIN, WRAPPED) * 8]
@@ -175,8 +198,6 @@ def test_what_does_not_finish_within_the_grace_is_handed_back(bench: Bench) -> N
 def test_a_fault_in_a_round_is_told_to_all_and_the_worker_goes_on(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import rerail.server.worker as module
-
     real = module.advance
     monkeypatch.setattr(module, "advance", lambda searches: 1 / 0)
     bench.gate.set()
@@ -189,3 +210,77 @@ def test_a_fault_in_a_round_is_told_to_all_and_the_worker_goes_on(
     fine = bench.ticket()
     bench.submit(fine)
     assert fine.future.result(30).response.text == TULIPS
+
+
+def test_a_prompt_that_takes_long_to_open_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(max_open=8)
+    bench.gate.set()
+    slow = Slow(bench, monkeypatch)
+    long = bench.ticket("slow tulips", tenant="a")
+    bench.submit(long)
+    bench.worker.start()
+    try:
+        until(lambda: slow.begun, "it is being opened")
+        for _ in range(3):
+            ticket = bench.ticket(WRAPPED, tenant="b")
+            bench.submit(ticket)
+            assert ticket.future.result(30).response.outcome is Outcome.STEERED
+        assert not long.future.done()
+        slow.go.set()
+        assert long.future.result(30).response.text == TULIPS
+    finally:
+        slow.go.set()
+        bench.worker.stop()
+
+
+def test_prompts_are_opened_a_few_at_a_time_and_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(max_open=64)
+    bench.gate.set()
+    slow = Slow(bench, monkeypatch)
+    many = [bench.ticket(f"slow {i}", tenant="many") for i in range(20)]
+    few = bench.ticket(PLAIN, tenant="few")
+    for ticket in (*many, few):
+        bench.submit(ticket)
+    bench.worker.start()
+    try:
+        until(lambda: bench.worker.open == module._OPENERS, "as many as there are openers")
+        until(lambda: len(slow.begun) >= module._OPENERS - 1, "they are being opened")
+        slow.go.set()
+        assert few.future.result(30).response.text == TULIPS
+        assert slow.begun.index(PLAIN) <= module._OPENERS
+        wait([ticket.future for ticket in many], 30)
+    finally:
+        slow.go.set()
+        bench.worker.stop()
+
+
+def test_a_search_that_is_cancelled_while_it_is_opened_generates_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(bench, monkeypatch)
+    bench.gate.set()
+    ticket = bench.ticket("slow")
+    bench.submit(ticket)
+    bench.worker.start()
+    until(lambda: slow.begun, "it is being opened")
+    ticket.cancel()
+    slow.go.set()
+    with pytest.raises(HandedBackError, match="left"):
+        ticket.future.result(30)
+    assert bench.engine.generated == 0
+
+
+def test_what_is_still_being_opened_at_the_stop_is_handed_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(bench, monkeypatch)
+    ticket = bench.ticket("slow")
+    bench.submit(ticket)
+    bench.worker.start()
+    until(lambda: slow.begun, "it is being opened")
+    bench.worker.stop(0.05)
+    with pytest.raises(HandedBackError, match="stopping"):
+        ticket.future.result(0)
+    slow.go.set()
+    until(lambda: not any(t.is_alive() for t in bench.worker._threads), "all threads end")
+    assert bench.engine.generated == 0

@@ -179,7 +179,7 @@ def policies(folder: Path | None = None) -> PolicyStore:
     if not folder.is_dir():
         raise PolicyError(f"--policies {folder}: there is no such folder")
     files: dict[str, Path] = {}
-    for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
+    for file in sorted([*folder.glob("[!.]*.yaml"), *folder.glob("[!.]*.yml")]):
         policy = Policy.from_file(file)
         if policy.name in files:
             raise PolicyError(f"{files[policy.name]} and {file} both name {policy.name!r}")

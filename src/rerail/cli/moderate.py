@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from rerail._yaml import NotYamlError, read_yaml
 from rerail.cli import _options as options
 from rerail.cli._frame import ExitCode, Report, notes
 from rerail.cli._lines import Fault, id_of, prompt_of, read_objects, text_of
@@ -108,9 +108,9 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
         if not equals or not name or name in found:
             raise typer.BadParameter(f"--option takes NAME=VALUE, each name once, not {pair!r}")
         try:
-            found[name] = yaml.safe_load(value)
-        except (yaml.YAMLError, RecursionError):
-            raise typer.BadParameter(f"--option {name}: the value is not YAML") from None
+            found[name] = read_yaml(value)
+        except NotYamlError as error:
+            raise typer.BadParameter(f"--option {name}: the value is not YAML, {error}") from None
     return found
 
 

@@ -17,7 +17,7 @@ from rerail.cli._options import Setup
 from rerail.engines import EMBEDDED
 from rerail.errors import MissingDependencyError, StoreError
 from rerail.policy import Policy
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 
 commands = typer.Typer(
     help="Serve models under policies, with OpenAI's API.",
@@ -31,7 +31,7 @@ DEFAULT_NAME = "rerail"
 """Of the model where none is given."""
 
 NO_STORE = "none"
-_DEFAULTS = Settings()
+_DEFAULTS = ServerSettings()
 _SERVER, _LIMITS, _SECURITY, _RECORDS = "Server", "Limits", "Security", "Records"
 
 
@@ -107,14 +107,17 @@ def serve(
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
-            "--cors-origin", help="A page's origin that may call.", rich_help_panel=_SECURITY
+            "--cors-origin",
+            help="A page's origin that may call, as https://app.example; may be repeated.",
+            rich_help_panel=_SECURITY,
         ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
             "--allowed-host",
-            help="Name that the server answers to. Default: any with keys, else loopback's.",
+            help="Name that the server answers to; may be repeated. Default: any with keys, else "
+            "loopback's.",
             rich_help_panel=_SECURITY,
         ),
     ] = None,
@@ -241,23 +244,26 @@ def serve(
         # Without a certificate the server would speak plain HTTP.
         raise typer.BadParameter("--tls-key needs --tls-certificate")
     models = _pairs(model or [EMBEDDED], "--model", one_name=DEFAULT_NAME)
-    settings = Settings(
-        default_policy=policy,
-        model_policies=_pairs(model_policy or [], "--model-policy"),
-        max_open=max_open,
-        max_waiting=max_waiting,
-        max_body_bytes=max_body_bytes,
-        max_new_tokens=min(max_new_tokens, max_new_tokens_limit),
-        max_new_tokens_limit=max_new_tokens_limit,
-        temperature=temperature,
-        seed=seed,
-        request_seconds=request_seconds,
-        grace=grace,
-        record=record.value,
-        retention_days=retention_days,
-        cors_origins=tuple(cors_origin or ()),
-        hosts=tuple(allowed_host) if allowed_host else None,
-    )
+    try:
+        settings = ServerSettings(
+            default_policy=policy,
+            model_policies=_pairs(model_policy or [], "--model-policy"),
+            max_open=max_open,
+            max_waiting=max_waiting,
+            max_body_bytes=max_body_bytes,
+            max_new_tokens=min(max_new_tokens, max_new_tokens_limit),
+            max_new_tokens_limit=max_new_tokens_limit,
+            temperature=temperature,
+            seed=seed,
+            request_seconds=request_seconds,
+            grace=grace,
+            record=record.value,
+            retention_days=retention_days,
+            cors_origins=tuple(cors_origin or ()),
+            hosts=tuple(allowed_host) if allowed_host else None,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     unknown = settings.model_policies.keys() - models.keys()
     if unknown:
         raise typer.BadParameter(f"--model-policy names no --model: {', '.join(sorted(unknown))}")
@@ -371,7 +377,6 @@ def _imports() -> None:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
-        import watchfiles  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingDependencyError(error.name or "fastapi", "server") from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from rerail._yaml import NotYamlError, read_yaml
 from rerail.engines.base import (
     TEMPLATE_ROW,
     EmbeddedPrompt,
@@ -121,12 +122,10 @@ def _check_options(options: Mapping[str, Any], *functions: Callable[..., Any]) -
 
 def _query(text: str) -> dict[str, Any]:
     """Options after a ``?``, their values read as YAML: ``8`` is a number, ``true`` is true."""
-    import yaml
-
     try:
         pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text))
-        return {key: yaml.safe_load(value) for key, value in pairs}
-    except (ValueError, yaml.YAMLError):
+        return {key: read_yaml(value) for key, value in pairs}
+    except (ValueError, NotYamlError):
         raise EngineError(
             "the options after the ? cannot be read: write key=value, joined by &"
         ) from None

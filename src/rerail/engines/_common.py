@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest
 from rerail.engines.rendering import Renderer
-from rerail.errors import EngineError, PromptError, PromptTooLongError
+from rerail.errors import EngineError, PromptError
 from rerail.types import FloatArray, Generation, Prompt
 
 
@@ -44,19 +44,6 @@ def check_points(requests: Sequence[GenerationRequest], largest: float = math.in
             )
 
 
-def check_length(tokens: int, context_length: int | None) -> None:
-    """Refuse a prompt that leaves no room for an answer.
-
-    Raises:
-        PromptTooLongError: it does not.
-    """
-    if context_length is not None and tokens >= context_length:
-        raise PromptTooLongError(
-            f"the prompt has {tokens} tokens, the model takes {context_length} with the answer: "
-            "shorten it"
-        )
-
-
 def embed(
     prompt: Prompt,
     renderer: Renderer,
@@ -70,10 +57,9 @@ def embed(
             left.
         PromptTooLongError: the rendered prompt leaves no room for an answer.
     """
-    token_ids, message_index = renderer.render(prompt)
+    token_ids, message_index = renderer.render(prompt, context_length)
     if not len(token_ids):
         raise PromptError("the prompt has no tokens: write a longer one")
-    check_length(len(token_ids), context_length)
     return EmbeddedPrompt(prompt, token_ids, rows(token_ids), message_index)
 
 

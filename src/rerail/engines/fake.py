@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rerail.engines._common import check_length, check_points
+from rerail.engines._common import check_points
 from rerail.engines.base import (
     TEMPLATE_ROW,
     EmbeddedPrompt,
@@ -18,6 +18,7 @@ from rerail.engines.base import (
     Watch,
     is_due,
 )
+from rerail.engines.rendering import check_length
 from rerail.engines.table import ChunkedTable
 from rerail.types import FloatArray, Generation, Prompt
 

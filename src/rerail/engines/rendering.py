@@ -16,8 +16,12 @@ from numpy.typing import NDArray
 
 from rerail.engines._template import MARKUP, ChatTemplate, Piece
 from rerail.engines.base import TEMPLATE_ROW
-from rerail.errors import EngineError
+from rerail.errors import EngineError, PromptTooLongError
 from rerail.types import Prompt
+
+_CHUNK = 2**16
+"""Characters that are tokenised at once before it is clear that the prompt can fit: meanwhile no
+other thread of the process runs."""
 
 
 class _Token(NamedTuple):
@@ -53,6 +57,7 @@ class Renderer:
         self._encoder.post_processor = None
         self._encoder.no_padding()
         self._encoder.no_truncation()
+        self._longest = max(map(len, self._encoder.get_vocab()))
         self._control = self._control_tokens()
         self._markup = {
             token
@@ -63,20 +68,29 @@ class Renderer:
         self._template = ChatTemplate(tokenizer, template_options or {}, strict)
         self._leading = self._leading_tokens()
 
-    def render(self, prompt: Prompt) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def render(
+        self, prompt: Prompt, context_length: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """``(n_tokens,)`` token ids and ``(n_tokens,)`` message indices of the prompt.
+
+        Any number of threads may call it.
 
         Raises:
             PromptError: there is no chat template, it rejects the conversation, leaves out a
                 message, or changes one beyond recognition.
             EngineError: the tokenizer gives other tokens than its backend.
+            PromptTooLongError: it does not fit the context. What is far too long is refused
+                before it is tokenised.
         """
         if prompt.template:
             leading, pieces = [], self._template.pieces(prompt.messages)
         else:
             leading, pieces = self._leading, [Piece(prompt.messages[0].content, 0)]
+        if context_length is not None:
+            self._check_least(pieces, context_length)
         with self._lock:
             tokens = self._tokens(pieces)
+        check_length(len(leading) + len(tokens), context_length)
         ids = leading + [token for token, _ in tokens]
         messages = [TEMPLATE_ROW] * len(leading) + [message for _, message in tokens]
         return np.array(ids, dtype=np.int64), np.array(messages, dtype=np.int64)
@@ -100,6 +114,17 @@ class Renderer:
         starts = range(len(framed) - len(bare) + 1)
         before = [framed[:i] for i in starts if framed[i : i + len(bare)] == bare]
         return list(before[0]) if before and bare else []
+
+    def _check_least(self, pieces: list[Piece], context_length: int) -> None:
+        """Refuse what must have too many tokens, by its characters or by those of its parts."""
+        text = "".join(piece.text for piece in pieces)
+        check_length(len(text) // self._longest, context_length, "at least ")
+        count = 0
+        for start in range(0, len(text), _CHUNK):
+            with self._lock:
+                # Each cut may add a few tokens to those of the whole: half of them surely remain.
+                count += len(self._encoder.encode(text[start : start + _CHUNK])) // 2
+            check_length(count, context_length, "at least ")
 
     def _tokens(self, pieces: list[Piece]) -> list[tuple[int, int]]:
         """``(token, message)`` for the pieces; those with control tokens stand alone."""
@@ -135,14 +160,17 @@ class Renderer:
         text = "".join(pieces[i].text for i in run)
         ends = np.cumsum([len(pieces[i].text) for i in run])
         found: set[int] = set()
-        for token in self._encode(text):
+        encoded = self._encode(text)
+        firsts = np.searchsorted(ends, [token.start for token in encoded], side="right").tolist()
+        lasts = np.searchsorted(ends, [token.end - 1 for token in encoded], side="right").tolist()
+        for token, first, last in zip(encoded, firsts, lasts, strict=True):
             if token.start == token.end:
-                at = int(np.searchsorted(ends, token.start, side="right"))
+                at = first
                 inside = at < len(run) and token.start > ends[at] - len(pieces[run[at]].text)
                 first = last = at if inside else -1
-            else:
-                first = int(np.searchsorted(ends, token.start, side="right"))
-                last = int(np.searchsorted(ends, token.end - 1, side="right"))
+            elif first == last and token.id not in self._control:
+                tokens.append((token.id, pieces[run[first]].message))
+                continue
             parts = {}
             for at in range(first, last + 1) if first >= 0 else ():
                 start = int(ends[at]) - len(pieces[run[at]].text)
@@ -198,3 +226,16 @@ class Renderer:
             _Token(token, start, end)
             for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
         ]
+
+
+def check_length(tokens: int, context_length: int | None, qualifier: str = "") -> None:
+    """Refuse a prompt that leaves no room for an answer.
+
+    Raises:
+        PromptTooLongError: it does not.
+    """
+    if context_length is not None and tokens >= context_length:
+        raise PromptTooLongError(
+            f"the prompt has {qualifier}{tokens} tokens, the model takes {context_length} with the "
+            "answer: shorten it"
+        )

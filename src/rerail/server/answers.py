@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerail.panel import Panel
-from rerail.server.worker import Answered
+from rerail.server.worker import Finished
 from rerail.types import Cost, Evaluation, Outcome, Response, Verdict
 
 _WORST = (Outcome.PASSED, Outcome.STEERED, Outcome.REFUSED, Outcome.ERROR)
@@ -21,25 +21,27 @@ _NOT_JUDGED = {
 
 
 @dataclass(frozen=True)
-class Reply:
+class OpenAIReply:
     """The choices of one request, in order.
 
     Attributes:
         id: of the request, and of its records.
         model: as the client named it.
         answered: one per choice.
+        n: choices of each prompt, one after the other.
         created: Unix seconds.
     """
 
     id: str
     model: str
-    answered: Sequence[Answered]
+    answered: Sequence[Finished]
+    n: int
     created: int
 
     @classmethod
-    def of(cls, id_: str, model: str, answered: Sequence[Answered]) -> Reply:
+    def of(cls, id_: str, model: str, answered: Sequence[Finished], n: int = 1) -> OpenAIReply:
         """The reply, now."""
-        return cls(id_, model, answered, int(time.time()))
+        return cls(id_, model, answered, n, int(time.time()))
 
     def chat(self) -> dict[str, Any]:
         """``chat.completion``."""
@@ -91,8 +93,11 @@ class Reply:
             yield {**frame, "choices": [], **self.usage()}
 
     def usage(self) -> dict[str, Any]:
-        """Tokens of the request and of what left; what the search cost stands in ``rerail``."""
-        prompt = sum(a.prompt_tokens for a in self.answered)
+        """Tokens of the request and of what left; what the search cost stands in ``rerail``.
+
+        A prompt counts once, however many choices it has.
+        """
+        prompt = sum(a.prompt_tokens for a in self.answered[:: self.n])
         completion = sum(completion_tokens(a.response) for a in self.answered)
         return {
             "usage": {
@@ -162,7 +167,7 @@ def _most(verdicts: Iterator[Verdict | None]) -> float | None:
     return max(harms, default=None)
 
 
-def moderation(answered: Sequence[Answered]) -> dict[str, Any]:
+def moderation(answered: Sequence[Finished]) -> dict[str, Any]:
     """The ``moderation`` shape of OpenAI's chat completions.
 
     The output's results are verdicts on the texts that left; for a refused choice, whose text is

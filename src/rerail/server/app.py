@@ -2,7 +2,7 @@
 
 Endpoints: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/models``, ``/v1/moderations``;
 ``/admin/policies``, ``/admin/interventions``; ``/``, ``/watch``, ``/ui/config``; ``/healthz``,
-``/readyz``, ``/metrics``, ``/openapi.json``. Limits are those of `Settings`.
+``/readyz``, ``/metrics``, ``/openapi.json``. Limits are those of `ServerSettings`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from importlib import resources
 from pathlib import Path
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 
 from rerail import __version__
 from rerail.engines.base import Engine
@@ -26,9 +25,9 @@ from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Loader, load_moderators
 from rerail.server.records import Recorder
 from rerail.server.routes import admin, health, openai, page
-from rerail.server.security import Guard
+from rerail.server.security import SecurityMiddleware
 from rerail.server.service import Service
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from rerail.server.tracing import Tracing
 from rerail.server.watcher import watch
 from rerail.store import Store
@@ -48,7 +47,7 @@ def create_app(
     folder: Path | None = None,
     keys: KeyRing | None = None,
     store: Store | None = None,
-    settings: Settings | None = None,
+    settings: ServerSettings | None = None,
     loader: Loader = load_moderators,
     tracing: Tracing | None = None,
 ) -> FastAPI:
@@ -68,7 +67,7 @@ def create_app(
         PolicyError: a policy is not valid, or a default is unknown.
         ModeratorError: a moderator of a policy cannot be had.
     """
-    settings = settings or Settings()
+    settings = settings or ServerSettings()
     metrics = Metrics()
     live = LivePolicies(
         engines,
@@ -94,7 +93,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stop = asyncio.Event()
         service.start()
-        tasks = [asyncio.create_task(watch(live, folder, keys, stop))]
+        tasks = [asyncio.create_task(watch(live, keys, stop))]
         if settings.retention_days is not None:
             tasks.append(asyncio.create_task(_prune(service.recorder, settings.retention_days)))
         try:
@@ -124,16 +123,9 @@ def create_app(
     for module in (openai, admin, page, health):
         app.include_router(module.router)
     app.mount("/static", page.Assets(directory=page.FOLDER), name="static")
-    add_handlers(app)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-Rerail-Policy"],
-        )
+    add_handlers(app, openai.router)
     app.add_middleware(
-        Guard,
+        SecurityMiddleware,
         max_body_bytes=settings.max_body_bytes,
         origins=settings.cors_origins,
         hosts=settings.hosts or (LOOPBACK_NAMES if keys is None else None),

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from rerail.errors import PolicyError, PromptError, PromptTooLongError, StoreError
@@ -41,6 +42,7 @@ CODES: dict[str, tuple[int, str]] = {
     "internal_error": (500, "A fault of rerail."),
     "moderator_unavailable": (503, "There is no verdict; the policy's `error_message`."),
     "store_failed": (503, "The record cannot be written, so nothing leaves; or it cannot be read."),
+    "keys_unreadable": (503, "The server cannot read its file of keys, so it knows none."),
     "policy_missing": (503, "A policy that something falls back to is gone."),
     "server_deadline": (503, "The deadline passed before there was an answer."),
     "server_stopping": (503, "The server stops; ask again."),
@@ -105,12 +107,17 @@ def _type(status: int) -> str:
     return "invalid_request_error" if status < 500 else "server_error"
 
 
-def of_ours(error: Exception) -> ApiError:
-    """What a client is told of an error that rerail raises on purpose."""
+def of_ours(error: Exception, param: str = "messages") -> ApiError:
+    """What a client is told of an error that rerail raises on purpose.
+
+    Args:
+        error: the error.
+        param: the parameter that holds the prompt.
+    """
     if isinstance(error, PromptTooLongError):
-        return ApiError(str(error), "context_length_exceeded", param="messages")
+        return ApiError(str(error), "context_length_exceeded", param=param)
     if isinstance(error, PromptError):
-        return ApiError(str(error), "invalid_prompt", param="messages")
+        return ApiError(str(error), "invalid_prompt", param=param)
     if isinstance(error, PolicyError):
         return ApiError(str(error), "invalid_policy")
     if isinstance(error, StoreError):
@@ -125,8 +132,14 @@ def place(error: BaseException) -> str:
     return f"{type(error).__name__}{where}"
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Give every error of the app the one shape."""
+def add_handlers(app: FastAPI, api: APIRouter) -> None:
+    """Give every error of the app the one shape.
+
+    Args:
+        app: the app.
+        api: whose endpoints are told to those who ask for one that there is not.
+    """
+    endpoints = sorted({route.path for route in api.routes if isinstance(route, APIRoute)})
 
     async def ours(_: Request, error: Exception) -> JSONResponse:
         return (error if isinstance(error, ApiError) else of_ours(error)).response()
@@ -142,7 +155,10 @@ def add_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         codes = {404: "not_found", 405: "method_not_allowed"}
         code = codes.get(error.status_code, "invalid_request")
-        return ApiError(str(error.detail), code, headers=error.headers).response()
+        message = str(error.detail)
+        if code == "not_found":
+            message = f"there is no such endpoint; there are {', '.join(endpoints)}"
+        return ApiError(message, code, headers=error.headers).response()
 
     for kind in (ApiError, PromptError, PolicyError, StoreError):
         app.add_exception_handler(kind, ours)
@@ -152,12 +168,44 @@ def add_handlers(app: FastAPI) -> None:
 
 def _invalid(error: RequestValidationError) -> ApiError:
     """The first fault as `param`, all of them in the message; what was sent is not quoted."""
-    faults = []
-    params = []
+    said: dict[str, list[str]] = {}
     for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"] if part not in {"body", "query"})
-        said = "unknown parameter" if fault["type"] == "extra_forbidden" else str(fault["msg"])
-        params.append(where)
-        faults.append(f"{where}: {said}" if where else said)
-    message = "; ".join(dict.fromkeys(faults)).replace("Value error, ", "")
-    return ApiError(message, "invalid_request", param=params[0] or None)
+        unknown = fault["type"] == "extra_forbidden"
+        message = "unknown parameter" if unknown else fault["msg"].removeprefix("Value error, ")
+        said.setdefault(_where(fault, error.body), []).append(message)
+    # A value may be of several kinds. Where it is of one, and has a fault inside, that is told.
+    inner = {place for place in said if any(p.startswith(f"{place}.") for p in said)}
+    faults = {place: _joined(messages) for place, messages in said.items() if place not in inner}
+    message = "; ".join(f"{place}: {text}" if place else text for place, text in faults.items())
+    return ApiError(message, "invalid_request", param=next(iter(faults)) or None)
+
+
+def _where(fault: Mapping[str, Any], body: Any) -> str:
+    """The place of a fault in what was sent: steps that lead nowhere there are a validator's."""
+    origin, *steps = fault["loc"]
+    if origin != "body":
+        return ".".join(map(str, steps))
+    parts = []
+    for i, step in enumerate(steps):
+        at = (
+            step in body
+            if isinstance(body, dict)
+            else isinstance(body, list) and step in range(len(body))
+        )
+        if at:
+            body = body[step]
+        elif i < len(steps) - 1 or not isinstance(body, dict) or fault["type"] not in _OF_A_KEY:
+            continue
+        parts.append(str(step))
+    return ".".join(parts)
+
+
+_OF_A_KEY = {"missing", "value_error"}
+"""Faults that may be of a key that is not there."""
+
+
+def _joined(messages: list[str]) -> str:
+    """What a value should be, where it may be of several kinds."""
+    head = "Input should be "
+    first, *others = dict.fromkeys(messages)
+    return " or ".join([first, *(text.removeprefix(head) for text in others)])

@@ -18,6 +18,7 @@ from typing import Annotated, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import RerailError
 
 PREFIX = "tsk-"
@@ -75,11 +76,16 @@ class KeyRing:
     Args:
         keys: who may call; none: nobody.
         path: the file that they were read from.
+
+    Attributes:
+        readable: whether the file could be read the last time. While it could not, there is no
+            key.
     """
 
     def __init__(self, keys: Iterable[ApiKey] = (), path: Path | None = None) -> None:
         self._keys = tuple(keys)
         self.path = path
+        self.readable = True
 
     def __repr__(self) -> str:
         return f"KeyRing({len(self._keys)} keys)"
@@ -100,10 +106,15 @@ class KeyRing:
         """Read the file again.
 
         Raises:
-            KeysFileError: it cannot be read; the keys stay as they were.
+            KeysFileError: it cannot be read; until it can, there is no key.
         """
-        if self.path is not None:
-            self._keys = _read(self.path)
+        if self.path is None:
+            return
+        try:
+            self._keys, self.readable = _read(self.path), True
+        except KeysFileError:
+            self._keys, self.readable = (), False
+            raise
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -197,10 +208,14 @@ def _faults(error: ValidationError) -> str:
 
 def _read(path: Path) -> tuple[ApiKey, ...]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        # A YAML error quotes the file: its kind is enough.
-        reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+        data = read_yaml(path.read_text(encoding="utf-8"))
+    except NotYamlError as error:
+        # What is wrong there may quote the file: the place is enough.
+        raise KeysFileError(
+            f"{path}, {error.place}: not a file of keys, as it is no YAML"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise KeysFileError(
             f"cannot read the keys of {path}: {reason}; make one with `rerail serve keys new`"
         ) from None

@@ -18,10 +18,17 @@ from pathlib import Path
 
 from rerail.align import Aligner
 from rerail.engines.base import Engine
-from rerail.errors import ModeratorError, PolicyError, RerailError, StoreError
+from rerail.errors import (
+    MissingDependencyError,
+    ModeratorError,
+    PolicyError,
+    RerailError,
+    StoreError,
+)
 from rerail.moderators import Moderator, load_confirm, load_moderator
 from rerail.panel import Panel
 from rerail.policy import Policy, PolicyStore
+from rerail.server.errors import place
 from rerail.store import PolicyChange, Store
 
 log = logging.getLogger("rerail.server")
@@ -101,12 +108,12 @@ class LivePolicies:
         self._loader = loader
         self._store = store
         self._on_change = on_change or (lambda action: None)
-        self._folder = folder
+        self.folder = folder
         self._changing = threading.RLock()
         self._moderators: dict[str, tuple[Moderator, Moderator | None]] = {}
         self._log: list[PolicyChange] = []
         self._base = {policy.name: (policy, text) for policy, text in map(_with_text, policies)}
-        files, faults = self._read_folder()
+        files, faults = _read(self.files())
         if faults:
             raise PolicyError("\n".join(faults))
         self._files = files
@@ -225,9 +232,13 @@ class LivePolicies:
 
         Returns:
             The faults that were found.
+
+        Raises:
+            PolicyError: the folder cannot be read; nothing has changed.
         """
         with self._changing:
-            files, faults = self._read_folder()
+            there = self.files()
+            files, faults = _read(there)
             for name, file in files.items():
                 known = self._files.get(name)
                 if known is None or known.text != file.text:
@@ -235,12 +246,28 @@ class LivePolicies:
             read = {file.path for file in files.values()}
             for name, file in list(self._files.items()):
                 # A file that is there and could not be read keeps its policy.
-                if name not in files and (file.path in read or not file.path.exists()):
+                if name not in files and (file.path in read or file.path not in there):
                     faults += self._drop(name, file)
             for fault in faults:
                 log.warning("policy not taken from the folder: %s", fault)
                 self._on_change("rejected")
             return faults
+
+    def files(self) -> list[Path]:
+        """The folder's YAML files.
+
+        Raises:
+            PolicyError: the folder is not there, or cannot be read.
+        """
+        if self.folder is None:
+            return []
+        try:
+            found = sorted(self.folder.iterdir())
+        except OSError as error:
+            gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+            reason = "there is no such folder" if gone else error.strerror
+            raise PolicyError(f"--policies {self.folder}: {reason}") from None
+        return [p for p in found if p.suffix in {".yaml", ".yml"} and not p.name.startswith(".")]
 
     def _take(self, file: _PolicyFile) -> list[str]:
         """A file's policy becomes current."""
@@ -250,8 +277,8 @@ class LivePolicies:
             served = self._prepare(file.policy, file.text)
             if current is None or current.policy.version != file.policy.version:
                 self._note("put", served, f"file {file.path.name}")
-        except RerailError as error:
-            return [f"{file.path}: {error}"]
+        except Exception as error:
+            return [_fault(file.path, error)]
         self._swap({**self._current, name: served})
         self._files[name] = file
         return []
@@ -268,8 +295,8 @@ class LivePolicies:
                 served = self._prepare(*base)
                 self._note("put", served, by)
                 self._swap({**self._current, name: served})
-        except RerailError as error:
-            return [f"{file.path}: {error}"]
+        except Exception as error:
+            return [_fault(file.path, error)]
         del self._files[name]
         return []
 
@@ -279,7 +306,7 @@ class LivePolicies:
             raise PolicyError(f"the policy is named {policy.name!r}, and was sent as {name!r}")
         try:
             return self._prepare(policy, text)
-        except ModeratorError as error:
+        except (ModeratorError, MissingDependencyError) as error:
             raise PolicyError(f"{name} is not usable: {error}") from None
 
     def _prepare(self, policy: Policy, text: str) -> Served:
@@ -324,37 +351,13 @@ class LivePolicies:
         self._on_change(action)
         log.info("policy %s %s: %s by %s", policy.name, policy.version, action, by)
 
-    def _read_folder(self) -> tuple[dict[str, _PolicyFile], list[str]]:
-        """The folder's policies by name, and what is wrong with the other files."""
-        files: dict[str, _PolicyFile] = {}
-        faults: list[str] = []
-        if self._folder is None:
-            return files, faults
-        if not self._folder.is_dir():
-            raise PolicyError(f"--policies {self._folder}: there is no such folder")
-        for path in sorted([*self._folder.glob("*.yaml"), *self._folder.glob("*.yml")]):
-            if path.name.startswith("."):
-                continue
-            try:
-                text = path.read_text(encoding="utf-8")
-                policy = Policy.from_yaml(text, str(path))
-            except (OSError, UnicodeDecodeError, PolicyError) as error:
-                ours = isinstance(error, PolicyError)
-                faults.append(str(error) if ours else f"cannot read policy {path}: {error}")
-                continue
-            if policy.name in files:
-                faults.append(f"{files[policy.name].path} and {path} both name {policy.name!r}")
-            else:
-                files[policy.name] = _PolicyFile(path, text, policy)
-        return files, faults
-
     def _write(self, served: Served) -> Callable[[], None]:
         """Write the policy's file, whole or not at all; gives what brings the old one back."""
-        if self._folder is None:
+        if self.folder is None:
             return lambda: None
         name = served.policy.name
         known = self._files.get(name)
-        path = known.path if known else self._folder / f"{name}.yaml"
+        path = known.path if known else self.folder / f"{name}.yaml"
         if known is None and path.exists():
             raise StoreError(f"{path} is there and is not policy {name!r}: move it away")
         try:
@@ -375,6 +378,34 @@ class LivePolicies:
                 write_whole(path, before)
 
         return restore
+
+
+def _read(paths: Iterable[Path]) -> tuple[dict[str, _PolicyFile], list[str]]:
+    """The policies of files by name, and what is wrong with the other files."""
+    files: dict[str, _PolicyFile] = {}
+    faults: list[str] = []
+    for path in paths:
+        try:
+            text = path.read_text(encoding="utf-8")
+            policy = Policy.from_yaml(text, str(path))
+        except Exception as error:  # one file must not keep the others from being read
+            faults.append(_fault(path, error))
+            continue
+        if policy.name in files:
+            faults.append(f"{files[policy.name].path} and {path} both name {policy.name!r}")
+        else:
+            files[policy.name] = _PolicyFile(path, text, policy)
+    return files, faults
+
+
+def _fault(path: Path, error: Exception) -> str:
+    """What is wrong with a file, in words that name it."""
+    if isinstance(error, RerailError):
+        return str(error) if str(path) in str(error) else f"{path}: {error}"
+    said = (
+        error if isinstance(error, (OSError, UnicodeDecodeError)) else f"unexpected {place(error)}"
+    )
+    return f"cannot read policy {path}: {said}"
 
 
 def _with_text(policy: Policy | str) -> tuple[Policy, str]:

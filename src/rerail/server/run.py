@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import socket
 from pathlib import Path
 
@@ -25,6 +26,21 @@ def listening(host: str, port: int) -> socket.socket:
     """
     ((family, *_, address),) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[:1]
     return socket.create_server(address[:2], family=family, backlog=2048)
+
+
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Asked for every few seconds: in the log of requests only where the answer is an error."""
+
+
+class NoProbes(logging.Filter):
+    """Keeps what probes ask out of uvicorn's log of requests."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log the request."""
+        if not isinstance(record.args, tuple) or len(record.args) != 5:
+            return True
+        _, _, path, _, status = record.args
+        return str(path).partition("?")[0] not in PROBES or int(str(status)) >= 400
 
 
 class Server(uvicorn.Server):
@@ -49,6 +65,8 @@ class Server(uvicorn.Server):
     ) -> None:
         logs = copy.deepcopy(LOGGING_CONFIG)
         logs["loggers"]["rerail"] = {"handlers": ["default"], "level": log_level.upper()}
+        logs["filters"] = {"no_probes": {"()": NoProbes}}
+        logs["handlers"]["access"]["filters"] = ["no_probes"]
         self._service: Service = app.state.service
         self._grace = self._service.settings.grace
         super().__init__(

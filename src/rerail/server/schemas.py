@@ -1,14 +1,22 @@
 """What clients send: OpenAI's parameters, checked; what rerail cannot honour is refused.
 
-Unknown parameters are errors, so that nobody believes in one that does nothing. No request can
-carry embeddings.
+Unknown parameters are errors, so that nobody believes in one that does nothing; what is null or
+empty says nothing and is no error. No request can carry embeddings.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from rerail.types import Message, Prompt, Role
 
@@ -31,19 +39,93 @@ Text = Annotated[str, Field(strict=True), AfterValidator(_speakable)]
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
 
+    unsupported: ClassVar[Mapping[str, str]] = {}
+    """Parameters of OpenAI's that have no place here, and why."""
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """Parameters of OpenAI's that change nothing here; accepted, so that clients work."""
 
-class TextPart(_Model):
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_said(cls, data: Any) -> Any:
+        """Without what is not used or says nothing, as a reply that is sent back has it."""
+        if not isinstance(data, dict):
+            return data
+        faults = [
+            fault((name,), f"not supported: {reason}")
+            for name, reason in cls.unsupported.items()
+            if name not in cls.model_fields and not _says_nothing(name, data.get(name))
+        ]
+        if faults:
+            raise ValidationError.from_exception_data(cls.__name__, faults)
+        dropped = cls.unused | (cls.unsupported.keys() - cls.model_fields.keys())
+        return {
+            key: value
+            for key, value in data.items()
+            if value is not None
+            and key not in dropped
+            and (key in cls.model_fields or value not in ([], {}, ""))
+        }
+
+
+def fault(where: tuple[str | int, ...], said: str) -> Any:
+    """One fault of a `ValidationError`."""
+    return {"type": "value_error", "loc": where, "input": None, "ctx": {"error": said}}
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    """Whether an unsupported parameter has a value that asks for nothing."""
+    if value is None or value is False or value in ([], {}, ""):
+        return True
+    if name in {"presence_penalty", "frequency_penalty", "top_logprobs"}:
+        return isinstance(value, int | float) and value == 0
+    if name == "best_of":
+        return bool(value == 1)
+    return value in ({"type": "text"}, ["text"])
+
+
+class Part(_Model):
     """A part of a message. Images, audio and files are not judged, so they are refused."""
 
-    type: Literal["text"]
-    text: Text
+    unused = frozenset({"cache_control"})
+
+    type: Literal["text", "refusal"]
+    text: Text | None = None
+    refusal: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_words(cls, data: Any) -> Any:
+        kind = data.get("type") if isinstance(data, dict) else None
+        if isinstance(kind, str) and kind not in {"text", "refusal"}:
+            said = "only text is judged: no images, audio or files"
+            raise ValidationError.from_exception_data("Part", [fault(("type",), said)])
+        return data
+
+    @model_validator(mode="after")
+    def _has_words(self) -> Self:
+        if (self.text if self.type == "text" else self.refusal) is None:
+            missing = fault((self.type,), f"a part of type {self.type} needs it")
+            raise ValidationError.from_exception_data("Part", [missing])
+        return self
+
+    @property
+    def words(self) -> str:
+        """What the part says."""
+        return (self.text if self.type == "text" else self.refusal) or ""
+
+
+_TOOLS = "tool calls are outside what is judged"
+_ONLY_TEXT = "only text is answered"
 
 
 class ChatMessage(_Model):
     """One turn."""
 
+    unsupported = {"tool_calls": _TOOLS, "function_call": _TOOLS, "audio": _ONLY_TEXT}
+    unused = frozenset({"cache_control", "id"})
+
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart] | None = None
+    content: Text | list[Part] | None = None
     name: str | None = None
     """Accepted and not used."""
     refusal: Text | None = None
@@ -53,7 +135,7 @@ class ChatMessage(_Model):
         """The turn as rerail knows it; ``developer`` is another word for system."""
         role: Role = "system" if self.role == "developer" else self.role
         if isinstance(self.content, list):
-            return Message(role, "".join(part.text for part in self.content))
+            return Message(role, "".join(part.words for part in self.content))
         return Message(role, self.content or self.refusal or "")
 
 
@@ -81,25 +163,24 @@ Stop = Annotated[str, Field(min_length=1, strict=True), AfterValidator(_speakabl
 class _Request(_Model):
     """What chat and text completions share."""
 
-    unsupported: ClassVar[dict[str, str]] = {
+    unsupported = {
         "logprobs": "log-probabilities of a steered answer would be of another prompt",
         "top_logprobs": "log-probabilities of a steered answer would be of another prompt",
         "logit_bias": "tokens are never forced or forbidden",
         "best_of": "use n",
         "echo": "the prompt is not part of the answer",
         "suffix": "answers are written forwards",
-        "tools": "tool calls are outside what is judged",
-        "functions": "tool calls are outside what is judged",
-        "response_format": "only text is answered",
-        "modalities": "only text is answered",
-        "audio": "only text is answered",
+        "tools": _TOOLS,
+        "functions": _TOOLS,
+        "response_format": _ONLY_TEXT,
+        "modalities": _ONLY_TEXT,
+        "audio": _ONLY_TEXT,
         "prediction": "answers are always the model's own",
         "prompt_embeds": "no request can carry embeddings",
         "presence_penalty": "only 0 is possible",
         "frequency_penalty": "only 0 is possible",
     }
-    """Parameters of OpenAI's that have no place here, and why."""
-    unused: ClassVar[frozenset[str]] = frozenset(
+    unused = frozenset(
         {
             "metadata",
             "moderation",
@@ -117,11 +198,11 @@ class _Request(_Model):
             "web_search_options",
         }
     )
-    """Parameters of OpenAI's that change nothing here; accepted, so that clients work."""
 
     model: Annotated[str, Field(max_length=256)]
     temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1, strict=True)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
+    top_k: Annotated[int, Field(ge=-1, strict=True)] | None = None
     n: Annotated[int, Field(ge=1, strict=True)] | None = None
     seed: Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED, strict=True)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
@@ -132,16 +213,10 @@ class _Request(_Model):
     """Name of the policy; the header ``X-Rerail-Policy`` says the same."""
     budget: BudgetLimit = BudgetLimit()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        for name, reason in cls.unsupported.items():
-            if name not in cls.model_fields and not _says_nothing(name, data.get(name)):
-                raise ValueError(f"{name} is not supported: {reason}")
-        dropped = cls.unused | (cls.unsupported.keys() - cls.model_fields.keys())
-        return {key: value for key, value in data.items() if key not in dropped}
+    @property
+    def greedy(self) -> bool:
+        """Whether only the likeliest token may be drawn, whatever the temperature."""
+        return self.temperature == 0 or self.top_p == 0 or self.top_k == 1
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -152,19 +227,13 @@ class _Request(_Model):
         return self.max_tokens
 
 
-def _says_nothing(name: str, value: Any) -> bool:
-    """Whether an unsupported parameter has a value that asks for nothing."""
-    if value is None or value is False or value in ([], {}, ""):
-        return True
-    if name in {"presence_penalty", "frequency_penalty", "top_logprobs"}:
-        return isinstance(value, int | float) and value == 0
-    if name == "best_of":
-        return bool(value == 1)
-    return value in ({"type": "text"}, ["text"])
-
-
 class ChatRequest(_Request):
     """``POST /v1/chat/completions``."""
+
+    words: ClassVar[str] = "messages"
+    """The parameter that is answered."""
+    prefix: ClassVar[str] = "chatcmpl"
+    """Of the ids of answers."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
@@ -215,6 +284,11 @@ class ChatRequest(_Request):
 
 class CompletionRequest(_Request):
     """``POST /v1/completions``: texts to be continued as they stand, without a chat template."""
+
+    words: ClassVar[str] = "prompt"
+    """The parameter that is answered."""
+    prefix: ClassVar[str] = "cmpl"
+    """Of the ids of answers."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1)]
 

@@ -9,10 +9,12 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rerail.server.errors import ApiError, of_ours, place
 from rerail.server.metrics import Metrics
+from rerail.server.settings import host_of
 from rerail.server.stream import replayed
 
 SECURITY_HEADERS = {
@@ -29,6 +31,9 @@ SECURITY_HEADERS = {
 }
 """On every response."""
 
+EXPOSED_HEADERS = ("X-Request-Id", "Retry-After", "WWW-Authenticate")
+"""That pages of other origins may read."""
+
 BODY_SECONDS = 60.0
 """Within which a request's body has to arrive."""
 
@@ -39,8 +44,8 @@ GONE = 499
 log = logging.getLogger("rerail.server")
 
 
-class Guard:
-    """ASGI middleware.
+class SecurityMiddleware:
+    """ASGI middleware around everything else.
 
     Requests with a foreign ``Origin`` are refused, whatever their method: a page elsewhere must
     not use a server that its visitor can reach. Where the hosts are known, other values of
@@ -63,9 +68,9 @@ class Guard:
         hosts: Sequence[str] | None,
         metrics: Metrics,
     ) -> None:
-        self._app = app
-        self._max_body_bytes = max_body_bytes
         self._origins = frozenset(origins)
+        self._app = self._shared(app)
+        self._max_body_bytes = max_body_bytes
         self._hosts = None if hosts is None else frozenset(hosts)
         self._metrics = metrics
 
@@ -86,8 +91,8 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
+        headers = Headers(scope=scope)
         try:
-            headers = Headers(scope=scope)
             self._check(headers)
             body = await self._body(headers, receive)
             await self._app(scope, replayed(receive, body), guarded)
@@ -97,14 +102,29 @@ class Guard:
                 log.error("unexpected %s", place(error))
             if status == GONE:
                 told = error if isinstance(error, ApiError) else of_ours(error)
-                await told.response()(scope, receive, guarded)
+                response: ASGIApp = told.response()
+                if headers.get("origin") in self._origins:
+                    response = self._shared(response)
+                await response(scope, receive, guarded)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.http.labels(route, str(status)).inc()
 
+    def _shared(self, app: ASGIApp) -> ASGIApp:
+        """An app whose responses the pages of the foreign origins may read."""
+        if not self._origins:
+            return app
+        return CORSMiddleware(
+            app,
+            allow_origins=sorted(self._origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+
     def _check(self, headers: Headers) -> None:
         host = headers.get("host", "")
-        if self._hosts is not None and _split(f"//{host}").hostname not in self._hosts:
+        if self._hosts is not None and _named(host) not in self._hosts:
             raise ApiError("this server does not answer to that name", "wrong_host")
         origin = headers.get("origin")
         if origin is None or origin in self._origins or _split(origin).netloc == host:
@@ -134,6 +154,13 @@ class Guard:
     def _too_large(self) -> ApiError:
         said = f"the request is larger than {self._max_body_bytes} bytes"
         return ApiError(said, "body_too_large", headers={"Connection": "close"})
+
+
+def _named(host: str) -> str | None:
+    try:
+        return host_of(host)
+    except ValueError:
+        return None
 
 
 def _split(url: str) -> SplitResult:

@@ -12,16 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from rerail.engines.base import EmbeddingTable, Engine, Sampling
-from rerail.errors import EngineError, PolicyError
-from rerail.server.errors import ApiError
+from rerail.errors import EngineError, PolicyError, PromptError
+from rerail.server.errors import ApiError, of_ours
 from rerail.server.keys import LOCAL, ApiKey, KeyRing
 from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Served
 from rerail.server.records import Recorder
 from rerail.server.schemas import MAX_SEED, ChatRequest, CompletionRequest
-from rerail.server.settings import Settings
+from rerail.server.settings import ServerSettings
 from rerail.server.tracing import Tracing
-from rerail.server.worker import Answered, HandedBackError, QueueFullError, Ticket, Worker
+from rerail.server.worker import Finished, HandedBackError, QueueFullError, SearchWorker, Ticket
 from rerail.types import Evaluation, Exchange, Outcome, Prompt, StopReason, Verdict
 
 Observer = Callable[[Evaluation], None]
@@ -40,9 +40,11 @@ class Call:
     Attributes:
         id: of the request, its response and its records.
         route: that it came by.
+        param: the parameter that holds what is to be answered.
         key: who asks.
         model: which model.
         served: the policy version that decides, from beginning to end.
+        n: choices of each prompt, one after the other.
         prompts: one per choice.
         seeds: one per choice.
         sampling: of every choice.
@@ -52,9 +54,11 @@ class Call:
 
     id: str
     route: str
+    param: str
     key: ApiKey
     model: str
     served: Served
+    n: int
     prompts: Sequence[Prompt]
     seeds: Sequence[int]
     sampling: Sampling
@@ -81,7 +85,7 @@ class Service:
         policies: LivePolicies,
         keys: KeyRing | None,
         recorder: Recorder,
-        settings: Settings,
+        settings: ServerSettings,
         metrics: Metrics,
         tracing: Tracing,
     ) -> None:
@@ -98,9 +102,9 @@ class Service:
         self.workers = {name: self._worker(name) for name in engines}
         self.started = int(time.time())
 
-    def _worker(self, name: str) -> Worker:
+    def _worker(self, name: str) -> SearchWorker:
         size = self.metrics.round_size.labels(name)
-        worker = Worker(
+        worker = SearchWorker(
             name,
             max_open=self.settings.max_open,
             max_waiting=self.settings.max_waiting,
@@ -128,7 +132,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return all(worker.alive for worker in self.workers.values())
+        readable = self.keys is None or self.keys.readable
+        return readable and all(worker.alive for worker in self.workers.values())
 
     def table(self, model: str) -> EmbeddingTable:
         """The embedding table of a model."""
@@ -146,12 +151,19 @@ class Service:
         """The key of a request.
 
         Raises:
-            ApiError: 401 without a known key; 403 from elsewhere, on a server without keys.
+            ApiError: 401 without a known key; 403 from elsewhere, on a server without keys; 503
+                while the keys cannot be read.
         """
         if self.keys is None:
             if client is not None and not is_loopback(client):
                 raise ApiError("this server has no keys and answers this machine only", "no_keys")
             return LOCAL
+        if not self.keys.readable:
+            raise ApiError(
+                "the server cannot read its keys: its log says why",
+                "keys_unreadable",
+                retry_after=self.settings.retry_after,
+            )
         scheme, _, presented = (authorization or "").partition(" ")
         key = self.keys.find(presented.strip()) if scheme.lower() == "bearer" else None
         if key is None:
@@ -198,8 +210,8 @@ class Service:
         """Make a request ready.
 
         Raises:
-            ApiError: a model or policy cannot be had, or a limit is passed.
-            PromptError: there is nothing to answer.
+            ApiError: a model or policy cannot be had, a limit is passed, or there is nothing to
+                answer.
         """
         settings = self.settings
         if request.model not in self.workers:
@@ -209,7 +221,10 @@ class Service:
                 param="model",
             )
         served = self.choose(key, request.model, named(policy_header, request.policy))
-        prompts = request.prompts()
+        try:
+            prompts = request.prompts()
+        except PromptError as error:
+            raise of_ours(error, request.words) from None
         n = request.n or 1
         if n * len(prompts) > settings.max_choices:
             raise ApiError(
@@ -223,17 +238,23 @@ class Service:
                 request.token_limit or settings.max_new_tokens, settings.max_new_tokens_limit
             ),
             temperature=(
-                settings.temperature if request.temperature is None else request.temperature
+                0.0
+                if request.greedy
+                else settings.temperature
+                if request.temperature is None
+                else request.temperature
             ),
-            top_p=1.0 if request.top_p is None else request.top_p,
+            top_p=request.top_p or 1.0,
             stop=request.stops,
         )
         return Call(
-            id=f"chatcmpl-{secrets.token_hex(12)}",
+            id=f"{request.prefix}-{secrets.token_hex(12)}",
             route=route,
+            param=request.words,
             key=key,
             model=request.model,
             served=served,
+            n=n,
             prompts=[prompt for prompt in prompts for _ in range(n)],
             seeds=[(seed + i) & MAX_SEED for _ in prompts for i in range(n)],
             sampling=sampling,
@@ -243,13 +264,13 @@ class Service:
 
     # Answers
 
-    async def answer(self, call: Call, observe: Observer | None = None) -> list[Answered]:
+    async def answer(self, call: Call, observe: Observer | None = None) -> list[Finished]:
         """Answers that may leave, recorded.
 
         Raises:
             ApiError: there are none: the server is full or stops, the deadline passed, or the
-                model, the moderator or the store failed.
-            PromptError: the prompt cannot be answered as it is.
+                model, the moderator or the store failed, or the prompt cannot be answered as it
+                is.
         """
         policy = call.served.policy
         with self.tracing.request(call.route, call.model, policy.name) as span:
@@ -278,7 +299,7 @@ class Service:
             judged = await loop.run_in_executor(self._judges, served.panel.judge, exchanges)
             return [each.verdict for each in judged]
 
-    async def _searched(self, call: Call, observe: Observer | None) -> list[Answered]:
+    async def _searched(self, call: Call, observe: Observer | None) -> list[Finished]:
         deadline = time.monotonic() + call.seconds
         tickets = [
             Ticket(
@@ -303,10 +324,13 @@ class Service:
         finished = False
         try:
             _, pending = await asyncio.wait(
-                futures,
-                timeout=call.seconds + _OVERRUN,
-                return_when=asyncio.FIRST_EXCEPTION,
+                futures, timeout=call.seconds, return_when=asyncio.FIRST_EXCEPTION
             )
+            # One that has not begun, or failed, has nothing that its last round could give.
+            if pending and all(t.search for t in tickets if not t.future.done()):
+                _, pending = await asyncio.wait(
+                    futures, timeout=_OVERRUN, return_when=asyncio.FIRST_EXCEPTION
+                )
             finished = True
             if any(f.exception() for f in futures if f not in pending):
                 raise next(e for f in futures if f not in pending and (e := f.exception()))
@@ -316,6 +340,8 @@ class Service:
         except HandedBackError as error:
             reason = "stopping" if "stopping" in str(error) else "deadline"
             raise self._come_back(str(error), reason) from None
+        except PromptError as error:
+            raise of_ours(error, call.param) from None
         except EngineError:
             # The model could not embed the prompt; what failed is in the log.
             message = call.served.policy.error_message

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+from urllib.parse import SplitResult, urlsplit
 
 from rerail.types import FrozenDict
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ServerSettings:
     """How a server behaves.
 
     Attributes:
@@ -31,7 +32,10 @@ class Settings:
         record: whether passed answers are recorded, too, or interventions only.
         retention_days: age at which records are deleted; None: never.
         cors_origins: origins whose pages may call the server; none by default.
-        hosts: values of the ``Host`` header that are answered; None: any.
+        hosts: names that the server answers to, whatever the port; None: any.
+
+    Raises:
+        ValueError: an origin or a host is none.
     """
 
     default_policy: str = "default"
@@ -52,3 +56,55 @@ class Settings:
     retention_days: float | None = None
     cors_origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cors_origins", tuple(map(origin_of, self.cors_origins)))
+        if self.hosts is not None:
+            object.__setattr__(self, "hosts", tuple(map(host_of, self.hosts)))
+
+
+def origin_of(text: str) -> str:
+    """An origin as browsers write it: in small letters, without the usual port and a path.
+
+    Raises:
+        ValueError: it is none, or stands for several.
+    """
+    parts = _parts(text)
+    if parts is None or not parts.scheme or not parts.hostname or parts.path.strip("/"):
+        raise ValueError(
+            f"{text!r} is not the origin of a page: write scheme and name, as in "
+            "https://app.example, once for each origin"
+        )
+    port = "" if parts.port in {None, _PORTS.get(parts.scheme)} else f":{parts.port}"
+    return f"{parts.scheme}://{_bracketed(parts.hostname)}{port}"
+
+
+def host_of(text: str) -> str:
+    """The name in a value of the ``Host`` header, which may have a port.
+
+    Raises:
+        ValueError: there is none, or it stands for several.
+    """
+    bare = text.count(":") > 1 and not text.startswith("[")  # an IPv6 address
+    parts = _parts(f"//[{text}]" if bare else f"//{text}")
+    if parts is None or not parts.hostname or parts.netloc != parts.geturl().removeprefix("//"):
+        raise ValueError(f"{text!r} is not the name of a server: write it as in app.example")
+    return parts.hostname.removesuffix(".")
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The parts of an address; None if it is malformed, a pattern, or not in its ASCII form."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    strange = "*" in url or "@" in parts.netloc or parts.query or parts.fragment
+    return None if strange or not url.isascii() or any(map(str.isspace, url)) else parts
+
+
+def _bracketed(name: str) -> str:
+    return f"[{name}]" if ":" in name else name

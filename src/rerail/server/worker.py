@@ -1,7 +1,10 @@
-"""One thread per model keeps the open searches and advances them in lock-step.
+"""One thread per model advances the open searches in lock-step; a few others open new ones.
 
-Requests of all tenants wait in queues of their own and are let in one tenant after the other.
-Every ticket that was handed in is answered: with a response, or with the reason why there is none.
+Requests of all tenants wait in queues of their own and are let in one tenant after the other, as
+an opener is free: rendering, tokenising and embedding a long prompt holds up the rounds of nobody,
+and of those who wait it holds up few. So `Aligner.open` is called from several threads, also while
+the engine generates. Every ticket that was handed in is answered: with a response, or with the
+reason why there is none.
 """
 
 from __future__ import annotations
@@ -24,6 +27,12 @@ from rerail.types import Evaluation, Prompt, Response
 
 log = logging.getLogger("rerail.server")
 
+_OPENERS = 2
+"""Threads that open searches. More gain nothing: they take turns with the tokenizer."""
+
+_GATHERING = 0.05
+"""Seconds that a round waits at most for searches that are being opened, so as to share it."""
+
 
 class QueueFullError(Exception):
     """The tenant has as many searches waiting as it may."""
@@ -34,7 +43,7 @@ class HandedBackError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Finished:
     """A response and what the search knows besides.
 
     Attributes:
@@ -75,7 +84,7 @@ class Ticket:
     observe: Callable[[Evaluation], None] | None = None
 
     def __post_init__(self) -> None:
-        self.future: Future[Answered] = Future()
+        self.future: Future[Finished] = Future()
         self.arrived = time.monotonic()
         self.began = self.arrived
         self.search: Search | None = None
@@ -91,10 +100,10 @@ class Ticket:
         if self.search is not None:
             self.search.cancel()
 
-    def resolve(self, result: Answered | BaseException) -> None:
+    def resolve(self, result: Finished | BaseException) -> None:
         """Answer; whoever waited may have left."""
         try:
-            if isinstance(result, Answered):
+            if isinstance(result, Finished):
                 self.future.set_result(result)
             else:
                 self.future.set_exception(result)
@@ -102,7 +111,7 @@ class Ticket:
             pass
 
 
-class Worker:
+class SearchWorker:
     """The open searches of one model.
 
     Args:
@@ -129,15 +138,19 @@ class Worker:
         self._open: list[Ticket] = []
         self._draining = False
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name=f"searches-{name}", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name=f"searches-{name}", daemon=True)
+            for work in (self._run, *[self._open_searches] * _OPENERS)
+        ]
 
     def start(self) -> None:
         """Begin to work."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and not self._draining
+        return all(thread.is_alive() for thread in self._threads) and not self._draining
 
     @property
     def waiting(self) -> int:
@@ -147,7 +160,7 @@ class Worker:
 
     @property
     def open(self) -> int:
-        """Searches in the round."""
+        """Searches in the round, or about to be."""
         return len(self._open)
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
@@ -167,7 +180,7 @@ class Worker:
             if queue and len(queue) + len(tickets) > self._max_waiting:
                 raise QueueFullError(f"{len(queue)} requests are waiting already")
             queue.extend(tickets)
-            self._wake.notify()
+            self._wake.notify_all()
 
     def drain(self) -> None:
         """Take nothing more, hand back what waits, finish what is open."""
@@ -175,7 +188,7 @@ class Worker:
             self._draining = True
             handed_back = [ticket for queue in self._waiting.values() for ticket in queue]
             self._waiting.clear()
-            self._wake.notify()
+            self._wake.notify_all()
         self._hand_back(handed_back)
 
     def stop(self, seconds: float = 0.0) -> None:
@@ -198,26 +211,50 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._wake:
-                while not (self._open or self._waiting or self._stopped):
-                    self._wake.wait()
+                self._wake.wait_for(lambda: self._stopped or self._begun())
+                self._wake.wait_for(lambda: self._stopped or not self._opening(), _GATHERING)
                 if self._stopped:
                     self._hand_back(self._open)
                     return
-                self._admit()
-            for ticket in self._open:
-                if ticket.search is None:
-                    self._begin(ticket)
-            self._round()
+                tickets = self._begun()
+            self._round(tickets)
 
-    def _admit(self) -> None:
-        """Give the free places away, one tenant after the other."""
-        while self._waiting and len(self._open) < self._max_open:
-            tenant, queue = next(iter(self._waiting.items()))
-            self._open.append(queue.popleft())
-            if queue:
-                self._waiting.move_to_end(tenant)
-            else:
-                del self._waiting[tenant]
+    def _begun(self) -> list[Ticket]:
+        return [ticket for ticket in self._open if ticket.search is not None]
+
+    def _opening(self) -> bool:
+        """Whether a search is being opened, or about to be."""
+        return self._has_room() or any(ticket.search is None for ticket in self._open)
+
+    def _has_room(self) -> bool:
+        """Whether something waits for which there is a place."""
+        return bool(self._waiting) and len(self._open) < self._max_open
+
+    def _open_searches(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._stopped or self._has_room())
+                if self._stopped:
+                    return
+                ticket = self._admit()
+            self._begin(ticket)
+            self._forget_finished()
+
+    def _admit(self) -> Ticket:
+        """Give a free place away, to one tenant after the other."""
+        tenant, queue = next(iter(self._waiting.items()))
+        ticket = queue.popleft()
+        self._open.append(ticket)
+        if queue:
+            self._waiting.move_to_end(tenant)
+        else:
+            del self._waiting[tenant]
+        return ticket
+
+    def _forget_finished(self) -> None:
+        with self._wake:
+            self._open = [ticket for ticket in self._open if not ticket.future.done()]
+            self._wake.notify_all()
 
     def _begin(self, ticket: Ticket) -> None:
         ticket.began = time.monotonic()
@@ -244,28 +281,24 @@ class Worker:
             log.error("%s: a prompt could not be opened: %s", self.name, place(error))
         ticket.resolve(error)
 
-    def _round(self) -> None:
-        searches = []
-        for ticket in self._open:
-            if ticket.search is not None:
-                if ticket.cancelled:
-                    ticket.search.cancel()
-                searches.append(ticket.search)
+    def _round(self, tickets: Sequence[Ticket]) -> None:
+        searches = [ticket.search for ticket in tickets if ticket.search is not None]
+        for ticket, search in zip(tickets, searches, strict=True):
+            if ticket.cancelled:
+                search.cancel()
         try:
             advance([search for search in searches if not search.done])
         except Exception as error:
             # A fault of ours; the searches may be in any state, so that none of them goes on.
             log.error("%s: the round failed: %s", self.name, place(error))
-            for ticket in self._open:
+            for ticket in tickets:
                 ticket.resolve(error)
-        if self._on_round is not None and searches:
+        if self._on_round is not None:
             self._on_round(len(searches))
-        for ticket in self._open:
-            if ticket.search is not None and ticket.search.done:
+        for ticket, search in zip(tickets, searches, strict=True):
+            if search.done:
                 self._finish(ticket)
-        with self._wake:
-            self._open = [ticket for ticket in self._open if not ticket.future.done()]
-            self._wake.notify_all()
+        self._forget_finished()
 
     def _finish(self, ticket: Ticket) -> None:
         assert ticket.search is not None
@@ -273,7 +306,7 @@ class Worker:
             ticket.resolve(HandedBackError("the client has left"))
             return
         try:
-            answered = Answered(
+            answered = Finished(
                 ticket.search.response(),
                 ticket.search.panel,
                 len(ticket.search.embedded.token_ids),

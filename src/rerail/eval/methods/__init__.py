@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
-import yaml
-
+from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import PromptError
 from rerail.eval.methods import ablations
 from rerail.eval.methods.aligned import Aligned
@@ -93,9 +92,9 @@ def _options(spec: str, text: str) -> dict[str, Any]:
         if not equals:
             raise PromptError(f"method {spec!r}: write settings as NAME=VALUE, not {part!r}")
         try:
-            options[key.strip()] = yaml.safe_load(value)
-        except (yaml.YAMLError, RecursionError):
-            raise PromptError(f"method {spec!r}: {key.strip()} is not YAML") from None
+            options[key.strip()] = read_yaml(value)
+        except NotYamlError as error:
+            raise PromptError(f"method {spec!r}: {key.strip()} is not YAML, {error}") from None
     return options
 
 

@@ -79,6 +79,7 @@ CHAT: dict[str, Any] = {
 }
 COMPLETION: dict[str, Any] = {
     **CHAT,
+    "id": "cmpl-5f1c0e7d2b9a4c3e8f6d1a0b",
     "object": "text_completion",
     "choices": [
         {

@@ -62,7 +62,7 @@ def administrator(key: Caller) -> ApiKey:
 
 
 Administrator = Annotated[ApiKey, Depends(administrator)]
-Served = Annotated[Service, Depends(service_of)]
+ServiceDependency = Annotated[Service, Depends(service_of)]
 
 
 def gone() -> Response:
@@ -96,8 +96,8 @@ _STATUSES = {
     429: "The tenant's queue is full. `Retry-After` says when to come back.",
     499: "The client left.",
     500: "The model failed. No text leaves.",
-    503: "The moderator or the store failed, the deadline passed, or the server stops. No text "
-    "leaves. `Retry-After` says when to come back.",
+    503: "The moderator or the store failed, the deadline passed, the keys cannot be read, or the "
+    "server stops. No text leaves. `Retry-After` says when to come back.",
 }
 
 

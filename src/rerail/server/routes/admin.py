@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse, Response
 
 from rerail.errors import PolicyError
 from rerail.server.errors import ApiError
-from rerail.server.policies import Served as ServedPolicy
+from rerail.server.policies import Served
 from rerail.server.routes._examples import INTERVENTIONS, POLICY
-from rerail.server.routes._shared import Administrator, Served, errors, example
+from rerail.server.routes._shared import Administrator, ServiceDependency, errors, example
 from rerail.server.schemas import Rollback
 from rerail.server.service import Service
 from rerail.types import Outcome
@@ -56,7 +56,7 @@ _YAML_BODY: dict[str, Any] = {
         **errors(),
     },
 )
-async def policies(key: Administrator, service: Served) -> Response:
+async def policies(key: Administrator, service: ServiceDependency) -> Response:
     """Every current policy."""
     live = service.policies
     return JSONResponse(
@@ -65,7 +65,7 @@ async def policies(key: Administrator, service: Served) -> Response:
 
 
 @router.get("/policies/{name}", responses={**example("The policy.", POLICY), **errors(404)})
-async def policy(name: Name, key: Administrator, service: Served) -> Response:
+async def policy(name: Name, key: Administrator, service: ServiceDependency) -> Response:
     """One policy with its history, oldest first."""
     current = _current(service, name)
     changes = await run_in_threadpool(service.policies.history, name)
@@ -92,7 +92,9 @@ async def policy(name: Name, key: Administrator, service: Served) -> Response:
     },
     openapi_extra=_YAML_BODY,
 )
-async def put_policy(name: Name, request: Request, key: Administrator, service: Served) -> Response:
+async def put_policy(
+    name: Name, request: Request, key: Administrator, service: ServiceDependency
+) -> Response:
     """Make a policy current: the next request uses it, running ones keep theirs."""
     text = await _text(request)
     put = await run_in_threadpool(service.policies.put, name, text, key.name)
@@ -108,7 +110,7 @@ async def put_policy(name: Name, request: Request, key: Administrator, service: 
     openapi_extra=_YAML_BODY,
 )
 async def check_policy(
-    name: Name, request: Request, key: Administrator, service: Served
+    name: Name, request: Request, key: Administrator, service: ServiceDependency
 ) -> Response:
     """Whether a policy could be put; changes nothing."""
     text = await _text(request)
@@ -124,7 +126,7 @@ async def check_policy(
     },
 )
 async def rollback_policy(
-    name: Name, body: Rollback, key: Administrator, service: Served
+    name: Name, body: Rollback, key: Administrator, service: ServiceDependency
 ) -> Response:
     """Make an earlier version current again."""
     changes = await run_in_threadpool(service.policies.history, name)
@@ -143,7 +145,7 @@ async def rollback_policy(
         **errors(404, 409, 503),
     },
 )
-async def delete_policy(name: Name, key: Administrator, service: Served) -> Response:
+async def delete_policy(name: Name, key: Administrator, service: ServiceDependency) -> Response:
     """Remove a policy that nothing falls back to. Its history stays."""
     _current(service, name)
     if name in service.configured_policies():
@@ -159,7 +161,7 @@ async def delete_policy(name: Name, key: Administrator, service: Served) -> Resp
 )
 async def interventions(
     key: Administrator,
-    service: Served,
+    service: ServiceDependency,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
     outcome: Outcome | None = None,
     policy: Annotated[str | None, Query(max_length=64)] = None,
@@ -183,7 +185,7 @@ def _utc(time: datetime | None) -> datetime | None:
         raise ApiError("since: no such time", "invalid_request", param="since") from None
 
 
-def _current(service: Service, name: str) -> ServedPolicy:
+def _current(service: Service, name: str) -> Served:
     try:
         return service.policies.get(name)
     except PolicyError as error:

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from rerail import __version__
-from rerail.server.routes._shared import Served
+from rerail.server.routes._shared import ServiceDependency
 
 router = APIRouter(tags=["Health"])
 
@@ -18,8 +18,13 @@ async def healthz() -> Response:
     return JSONResponse({"status": "ok", "version": __version__})
 
 
-@router.get("/readyz", responses={503: {"description": "The server stops, or a model is gone."}})
-async def readyz(service: Served) -> Response:
+@router.get(
+    "/readyz",
+    responses={
+        503: {"description": "The server stops, a model is gone, or the keys cannot be read."}
+    },
+)
+async def readyz(service: ServiceDependency) -> Response:
     """Requests are taken."""
     if service.ready:
         return JSONResponse({"status": "ready"})
@@ -27,6 +32,6 @@ async def readyz(service: Served) -> Response:
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(service: Served) -> Response:
+async def metrics(service: ServiceDependency) -> Response:
     """Prometheus metrics."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

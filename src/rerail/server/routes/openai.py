@@ -11,13 +11,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from rerail.server import answers, stream
-from rerail.server.answers import Reply
+from rerail.server.answers import OpenAIReply
 from rerail.server.errors import ApiError
 from rerail.server.routes._examples import CHAT, COMPLETION, MODELS, MODERATION
 from rerail.server.routes._shared import (
     Caller,
     PolicyHeader,
-    Served,
+    ServiceDependency,
     errors,
     example,
     gone,
@@ -25,7 +25,7 @@ from rerail.server.routes._shared import (
 )
 from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
 from rerail.server.service import Call, Service, named
-from rerail.server.worker import Answered
+from rerail.server.worker import Finished
 from rerail.types import Exchange
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
@@ -38,7 +38,11 @@ _OF_ANSWERS = errors(404, 429, 499, 500, 503)
     responses={**example("The answer, or the policy's message.", CHAT), **_OF_ANSWERS},
 )
 async def chat_completions(
-    request: Request, body: ChatRequest, key: Caller, service: Served, policy: PolicyHeader = None
+    request: Request,
+    body: ChatRequest,
+    key: Caller,
+    service: ServiceDependency,
+    policy: PolicyHeader = None,
 ) -> Response:
     """Answer a conversation under a policy.
 
@@ -47,7 +51,7 @@ async def chat_completions(
     `finish_reason` is `content_filter`. With `stream`, text is held until it is accepted.
     """
     call = service.call("/v1/chat/completions", key, body, policy)
-    return await _answer(request, call, body, Reply.chat, Reply.chat_chunks)
+    return await _answer(request, call, body, OpenAIReply.chat, OpenAIReply.chat_chunks)
 
 
 @router.post(
@@ -58,16 +62,16 @@ async def completions(
     request: Request,
     body: CompletionRequest,
     key: Caller,
-    service: Served,
+    service: ServiceDependency,
     policy: PolicyHeader = None,
 ) -> Response:
     """Continue texts as they stand, without the model's chat template."""
     call = service.call("/v1/completions", key, body, policy)
-    return await _answer(request, call, body, Reply.text, Reply.text_chunks)
+    return await _answer(request, call, body, OpenAIReply.text, OpenAIReply.text_chunks)
 
 
 @router.get("/models", responses={**example("The models.", MODELS), **errors()})
-async def models(key: Caller, service: Served) -> Response:
+async def models(key: Caller, service: ServiceDependency) -> Response:
     """The models that there are."""
     return JSONResponse({"object": "list", "data": [_model(service, m) for m in service.workers]})
 
@@ -75,7 +79,7 @@ async def models(key: Caller, service: Served) -> Response:
 @router.get(
     "/models/{model:path}", responses={**example("A model.", MODELS["data"][0]), **errors(404)}
 )
-async def model(model: str, key: Caller, service: Served) -> Response:
+async def model(model: str, key: Caller, service: ServiceDependency) -> Response:
     """One model."""
     if model not in service.workers:
         raise ApiError(f"no model {model[:256]!r}", "model_not_found", param="model")
@@ -86,7 +90,7 @@ async def model(model: str, key: Caller, service: Served) -> Response:
     "/moderations", responses={**example("A verdict per text.", MODERATION), **errors(429, 503)}
 )
 async def moderations(
-    body: ModerationRequest, key: Caller, service: Served, policy: PolicyHeader = None
+    body: ModerationRequest, key: Caller, service: ServiceDependency, policy: PolicyHeader = None
 ) -> Response:
     """Judge texts by the policy's moderators, in OpenAI's format.
 
@@ -124,8 +128,8 @@ async def _answer(
     request: Request,
     call: Call,
     body: ChatRequest | CompletionRequest,
-    whole: Callable[[Reply], dict[str, Any]],
-    chunks: Callable[[Reply, bool], Iterator[dict[str, Any]]],
+    whole: Callable[[OpenAIReply], dict[str, Any]],
+    chunks: Callable[[OpenAIReply, bool], Iterator[dict[str, Any]]],
 ) -> Response:
     service = service_of(request)
     headers = {"X-Request-Id": call.id}
@@ -135,26 +139,28 @@ async def _answer(
         answered = await stream.while_connected(request, service.answer(call))
     except stream.ClientGoneError:
         return gone()
-    return JSONResponse(whole(Reply.of(call.id, call.model, answered)), headers=headers)
+    return JSONResponse(
+        whole(OpenAIReply.of(call.id, call.model, answered, call.n)), headers=headers
+    )
 
 
 async def _stream(
     request: Request,
     call: Call,
     body: ChatRequest | CompletionRequest,
-    chunks: Callable[[Reply, bool], Iterator[dict[str, Any]]],
+    chunks: Callable[[OpenAIReply, bool], Iterator[dict[str, Any]]],
 ) -> Response:
     service = service_of(request)
     options = body.stream_options
     feed = stream.Feed()
-    work: asyncio.Future[list[Answered]] = asyncio.ensure_future(service.answer(call, feed.put))
+    work: asyncio.Future[list[Finished]] = asyncio.ensure_future(service.answer(call, feed.put))
     try:
         await stream.quickly(request, work, min(1.0, service.settings.keep_alive))
     except stream.ClientGoneError:
         return gone()
 
     def progress(so_far: stream.Progress) -> bytes:
-        frame = next(chunks(Reply.of(call.id, call.model, ()), True))
+        frame = next(chunks(OpenAIReply.of(call.id, call.model, ()), True))
         return stream.event({**frame, "usage": None, "rerail": {"progress": so_far.document()}})
 
     async def events() -> Any:
@@ -162,7 +168,7 @@ async def _stream(
         async for sign in stream.held_back(work, feed, service.settings.keep_alive, wanted):
             yield sign
         try:
-            reply = Reply.of(call.id, call.model, work.result())
+            reply = OpenAIReply.of(call.id, call.model, work.result(), call.n)
         except Exception as error:
             yield stream.event(stream.failure(error))
         else:

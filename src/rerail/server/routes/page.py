@@ -18,13 +18,13 @@ from rerail.server.errors import ApiError, of_ours
 from rerail.server.routes._shared import (
     Caller,
     PolicyHeader,
-    Served,
+    ServiceDependency,
     errors,
     gone,
     service_of,
 )
 from rerail.server.schemas import ChatRequest
-from rerail.server.worker import Answered
+from rerail.server.worker import Finished
 from rerail.types import AcceptedFrom, Evaluation, FloatArray
 
 _AT_ONCE = 0.05
@@ -53,7 +53,7 @@ class Assets(StaticFiles):
 
 
 @router.get("/ui/config", responses=errors())
-async def config(request: Request, service: Served) -> Response:
+async def config(request: Request, service: ServiceDependency) -> Response:
     """What the page needs to know; names only for those who may call, and what they may choose."""
     needed = service.keys is not None
     try:
@@ -91,14 +91,18 @@ async def config(request: Request, service: Served) -> Response:
     },
 )
 async def watch(
-    request: Request, body: ChatRequest, key: Caller, service: Served, policy: PolicyHeader = None
+    request: Request,
+    body: ChatRequest,
+    key: Caller,
+    service: ServiceDependency,
+    policy: PolicyHeader = None,
 ) -> Response:
     """Answer a conversation and tell of every candidate on the way, its text excepted."""
     if (body.n or 1) > 1:
         raise ApiError("one answer can be watched at a time: n is 1", "too_many_choices", param="n")
     call = service.call("/watch", key, body, policy)
     feed = stream.Feed()
-    work: asyncio.Future[list[Answered]] = asyncio.ensure_future(service.answer(call, feed.put))
+    work: asyncio.Future[list[Finished]] = asyncio.ensure_future(service.answer(call, feed.put))
     try:
         await stream.quickly(request, work, _AT_ONCE)
     except stream.ClientGoneError:
@@ -118,7 +122,7 @@ async def watch(
             },
             "start",
         )
-        told = Told(service_of(request).table(call.model))
+        told = EvaluationEvents(service_of(request).table(call.model))
         async for found in feed.until(work, service.settings.keep_alive):
             if not found:
                 yield stream.comment("rerail")
@@ -154,7 +158,7 @@ EVALUATION = {
 """Keys of an ``evaluation`` event, and what they mean."""
 
 
-class Told:
+class EvaluationEvents:
     """Evaluations of one search as the page draws them.
 
     Args:
