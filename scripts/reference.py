@@ -691,7 +691,8 @@ _SCENARIOS = {
 }
 _METHODS = {
     "random": "The search of `fast`, never moving its centre.",
-    "reference": "The published loop.",
+    "tide": "The published loop of arXiv 2602.02498.",
+    "tsa": "Algorithm 1 of arXiv 2604.26167.",
     "fast": "The default search.",
     "policy": "The policy's own optimizer.",
 }

@@ -9,6 +9,7 @@ import pytest
 
 from rerail.align import Aligner
 from rerail.bench import PARTS, Bench, Clock, markdown, resident_bytes, soak, timed
+from rerail.demo import with_naturalness
 from rerail.engines import FakeEngine, Sampling
 from rerail.engines.base import WatchingEngine
 from rerail.errors import PromptError
@@ -80,6 +81,10 @@ def test_naturalness_is_compared_where_both_steered():
         ).align_many(bench.prompts)
         for method in ("fast", "tide")
     }
+    own["tide"] = [
+        with_naturalness(bench.engine, prompt, response)
+        for prompt, response in zip(bench.prompts, own["tide"], strict=True)
+    ]
     pairs = [(one, other) for one, other in zip(own["fast"], own["tide"], strict=True)
              if one.outcome == other.outcome == "steered"]  # fmt: skip
     assert pairs

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rerail.align import Aligner
+from rerail.demo import with_naturalness
 from rerail.engines.base import (
     EmbeddedPrompt,
     EmbeddingTable,
@@ -181,7 +182,14 @@ class Bench:
                 started = time.perf_counter()
                 responses[method] = aligner.align_many(self.prompts)
                 seconds[method].append(time.perf_counter() - started)
-        return {method: self._figures(method, responses, seconds) for method in methods}
+        measured = {
+            method: [
+                with_naturalness(self.engine, prompt, response)
+                for prompt, response in zip(self.prompts, own, strict=True)
+            ]
+            for method, own in responses.items()
+        }
+        return {method: self._figures(method, measured, seconds) for method in methods}
 
     def _figures(
         self,

@@ -9,7 +9,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from itertools import zip_longest
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -177,6 +177,18 @@ def plain_answer(engine: Engine, prompt: Prompt, sampling: Sampling, seed: int) 
         return engine.generate_from_tokens(embedded.token_ids, sampling, seed).text
     request = GenerationRequest(embedded, embedded.point, seed)
     return engine.generate([request], sampling)[0].text
+
+
+def with_naturalness(engine: Engine, prompt: Prompt, response: Response) -> Response:
+    """The response with the naturalness of its answer, where the method did not measure it."""
+    if response.left is None or response.naturalness is not None:
+        return response
+    own, first = response.evaluations[response.left], response.evaluations[0]
+    if not (own.generation.token_ids and first.generation.token_ids):
+        return response
+    embedded = engine.embed(prompt)
+    value, base = engine.log_likelihood([(embedded, e.generation.token_ids) for e in (own, first)])
+    return replace(response, naturalness=value - base)
 
 
 def identical_share(engine: Engine, sampling: Sampling, results: Iterable[Result]) -> float | None:

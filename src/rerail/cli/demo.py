@@ -115,7 +115,13 @@ def demo(
 
 def _run(setup: Setup, panel: Panel, prompts: Sequence[Any]) -> tuple[list[Result], Checks, float]:
     from rerail.cli._batch import progress
-    from rerail.demo import Checks, Result, emitted_flagged, identical_share
+    from rerail.demo import (
+        Checks,
+        Result,
+        emitted_flagged,
+        identical_share,
+        with_naturalness,
+    )
 
     aligner = setup.aligner()
     before = aligner.engine.weights_sha256()
@@ -126,7 +132,10 @@ def _run(setup: Setup, panel: Panel, prompts: Sequence[Any]) -> tuple[list[Resul
             found[index] = Result(prompts[index], response)
             advance(response)
     seconds = time.perf_counter() - started
-    results = [found[index] for index in sorted(found)]
+    results = [
+        Result(prompt, with_naturalness(aligner.engine, prompt.prompt, response))
+        for prompt, response in (found[index] for index in sorted(found))
+    ]
     with options.working("checking what left"):
         checks = Checks(
             before,
