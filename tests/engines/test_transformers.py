@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +283,82 @@ def test_answers_that_are_stopped_are_the_beginnings_of_whole_ones(architecture:
     assert [text for _, text in sorted(shown, key=lambda pair: pair[0])] == begun
 
 
+def stops_of(answers: Sequence[Generation]) -> list[tuple[str, ...]]:
+    """Stops in the middle of some of the answers, in or between tokens, alone and together."""
+    texts = [answer.text for answer in answers if len(answer.text) > 8]
+    inner = [text[n : n + 1 + n % 4] for n, text in enumerate(texts, 3)]
+    return [(inner[0],), (texts[1][:2],), (inner[2], inner[1]), ("\n\n\n", inner[2] + "no")]
+
+
+def ended(whole: Generation, stops: tuple[str, ...]) -> Generation:
+    """What is left of an answer, by trying."""
+    text = Sampling(stop=stops).cut(whole.text)
+    if text == whole.text:
+        return whole
+    decode = partial(TOKENIZER.decode, skip_special_tokens=True)
+    lengths = range(len(whole.token_ids) + 1)
+    length = next(n for n in lengths if decode(whole.token_ids[:n]).startswith(text))
+    return Generation(text, whole.token_ids[:length], "stop")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "gemma2", "bloom", "mamba"])
+def test_answers_end_before_a_stop_and_are_whole_ones_up_to_there(
+    architecture: str, temperature: float
+) -> None:
+    engine = make_engine(architecture)
+    sampling = Sampling(max_new_tokens=16, temperature=temperature)
+    prompts = [asked(engine, question) for question in QUESTIONS]
+    requests = [GenerationRequest(p, p.point, seed) for seed, p in enumerate(prompts)]
+    requests += [moved(prompts[1], seed) for seed in range(4)]
+    whole = engine.generate(requests, sampling)
+    shown: list[str] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(texts)
+        return [False] * len(texts)
+
+    watched = [replace(request, horizon=1) for request in requests]
+    counts = set()
+    for stops in stops_of(whole):
+        with_stops = replace(sampling, stop=stops)
+        expected = [ended(answer, stops) for answer in whole]
+        assert engine.generate(requests, with_stops) == expected
+        assert engine.generate_watched(watched, with_stops, watch) == expected
+        assert not any(stop in text for stop in stops for text in shown)
+        assert shown
+        shown.clear()
+        plain = [engine.generate_from_tokens(r.embedded.token_ids, with_stops, r.seed)
+                 for r in requests[:3]]  # fmt: skip
+        assert plain == expected[:3]
+        counts |= {len(answer.token_ids) for answer in expected}
+    assert min(counts) == 0
+    assert len(counts) > 2
+
+
+@pytest.mark.parametrize("options", [{}, {"prefix_reuse": False}, {"static_cache": True}])
+def test_generation_ends_at_a_stop(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(**options)
+    embedded = asked(engine, QUESTIONS[1])
+    request = GenerationRequest(embedded, embedded.point)
+    whole = engine.generate([request], Sampling(max_new_tokens=60))[0]
+    stop = whole.text[7:11]  # of two tokens
+    complete = (n for n in range(60) if stop in TOKENIZER.decode(whole.token_ids[:n]))
+    calls: list[int] = []
+    forward = engine._model.forward
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine._model, "forward", spy)
+    answer = engine.generate([request], Sampling(max_new_tokens=60, stop=(stop,)))[0]
+    assert answer.finish_reason == "stop"
+    assert len(calls) == next(complete) < 20
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2"])
 def test_a_static_cache_gives_the_same_answers(architecture: str) -> None:
     prompts = [asked(make_engine(architecture), question) for question in QUESTIONS]
@@ -477,6 +555,8 @@ def test_other_failures_name_their_cause(reuse: bool, monkeypatch: pytest.Monkey
         engine.log_likelihood([(embedded, ())])
     with pytest.raises(EngineError, match="at least one token"):
         engine.generate([], Sampling(max_new_tokens=0))
+    with pytest.raises(EngineError, match="a stop is empty"):
+        engine.generate([], Sampling(stop=("",)))
 
 
 def test_batches_are_limited_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:

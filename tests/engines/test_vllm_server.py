@@ -22,8 +22,10 @@ from typer.testing import CliRunner
 from rerail.align import Aligner
 from rerail.cli import app
 from rerail.engines import Engine, GenerationRequest, Sampling, _replicas, load_engine
+from rerail.engines._client_side import ClientSide
 from rerail.engines.base import WatchingEngine
 from rerail.engines.transformers import TransformersEngine
+from rerail.engines.vllm import VllmEngine
 from rerail.engines.vllm_server import VllmServerEngine, payload
 from rerail.errors import (
     EngineError,
@@ -214,6 +216,73 @@ def test_answers_that_are_stopped_equal_those_of_transformers(
     [stopped] = engine.generate_watched([request], GREEDY, lambda places, _: [True] * len(places))
     assert (len(stopped.token_ids), stopped.finish_reason) == (2, "cut")
     assert [body["max_tokens"] for body in fake.bodies] == [2]
+
+
+@pytest.fixture(params=["server", "server that knows no stops", "offline"])
+def vllm(
+    request: pytest.FixtureRequest,
+    start: Start,
+    connect: Connect,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> ClientSide:
+    """An engine over each way to vLLM."""
+    server = start()
+    server.heeds_stops = request.param != "server that knows no stops"
+    if request.param != "offline":
+        return connect(server)
+    llm = vllm_fake.FakeLlm(server)
+    given = SimpleNamespace(LLM=lambda *_, **__: llm, SamplingParams=vllm_fake.FakeSamplingParams)
+    monkeypatch.setitem(sys.modules, "vllm", given)
+    return VllmEngine.load(folder)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_end_before_a_stop_as_those_of_transformers(
+    temperature: float, vllm: ClientSide, local: TransformersEngine
+) -> None:
+    sampling = replace(GREEDY, temperature=temperature)
+    requests = [replace(request, horizon=2) for request in requests_of(local)]
+    whole = local.generate(requests, sampling)
+    shown: list[str] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(texts)
+        return [False] * len(places)
+
+    for stops in [(whole[0].text[3:6], whole[1].text[:2]), ("none",)]:
+        with_stops = replace(sampling, stop=stops)
+        expected = local.generate(requests, with_stops)
+        assert (expected == whole) == (stops == ("none",))
+        assert vllm.generate(requests, with_stops) == expected
+        ids = requests[0].embedded.token_ids
+        assert vllm.generate_from_tokens(ids, with_stops, requests[0].seed) == expected[0]
+        watched = vllm.generate_watched(requests, with_stops, watch)
+        if not temperature:
+            assert watched == expected
+        assert not any(stop in text for stop in stops for text in shown)
+        assert not any(stop in answer.text for stop in stops for answer in watched)
+        assert shown
+        shown.clear()
+
+
+def test_servers_are_told_of_stops(start: Start, connect: Connect) -> None:
+    fake = start()
+    engine = connect(fake)
+    request = requests_of(engine)[0]
+    engine.generate([request], replace(GREEDY, stop=("one", "two")))
+    engine.generate([request], GREEDY)
+    assert [body["stop"] for body in fake.bodies] == [["one", "two"], []]
+    with pytest.raises(EngineError, match="a stop is empty"):
+        engine.generate([request], replace(GREEDY, stop=("",)))
+
+
+def test_vllm_offline_equals_transformers(vllm: ClientSide, local: TransformersEngine) -> None:
+    requests = requests_of(local)
+    answers = vllm.generate(requests, GREEDY)
+    assert answers == local.generate(requests, GREEDY)
+    pairs = [(r.embedded, a.token_ids) for r, a in zip(requests, answers, strict=True)]
+    np.testing.assert_allclose(vllm.log_likelihood(pairs), local.log_likelihood(pairs), atol=1e-4)
 
 
 def test_what_nobody_stops_is_the_whole_answer(start: Start, connect: Connect) -> None:

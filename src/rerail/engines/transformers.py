@@ -27,7 +27,15 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from rerail._hf import device_of, quiet, remedy, source_of
-from rerail.engines._common import check_points, embed, end_tokens, read_answer
+from rerail.engines._common import (
+    StopFinder,
+    check_points,
+    check_sampling,
+    decoder,
+    embed,
+    end_tokens,
+    read_answer,
+)
 from rerail.engines._kv_cache import Part, Prefixes, is_plain, joined, roomy_cache
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch, is_due
 from rerail.engines.rendering import Renderer
@@ -36,6 +44,9 @@ from rerail.errors import EngineError, UnsteerableModelError
 from rerail.types import FloatArray, Generation, Prompt
 
 T = TypeVar("T")
+
+Ends = Callable[[Mapping[int, list[int]]], set[int]]
+"""``ends(rows)``: which of a batch's rows, given with the tokens of their answers so far, end."""
 
 _HF: Any = transformers
 """Its own annotations disagree with what it does."""
@@ -221,7 +232,8 @@ class TransformersEngine:
 
         Raises:
             EngineError: a point is not finite, in the model's dtype too, or has another shape
-                than its prompt's, memory does not suffice for one answer, or the model failed.
+                than its prompt's, nothing can be drawn by the sampling, memory does not suffice
+                for one answer, or the model failed.
         """
         return self._answers(requests, sampling, None)
 
@@ -238,15 +250,15 @@ class TransformersEngine:
     def _answers(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch | None
     ) -> list[Generation]:
-        if sampling.max_new_tokens < 1:
-            raise EngineError("max_new_tokens is below 1: ask for at least one token")
+        check_sampling(sampling)
         check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
         limits = [self._room(len(r.point), sampling.max_new_tokens) for r in requests]
 
         def run(batch: list[int]) -> list[Generation]:
             chosen = [requests[i] for i in batch]
             limit = limits[batch[0]]
-            watcher = _Watcher(batch, chosen, limit, watch, self._generation) if watch else None
+            read = partial(self._generation, sampling)
+            watcher = _Watcher(batch, chosen, limit, watch, read) if watch else None
             return self._generate(chosen, sampling, limit, watcher)
 
         return self._in_batches([len(r.point) for r in requests], limits, run)
@@ -259,8 +271,10 @@ class TransformersEngine:
         What `generate` gives for an unmoved point can be compared with it.
 
         Raises:
-            EngineError: memory does not suffice, or the model failed.
+            EngineError: nothing can be drawn by the sampling, memory does not suffice, or the
+                model failed.
         """
+        check_sampling(sampling)
         limit = self._room(len(token_ids), sampling.max_new_tokens)
 
         def run(_: list[int]) -> list[Generation]:
@@ -269,7 +283,8 @@ class TransformersEngine:
             if sampling.temperature > 0:
                 draw = _Draw(sampling, [seed], limit)
                 options["logits_processor"] = LogitsProcessorList([draw])
-            return [self._generation(row) for row in self._continue(limit, **options)]
+            rows = self._continue(limit, self._ends(sampling, None), **options)
+            return [self._generation(sampling, row) for row in rows]
 
         return self._in_batches([len(token_ids)], [limit], run)[0]
 
@@ -416,20 +431,32 @@ class TransformersEngine:
         draw = None
         if sampling.temperature > 0:
             draw = _Draw(sampling, [request.seed for request in requests], limit)
+        ends = self._ends(sampling, watcher)
         if self._bridges:
             rest = embeds[:, max(counts) :]
-            answers = self._decode(rest, mask, cache, limit, draw, watcher)
+            answers = self._decode(rest, mask, cache, limit, draw, ends)
         else:
             options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
             if cache is not None:
                 options["past_key_values"] = cache
             if draw:
                 options["logits_processor"] = LogitsProcessorList([draw])
-            if watcher:
-                options["stopping_criteria"] = StoppingCriteriaList([_Stopping(watcher)])
-            answers = self._continue(limit, **options)
+            answers = self._continue(limit, ends, **options)
         stopped = watcher.stopped if watcher else {}
-        return [stopped.get(i) or self._generation(row) for i, row in enumerate(answers)]
+        return [stopped.get(i) or self._generation(sampling, row) for i, row in enumerate(answers)]
+
+    def _ends(self, sampling: Sampling, watcher: _Watcher | None) -> Ends | None:
+        """What says after each token which answers of a batch end, the model's ends aside."""
+        if not sampling.stop:
+            return watcher.ends if watcher else None
+        finder = StopFinder(decoder(self._tokenizer), sampling)
+
+        def ends(rows: Mapping[int, list[int]]) -> set[int]:
+            found = {row for row, tokens in rows.items() if finder.found(row, tokens)}
+            others = {row: tokens for row, tokens in rows.items() if row not in found}
+            return found | (watcher.ends(others) if watcher else set())
+
+        return ends
 
     def _decode(
         self,
@@ -438,7 +465,7 @@ class TransformersEngine:
         cache: DynamicCache | None,
         limit: int,
         draw: _Draw | None,
-        watcher: _Watcher | None,
+        ends: Ends | None,
     ) -> list[list[int]]:
         """New tokens of each row, as `_continue` gives them; rows that ended leave the batch.
 
@@ -448,7 +475,7 @@ class TransformersEngine:
             cache: of what precedes them.
             limit: new tokens at most.
             draw: leaves one token per row; the likeliest if None.
-            watcher: may end rows.
+            ends: ends rows.
         """
         rows: list[list[int]] = [[] for _ in range(len(embeds))]
         places = list(range(len(rows)))  # of the batch's rows, ended ones included
@@ -461,8 +488,8 @@ class TransformersEngine:
                 if place in running:
                     rows[place].append(token)
             running -= {place for place in running if rows[place][-1] in self._stops}
-            if watcher:
-                running -= watcher.ends({place: rows[place] for place in sorted(running)})
+            if ends:
+                running -= ends({place: rows[place] for place in sorted(running)})
             if not running or len(rows[min(running)]) == limit:
                 return rows
             if len(running) <= COMPACT_SHARE * len(places):
@@ -476,8 +503,15 @@ class TransformersEngine:
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             logits = self._forward(mask, cache, 1, input_ids=chosen[:, None])[:, -1]
 
-    def _continue(self, limit: int, **options: Any) -> list[list[int]]:
-        """New tokens of each row, greedy but for the logits processors among the options."""
+    def _continue(self, limit: int, ends: Ends | None = None, **options: Any) -> list[list[int]]:
+        """New tokens of each row, greedy but for the logits processors among the options.
+
+        Behind the end of a row there may be more tokens, as long as others go on.
+        """
+        # From tokens, transformers gives the prompt back before the answer; from embeddings not.
+        given = options["input_ids"].shape[1] if "input_ids" in options else 0
+        if ends:
+            options["stopping_criteria"] = StoppingCriteriaList([_Stopping(ends, given)])
         config = _HF.GenerationConfig(
             max_new_tokens=limit,
             do_sample=False,
@@ -488,8 +522,6 @@ class TransformersEngine:
         )
         with self._no_defaults():
             rows = self._model.generate(generation_config=config, **options)
-        # From tokens, transformers gives the prompt back before the answer; from embeddings not.
-        given = options["input_ids"].shape[1] if "input_ids" in options else 0
         new: list[list[int]] = rows[:, given:].tolist()
         return new
 
@@ -503,8 +535,8 @@ class TransformersEngine:
         finally:
             self._model.generation_config = defaults
 
-    def _generation(self, row: list[int]) -> Generation:
-        return read_answer(self._tokenizer, self._stops, row)
+    def _generation(self, sampling: Sampling, row: list[int]) -> Generation:
+        return read_answer(self._tokenizer, self._stops, sampling, row)
 
     def _begun(
         self,
@@ -793,14 +825,23 @@ class _Watcher:
 
 
 class _Stopping(StoppingCriteria):
-    """A watcher as transformers' own loop asks for it."""
+    """What ends rows, as transformers' own loop asks for it.
 
-    def __init__(self, watcher: _Watcher) -> None:
-        self._watcher = watcher
+    Args:
+        ends: says which.
+        given: tokens before an answer.
+    """
+
+    def __init__(self, ends: Ends, given: int) -> None:
+        self._ends = ends
+        self._given = given
+        self._ended: set[int] = set()
 
     def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+        rows = enumerate(input_ids[:, self._given :].tolist())
+        self._ended |= self._ends({row: tokens for row, tokens in rows if row not in self._ended})
         ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        ended[list(self._watcher.ends(dict(enumerate(input_ids.tolist()))))] = True
+        ended[list(self._ended)] = True
         return ended
 
 

@@ -22,6 +22,7 @@ from rerail._keys import read_key
 from rerail.engines._checkpoint import Checkpoint
 from rerail.engines._client_side import FINISHED, Answer, Ask, ClientSide
 from rerail.engines._replicas import Replicas, UnreadableError
+from rerail.engines.base import Sampling
 from rerail.errors import EngineError
 
 KEY_VARIABLE = "VLLM_API_KEY"
@@ -184,7 +185,7 @@ class VllmServerEngine(ClientSide):
         return self._in_order(batches, run, len(asks))
 
     def _log_probabilities(self, texts: Sequence[tuple[list[int], int]]) -> list[list[float]]:
-        sampling = {**self._sampling(0.0, 1.0), "max_tokens": 1, "prompt_logprobs": 0}
+        sampling = {**self._sampling(Sampling()), "max_tokens": 1, "prompt_logprobs": 0}
         # Of one length together: a batch takes as long as its longest text.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))
         batches = list(self._cut(order, [_bytes(texts[i][0]) for i in order]))
