@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import shutil
@@ -334,6 +335,31 @@ def test_answers_end_before_a_stop_and_are_whole_ones_up_to_there(
         counts |= {len(answer.token_ids) for answer in expected}
     assert min(counts) == 0
     assert len(counts) > 2
+
+
+class _NamedAnew(transformers.LlamaForCausalLM):
+    """Calls its cache ``cache``, as all models do from transformers 5.24 on."""
+
+    names: set[str] = set()  # noqa: RUF012
+
+    def forward(self, position_ids: Any = None, cache: Any = None, **options: Any) -> Any:
+        self.names.update({"past_key_values"} & options.keys())
+        if cache is not None:
+            self.names.add("cache")
+            known = inspect.signature(super().forward).parameters
+            options["cache" if "cache" in known else "past_key_values"] = cache
+        return super().forward(position_ids=position_ids, **options)
+
+
+def test_a_cache_goes_by_the_name_that_the_model_has_for_it() -> None:
+    made = tiny.tiny_model("llama", len(TOKENIZER))
+    model = _NamedAnew(made.config)
+    model.load_state_dict(made.state_dict())
+    engine = TransformersEngine(model, TOKENIZER)
+    model.names.clear()
+    requests = [moved(asked(engine, question), 1) for question in QUESTIONS]
+    assert engine.generate(requests, GREEDY) == make_engine().generate(requests, GREEDY)
+    assert model.names == {"cache"}
 
 
 @pytest.mark.parametrize("options", [{}, {"prefix_reuse": False}, {"static_cache": True}])

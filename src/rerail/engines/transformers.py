@@ -117,6 +117,8 @@ class TransformersEngine:
         self._max_batch = max(1, max_batch)
         self._batch_tokens = batch_tokens
         self._accepts = frozenset(inspect.signature(model.forward).parameters)
+        # Transformers 5.24 gave it another name.
+        self._cache = "cache" if "cache" in self._accepts else "past_key_values"
         self._config = model.config.get_text_config(decoder=True)
         layers = set(getattr(self._config, "layer_types", None) or ["full_attention"])
         self._pads = layers <= _ATTENTION and not getattr(model, "_is_stateful", False)
@@ -438,7 +440,7 @@ class TransformersEngine:
         else:
             options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
             if cache is not None:
-                options["past_key_values"] = cache
+                options[self._cache] = cache
             if draw:
                 options["logits_processor"] = LogitsProcessorList([draw])
             answers = self._continue(limit, ends, **options)
@@ -653,7 +655,7 @@ class TransformersEngine:
         """Key-value cache of ``(1, n, d_model)`` embeddings, after what one holds already."""
         cache = roomy_cache(self._config) if cache is None else cache
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in self._accepts else {}
-        self._model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, **last_only)
+        self._model(inputs_embeds=embeds, use_cache=True, **{self._cache: cache}, **last_only)
         return cache
 
     def _log_likelihood(self, texts: list[tuple[EmbeddedPrompt, NDArray[np.int64]]]) -> list[float]:
@@ -683,7 +685,7 @@ class TransformersEngine:
         """
         options: dict[str, Any] = {"use_cache": cache is not None, **inputs}
         if cache is not None:
-            options["past_key_values"] = cache
+            options[self._cache] = cache
         if "position_ids" in self._accepts:
             (given,) = inputs.values()
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
