@@ -14,7 +14,7 @@ from typing import Any
 
 from rerail.errors import RerailError
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def source_of(model: str | Path, error: type[RerailError]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -777,6 +778,59 @@ def test_load_says_what_is_wrong(
     weights.unlink()
     with pytest.raises(EngineError, match="safetensors"):
         load_engine(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("max_batch=abc", "'max_batch' takes a whole number from 1, not 'abc'"),
+        ("max_batch=", "'max_batch' takes a whole number from 1, not ''"),
+        ("max_batch=0", "'max_batch' takes a whole number from 1, not '0'"),
+        ("batch_tokens=1.5", "'batch_tokens' takes a whole number from 1, not '1.5'"),
+        ("max_batch=true", "'max_batch' takes a whole number from 1, not 'true'"),
+        ("prefix_tokens=-1", "'prefix_tokens' takes a whole number from 0, not '-1'"),
+        ("static_cache=maybe", "'static_cache' takes true or false, not 'maybe'"),
+        ("template_options=3", r"'template_options' takes a mapping, as in \{a: 1\}, not '3'"),
+        ("dtype=", "'dtype' takes a text, not ''"),
+        ("max_batch=1&dtype=float32&max_batch=2", "'max_batch' is written twice"),
+        ("max_batch=[", "cannot be read"),
+        ("urls=1", "unknown option 'urls'"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(options: str, said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        load_engine(f"embedded?{options}")
+
+
+def test_options_in_python_are_checked_too(folder: Path) -> None:
+    with pytest.raises(EngineError, match="'max_batch' takes a whole number from 1, not 0"):
+        load_engine(folder, max_batch=0)
+    options = "max_batch=1&name=1e5&template_options={enable_thinking: false}"
+    engine = load_engine(f"{folder}?{options}", max_batch=np.int64(2), dtype=torch.float32)
+    assert isinstance(engine, TransformersEngine)
+    assert (engine.name, engine._max_batch) == ("1e5", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("embeded", "unknown model 'embeded'; did you mean 'embedded'?"),
+        ("Embedded?max_batch=2", "unknown model 'Embedded'; did you mean 'embedded'?"),
+        ("vllm", "did you mean 'vllm:MODEL'"),
+        ("vllm-sever:http://h", "did you mean 'vllm-server:http://host:port"),
+        ("vlm:model", "did you mean 'vllm:MODEL'"),
+        ("./nomodel", "no such folder: ./nomodel"),
+        ("../nomodel", "no such folder: ../nomodel"),
+        (".nomodel/x", "no such folder: .nomodel/x"),
+        ("nomodel/", "no such folder: nomodel/"),
+    ],
+)
+def test_a_name_that_is_misspelt_is_not_asked_of_the_hub(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", None)
+    with pytest.raises(EngineError, match=re.escape(said)):
+        load_engine(name)
 
 
 def test_code_of_others_does_not_run(folder: Path) -> None:

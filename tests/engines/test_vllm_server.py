@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 import json
 import sys
@@ -546,6 +547,23 @@ def test_all_down_is_waited_for_then_said(
         impatient.generate(requests, GREEDY)
 
 
+def test_a_server_that_is_not_there_is_named_and_waited_for_a_while(
+    start: Start, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = start()
+    fake.stop()
+    with pytest.raises(EngineError, match=r"within 0\.2 s .*option.* wait"):
+        load_engine(f"vllm-server:{fake.url}?model={folder}&wait=0.2")
+    waits = [record.getMessage() for record in caplog.records]
+    assert len(waits) == 1
+    assert waits[0].startswith(f"waiting up to 0.2 s for a server ({fake.url}: no connection")
+    assert inspect.signature(VllmServerEngine.load).parameters["wait"].default == 10
+    timer = threading.Timer(0.2, fake.start)
+    timer.start()
+    VllmServerEngine.load(fake.url, model=folder, wait=20.0).close()
+    timer.join()
+
+
 def test_an_unhealthy_replica_is_not_asked_again(start: Start, connect: Connect) -> None:
     one, other = start(), start()
     engine = connect(one, other)
@@ -706,6 +724,12 @@ def test_it_is_loaded_by_name(start: Start, folder: Path, local: TransformersEng
         ("vllm-server:http://127.0.0.1:1?model=x", {"device": "cpu"}, "leave the device out"),
         ("vllm-server:http://127.0.0.1:1?model=./no/such/folder", {}, "no such folder"),
         ("vllm-server:http://127.0.0.1:1?urls=x", {}, "unknown option 'urls'"),
+        ("vllm-server:http://127.0.0.1:1?model=x&attempts=0", {}, "'attempts' takes a whole"),
+        ("vllm-server:http://127.0.0.1:1?model=x&wait=no", {}, "'wait' takes seconds above 0"),
+        ("vllm-server:http://127.0.0.1:1?model=x&timeout=.inf", {}, "takes seconds above 0"),
+        ("vllm-server:http://127.0.0.1:1?model=x&model=y", {}, "'model' is written twice"),
+        ("vllm:x?trust_remote_code=2", {}, "'trust_remote_code' takes true or false"),
+        ("vllm:x?seed=1&seed=1", {}, "'seed' is written twice"),
         ("vllm:", {}, "which model"),
         ("vllm:x", {"device": "cuda"}, "leave the device out"),
     ],

@@ -89,12 +89,13 @@ class VllmServerEngine(ClientSide):
         api_key_env: str | None = None,
         timeout: float = 120.0,
         deadline: float = 300.0,
+        wait: float = 10.0,
         attempts: int = 3,
         max_batch: int = 16,
         name: str | None = None,
         template_options: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Connect to servers; waits up to ``deadline`` for the first of them.
+        """Connect to servers.
 
         Args:
             urls: of the replicas, such as ``http://10.0.0.5:8000``.
@@ -108,6 +109,8 @@ class VllmServerEngine(ClientSide):
                 where it is set.
             timeout: seconds for one HTTP request.
             deadline: seconds for one call, retries and pauses included.
+            wait: seconds to wait for the first server here. vLLM cannot be reached before it has
+                loaded its model.
             attempts: requests that may reach a server and fail, for one batch of answers.
             max_batch: answers asked for in one HTTP request at most.
             name: name of the model in responses; the hub id or the folder's name by default.
@@ -127,7 +130,7 @@ class VllmServerEngine(ClientSide):
             attempts=attempts,
         )
         try:
-            offered = replicas.call("/v1/models", lambda reply: _served(reply, served))
+            offered = replicas.call("/v1/models", lambda reply: _served(reply, served), within=wait)
             return cls(
                 replicas,
                 offered,
