@@ -27,6 +27,7 @@ DISTRIBUTION = {
 ABOUT_AN_EXTRA = {
     "engines/_checkpoint.py": "vllm",
     "engines/_client_side.py": "vllm",
+    "engines/_gguf.py": "gguf",
     "engines/_kv_cache.py": "hf",
     "engines/_replicas.py": "vllm",
     "engines/transformers.py": "hf",

@@ -71,7 +71,7 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
     Args:
         name_or_path: one of
 
-            - `EMBEDDED`, a local folder, or a hub id, run by transformers;
+            - `EMBEDDED`, a local folder or ``.gguf`` file, or a hub id, run by transformers;
             - ``vllm:MODEL``, a folder or hub id run by vLLM in this machine's processes;
             - ``vllm-server:URL[,URL...]?model=MODEL``, vLLM servers that serve MODEL.
 
@@ -81,7 +81,7 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
             ``device``, ``dtype``, ``revision``, ...; they come before those of a ``?``.
 
     Raises:
-        MissingDependencyError: torch, transformers, httpx or vLLM is not installed.
+        MissingDependencyError: torch, transformers, httpx, vLLM or gguf is not installed.
         EngineError: the model cannot be loaded, or an option is unknown, or takes other values.
         UnsteerableModelError: its answers do not depend on the input embeddings alone.
     """

@@ -36,6 +36,7 @@ from rerail.engines._common import (
     end_tokens,
     read_answer,
 )
+from rerail.engines._gguf import complete, gguf_file, options_of, reading
 from rerail.engines._kv_cache import Part, Prefixes, is_plain, joined, roomy_cache
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch, is_due
 from rerail.engines.rendering import Renderer
@@ -143,33 +144,42 @@ class TransformersEngine:
         name: str | None = None,
         **options: Any,
     ) -> Self:
-        """Load model and tokenizer from a local folder or the hub. Weights: safetensors only.
+        """Load model and tokenizer from a local folder or the hub: safetensors, or a GGUF file.
 
         Args:
-            name_or_path: a folder, or a hub id.
+            name_or_path: a folder, a hub id, or a local ``.gguf`` file of an architecture that
+                transformers reads.
             device: a torch device; ``auto`` is the first of cuda, mps and cpu that is there.
-            dtype: of the weights; ``auto`` is float32 on the cpu, else the checkpoint's own.
+            dtype: of the weights; ``auto`` is float32 on the cpu and for a GGUF file, else the
+                checkpoint's own.
             revision: branch, tag or commit on the hub.
             trust_remote_code: whether code that comes with the model may run. Read it before.
             attention: transformers' name of an implementation of attention (``sdpa``, ``eager``,
                 ``flash_attention_2``, ...); its own choice by default.
-            name: name of the model in responses; the hub id or the folder's name by default.
+            name: name of the model in responses; the hub id, or the name of the folder or file, by
+                default.
             options: of `TransformersEngine`.
 
         Raises:
+            MissingDependencyError: a package that reads GGUF files is not installed.
             EngineError: the model cannot be loaded.
             UnsteerableModelError: its answers do not depend on the input embeddings alone.
         """
-        source, default_name = source_of(name_or_path, EngineError)
+        file = gguf_file(name_or_path)
+        if file is None:
+            source, default_name = source_of(name_or_path, EngineError)
+        else:
+            source, default_name = str(file.parent), file.stem
+        packed = {} if file is None else {"gguf_file": file.name}
         device = device_of(torch, device, EngineError)
-        if dtype == "auto" and torch.device(device).type == "cpu":
+        if dtype == "auto" and (file or torch.device(device).type == "cpu"):
             dtype = torch.float32
         remote = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
-            with quiet(_HF):
-                config = _HF.AutoConfig.from_pretrained(source, **remote)
+            with quiet(_HF), reading(file) if file else contextlib.nullcontext():
+                config = _HF.AutoConfig.from_pretrained(source, **remote, **packed)
                 _check_config(config)
-                tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote)
+                tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote, **packed)
                 model, report = _HF.AutoModelForCausalLM.from_pretrained(
                     source,
                     config=config,
@@ -178,7 +188,10 @@ class TransformersEngine:
                     use_safetensors=True,
                     output_loading_info=True,
                     **remote,
+                    **(options_of(file) if file else {}),
                 )
+                if file:
+                    complete(model, file)
                 model.to(device)
         except EngineError:
             raise
