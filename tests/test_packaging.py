@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -26,6 +27,7 @@ DISTRIBUTION = {
 ABOUT_AN_EXTRA = {
     "engines/_checkpoint.py": "vllm",
     "engines/_client_side.py": "vllm",
+    "engines/_gguf.py": "gguf",
     "engines/_kv_cache.py": "hf",
     "engines/_replicas.py": "vllm",
     "engines/transformers.py": "hf",
@@ -116,6 +118,17 @@ def test_every_requirement_is_pinned_once_and_for_any_platform() -> None:
     names = [normal(name) for name, _, _ in pins]
     assert len(set(names)) == len(names)
     assert declared(*EXTRAS) <= set(names)
+
+
+def test_what_is_pinned_is_within_the_bounds() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {normal(p.name): p.specifier for p in map(Requirement, lines[2:])}
+    bounds = [Requirement(line) for group in EXTRAS.values() for line in group]
+    bounds += [Requirement(line) for line in PROJECT["dependencies"]]
+    for bound in bounds:
+        if bound.name != "rerail":
+            (pin,) = pins[normal(bound.name)]
+            assert bound.specifier.contains(pin.version), f"{bound} does not admit {pin}"
 
 
 def test_the_entry_point_exists() -> None:

@@ -315,6 +315,11 @@ def test_nearest_names_a_valid_name(name: str) -> None:
         assert repr(name) in said
 
 
+def test_what_is_not_alike_is_not_suggested() -> None:
+    assert nearest("openia", ["openai", "embedded"]) == "; did you mean 'openai'?"
+    assert nearest("nope", ["openai", "embedded"]) == "; valid: embedded, openai"
+
+
 def test_policies_are_frozen() -> None:
     policy = Policy(name="p")
     with pytest.raises(ValueError, match="frozen"):

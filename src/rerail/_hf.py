@@ -14,7 +14,7 @@ from typing import Any
 
 from rerail.errors import RerailError
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def source_of(model: str | Path, error: type[RerailError]) -> tuple[str, str]:
@@ -32,6 +32,8 @@ def source_of(model: str | Path, error: type[RerailError]) -> tuple[str, str]:
                 "model.safetensors (save_pretrained writes them)"
             )
         return str(path), path.resolve().name
+    if path.is_file():
+        raise error(f"{path} is a file: name a folder with safetensors weights, or a hub id")
     if isinstance(model, Path) or not _HUB_ID.fullmatch(model):
         raise error(f"no such folder: {model}. Name a model's folder or its hub id")
     return model, model

@@ -9,5 +9,5 @@ from collections.abc import Iterable
 def nearest(name: str, valid: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the closest valid name, else the list of valid names."""
     known = sorted(valid)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.62)
     return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(known)}"

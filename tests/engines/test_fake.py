@@ -67,6 +67,37 @@ def test_limits_and_ends() -> None:
         engine.embed(Prompt.of("many " * 12))
 
 
+def test_stops_end_text_and_tokens() -> None:
+    engine = FakeEngine(lambda embedded, point: "one  two\nthree four ")
+    embedded = engine.embed(Prompt.of(TALK))
+    request = GenerationRequest(embedded, embedded.point, horizon=1)
+    whole = engine.generate([request], Sampling())[0]
+    assert whole.text == "one  two\nthree four "
+    shown: list[str] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(texts)
+        return [False] * len(texts)
+
+    def answer(*stop: str, limit: int = 9) -> tuple[str, int, str]:
+        sampling = Sampling(max_new_tokens=limit, stop=stop)
+        [found] = engine.generate([request], sampling)
+        assert engine.generate_watched([request], sampling, watch) == [found]
+        assert found.token_ids == whole.token_ids[: len(found.token_ids)]
+        return found.text, len(found.token_ids), found.finish_reason
+
+    assert answer("two\nth", "five") == ("one  ", 2, "stop")
+    assert answer("ee", "re") == ("one  two\nth", 3, "stop")
+    assert answer("four ") == ("one  two\nthree ", 4, "stop")
+    assert answer("one") == ("", 0, "stop")
+    assert answer("five", "two three") == ("one  two\nthree four ", 5, "stop")
+    assert answer("three", limit=2) == ("one  two", 2, "length")
+    assert "one  two" in shown
+    assert not any("two three" in text for text in shown)
+    with pytest.raises(EngineError, match="a stop is empty"):
+        engine.generate([request], Sampling(stop=("a", "")))
+
+
 def test_answers_are_shown_when_due_and_end_where_they_are_stopped() -> None:
     engine = FakeEngine(lambda embedded, point: "a b c d e f g h i")
     embedded = engine.embed(Prompt.of(TALK))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +285,107 @@ def test_answers_that_are_stopped_are_the_beginnings_of_whole_ones(architecture:
     assert [text for _, text in sorted(shown, key=lambda pair: pair[0])] == begun
 
 
+def stops_of(answers: Sequence[Generation]) -> list[tuple[str, ...]]:
+    """Stops in the middle of some of the answers, in or between tokens, alone and together."""
+    texts = [answer.text for answer in answers if len(answer.text) > 8]
+    inner = [text[n : n + 1 + n % 4] for n, text in enumerate(texts, 3)]
+    return [(inner[0],), (texts[1][:2],), (inner[2], inner[1]), ("\n\n\n", inner[2] + "no")]
+
+
+def ended(whole: Generation, stops: tuple[str, ...]) -> Generation:
+    """What is left of an answer, by trying."""
+    text = Sampling(stop=stops).cut(whole.text)
+    if text == whole.text:
+        return whole
+    decode = partial(TOKENIZER.decode, skip_special_tokens=True)
+    lengths = range(len(whole.token_ids) + 1)
+    length = next(n for n in lengths if decode(whole.token_ids[:n]).startswith(text))
+    return Generation(text, whole.token_ids[:length], "stop")
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2", "gemma2", "bloom", "mamba"])
+def test_answers_end_before_a_stop_and_are_whole_ones_up_to_there(
+    architecture: str, temperature: float
+) -> None:
+    engine = make_engine(architecture)
+    sampling = Sampling(max_new_tokens=16, temperature=temperature)
+    prompts = [asked(engine, question) for question in QUESTIONS]
+    requests = [GenerationRequest(p, p.point, seed) for seed, p in enumerate(prompts)]
+    requests += [moved(prompts[1], seed) for seed in range(4)]
+    whole = engine.generate(requests, sampling)
+    shown: list[str] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(texts)
+        return [False] * len(texts)
+
+    watched = [replace(request, horizon=1) for request in requests]
+    counts = set()
+    for stops in stops_of(whole):
+        with_stops = replace(sampling, stop=stops)
+        expected = [ended(answer, stops) for answer in whole]
+        assert engine.generate(requests, with_stops) == expected
+        assert engine.generate_watched(watched, with_stops, watch) == expected
+        assert not any(stop in text for stop in stops for text in shown)
+        assert shown
+        shown.clear()
+        plain = [engine.generate_from_tokens(r.embedded.token_ids, with_stops, r.seed)
+                 for r in requests[:3]]  # fmt: skip
+        assert plain == expected[:3]
+        counts |= {len(answer.token_ids) for answer in expected}
+    assert min(counts) == 0
+    assert len(counts) > 2
+
+
+class _NamedAnew(transformers.LlamaForCausalLM):
+    """Calls its cache ``cache``, as all models do from transformers 5.24 on."""
+
+    names: set[str] = set()  # noqa: RUF012
+
+    def forward(self, position_ids: Any = None, cache: Any = None, **options: Any) -> Any:
+        self.names.update({"past_key_values"} & options.keys())
+        if cache is not None:
+            self.names.add("cache")
+            known = inspect.signature(super().forward).parameters
+            options["cache" if "cache" in known else "past_key_values"] = cache
+        return super().forward(position_ids=position_ids, **options)
+
+
+def test_a_cache_goes_by_the_name_that_the_model_has_for_it() -> None:
+    made = tiny.tiny_model("llama", len(TOKENIZER))
+    model = _NamedAnew(made.config)
+    model.load_state_dict(made.state_dict())
+    engine = TransformersEngine(model, TOKENIZER)
+    model.names.clear()
+    requests = [moved(asked(engine, question), 1) for question in QUESTIONS]
+    assert engine.generate(requests, GREEDY) == make_engine().generate(requests, GREEDY)
+    assert model.names == {"cache"}
+
+
+@pytest.mark.parametrize("options", [{}, {"prefix_reuse": False}, {"static_cache": True}])
+def test_generation_ends_at_a_stop(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(**options)
+    embedded = asked(engine, QUESTIONS[1])
+    request = GenerationRequest(embedded, embedded.point)
+    whole = engine.generate([request], Sampling(max_new_tokens=60))[0]
+    stop = whole.text[7:11]  # of two tokens
+    complete = (n for n in range(60) if stop in TOKENIZER.decode(whole.token_ids[:n]))
+    calls: list[int] = []
+    forward = engine._model.forward
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(engine._model, "forward", spy)
+    answer = engine.generate([request], Sampling(max_new_tokens=60, stop=(stop,)))[0]
+    assert answer.finish_reason == "stop"
+    assert len(calls) == next(complete) < 20
+
+
 @pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma2"])
 def test_a_static_cache_gives_the_same_answers(architecture: str) -> None:
     prompts = [asked(make_engine(architecture), question) for question in QUESTIONS]
@@ -477,6 +582,8 @@ def test_other_failures_name_their_cause(reuse: bool, monkeypatch: pytest.Monkey
         engine.log_likelihood([(embedded, ())])
     with pytest.raises(EngineError, match="at least one token"):
         engine.generate([], Sampling(max_new_tokens=0))
+    with pytest.raises(EngineError, match="a stop is empty"):
+        engine.generate([], Sampling(stop=("",)))
 
 
 def test_batches_are_limited_and_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -673,6 +780,59 @@ def test_load_says_what_is_wrong(
     weights.unlink()
     with pytest.raises(EngineError, match="safetensors"):
         load_engine(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("max_batch=abc", "'max_batch' takes a whole number from 1, not 'abc'"),
+        ("max_batch=", "'max_batch' takes a whole number from 1, not ''"),
+        ("max_batch=0", "'max_batch' takes a whole number from 1, not '0'"),
+        ("batch_tokens=1.5", "'batch_tokens' takes a whole number from 1, not '1.5'"),
+        ("max_batch=true", "'max_batch' takes a whole number from 1, not 'true'"),
+        ("prefix_tokens=-1", "'prefix_tokens' takes a whole number from 0, not '-1'"),
+        ("static_cache=maybe", "'static_cache' takes true or false, not 'maybe'"),
+        ("template_options=3", r"'template_options' takes a mapping, as in \{a: 1\}, not '3'"),
+        ("dtype=", "'dtype' takes a text, not ''"),
+        ("max_batch=1&dtype=float32&max_batch=2", "'max_batch' is written twice"),
+        ("max_batch=[", "cannot be read"),
+        ("urls=1", "unknown option 'urls'"),
+    ],
+)
+def test_options_that_cannot_be_used_are_named(options: str, said: str) -> None:
+    with pytest.raises(EngineError, match=said):
+        load_engine(f"embedded?{options}")
+
+
+def test_options_in_python_are_checked_too(folder: Path) -> None:
+    with pytest.raises(EngineError, match="'max_batch' takes a whole number from 1, not 0"):
+        load_engine(folder, max_batch=0)
+    options = "max_batch=1&name=1e5&template_options={enable_thinking: false}"
+    engine = load_engine(f"{folder}?{options}", max_batch=np.int64(2), dtype=torch.float32)
+    assert isinstance(engine, TransformersEngine)
+    assert (engine.name, engine._max_batch) == ("1e5", 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("embeded", "unknown model 'embeded'; did you mean 'embedded'?"),
+        ("Embedded?max_batch=2", "unknown model 'Embedded'; did you mean 'embedded'?"),
+        ("vllm", "did you mean 'vllm:MODEL'"),
+        ("vllm-sever:http://h", "did you mean 'vllm-server:http://host:port"),
+        ("vlm:model", "did you mean 'vllm:MODEL'"),
+        ("./nomodel", "no such folder: ./nomodel"),
+        ("../nomodel", "no such folder: ../nomodel"),
+        (".nomodel/x", "no such folder: .nomodel/x"),
+        ("nomodel/", "no such folder: nomodel/"),
+    ],
+)
+def test_a_name_that_is_misspelt_is_not_asked_of_the_hub(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", None)
+    with pytest.raises(EngineError, match=re.escape(said)):
+        load_engine(name)
 
 
 def test_code_of_others_does_not_run(folder: Path) -> None:

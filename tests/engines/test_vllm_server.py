@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 import json
 import sys
@@ -22,8 +23,10 @@ from typer.testing import CliRunner
 from rerail.align import Aligner
 from rerail.cli import app
 from rerail.engines import Engine, GenerationRequest, Sampling, _replicas, load_engine
+from rerail.engines._client_side import ClientSide
 from rerail.engines.base import WatchingEngine
 from rerail.engines.transformers import TransformersEngine
+from rerail.engines.vllm import VllmEngine
 from rerail.engines.vllm_server import VllmServerEngine, payload
 from rerail.errors import (
     EngineError,
@@ -215,6 +218,73 @@ def test_answers_that_are_stopped_equal_those_of_transformers(
     [stopped] = engine.generate_watched([request], GREEDY, lambda places, _: [True] * len(places))
     assert (len(stopped.token_ids), stopped.finish_reason) == (2, "cut")
     assert [body["max_tokens"] for body in fake.bodies] == [2]
+
+
+@pytest.fixture(params=["server", "server that knows no stops", "offline"])
+def vllm(
+    request: pytest.FixtureRequest,
+    start: Start,
+    connect: Connect,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> ClientSide:
+    """An engine over each way to vLLM."""
+    server = start()
+    server.heeds_stops = request.param != "server that knows no stops"
+    if request.param != "offline":
+        return connect(server)
+    llm = vllm_fake.FakeLlm(server)
+    given = SimpleNamespace(LLM=lambda *_, **__: llm, SamplingParams=vllm_fake.FakeSamplingParams)
+    monkeypatch.setitem(sys.modules, "vllm", given)
+    return VllmEngine.load(folder)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_end_before_a_stop_as_those_of_transformers(
+    temperature: float, vllm: ClientSide, local: TransformersEngine
+) -> None:
+    sampling = replace(GREEDY, temperature=temperature)
+    requests = [replace(request, horizon=2) for request in requests_of(local)]
+    whole = local.generate(requests, sampling)
+    shown: list[str] = []
+
+    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        shown.extend(texts)
+        return [False] * len(places)
+
+    for stops in [(whole[0].text[3:6], whole[1].text[:2]), ("none",)]:
+        with_stops = replace(sampling, stop=stops)
+        expected = local.generate(requests, with_stops)
+        assert (expected == whole) == (stops == ("none",))
+        assert vllm.generate(requests, with_stops) == expected
+        ids = requests[0].embedded.token_ids
+        assert vllm.generate_from_tokens(ids, with_stops, requests[0].seed) == expected[0]
+        watched = vllm.generate_watched(requests, with_stops, watch)
+        if not temperature:
+            assert watched == expected
+        assert not any(stop in text for stop in stops for text in shown)
+        assert not any(stop in answer.text for stop in stops for answer in watched)
+        assert shown
+        shown.clear()
+
+
+def test_servers_are_told_of_stops(start: Start, connect: Connect) -> None:
+    fake = start()
+    engine = connect(fake)
+    request = requests_of(engine)[0]
+    engine.generate([request], replace(GREEDY, stop=("one", "two")))
+    engine.generate([request], GREEDY)
+    assert [body["stop"] for body in fake.bodies] == [["one", "two"], []]
+    with pytest.raises(EngineError, match="a stop is empty"):
+        engine.generate([request], replace(GREEDY, stop=("",)))
+
+
+def test_vllm_offline_equals_transformers(vllm: ClientSide, local: TransformersEngine) -> None:
+    requests = requests_of(local)
+    answers = vllm.generate(requests, GREEDY)
+    assert answers == local.generate(requests, GREEDY)
+    pairs = [(r.embedded, a.token_ids) for r, a in zip(requests, answers, strict=True)]
+    np.testing.assert_allclose(vllm.log_likelihood(pairs), local.log_likelihood(pairs), atol=1e-4)
 
 
 def test_what_nobody_stops_is_the_whole_answer(start: Start, connect: Connect) -> None:
@@ -478,6 +548,23 @@ def test_all_down_is_waited_for_then_said(
         impatient.generate(requests, GREEDY)
 
 
+def test_a_server_that_is_not_there_is_named_and_waited_for_a_while(
+    start: Start, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = start()
+    fake.stop()
+    with pytest.raises(EngineError, match=r"within 0\.2 s .*option.* wait"):
+        load_engine(f"vllm-server:{fake.url}?model={folder}&wait=0.2")
+    waits = [record.getMessage() for record in caplog.records]
+    assert len(waits) == 1
+    assert waits[0].startswith(f"waiting up to 0.2 s for a server ({fake.url}: no connection")
+    assert inspect.signature(VllmServerEngine.load).parameters["wait"].default == 10
+    timer = threading.Timer(0.2, fake.start)
+    timer.start()
+    VllmServerEngine.load(fake.url, model=folder, wait=20.0).close()
+    timer.join()
+
+
 def test_an_unhealthy_replica_is_not_asked_again(start: Start, connect: Connect) -> None:
     one, other = start(), start()
     engine = connect(one, other)
@@ -638,6 +725,12 @@ def test_it_is_loaded_by_name(start: Start, folder: Path, local: TransformersEng
         ("vllm-server:http://127.0.0.1:1?model=x", {"device": "cpu"}, "leave the device out"),
         ("vllm-server:http://127.0.0.1:1?model=./no/such/folder", {}, "no such folder"),
         ("vllm-server:http://127.0.0.1:1?urls=x", {}, "unknown option 'urls'"),
+        ("vllm-server:http://127.0.0.1:1?model=x&attempts=0", {}, "'attempts' takes a whole"),
+        ("vllm-server:http://127.0.0.1:1?model=x&wait=no", {}, "'wait' takes seconds above 0"),
+        ("vllm-server:http://127.0.0.1:1?model=x&timeout=.inf", {}, "takes seconds above 0"),
+        ("vllm-server:http://127.0.0.1:1?model=x&model=y", {}, "'model' is written twice"),
+        ("vllm:x?trust_remote_code=2", {}, "'trust_remote_code' takes true or false"),
+        ("vllm:x?seed=1&seed=1", {}, "'seed' is written twice"),
         ("vllm:", {}, "which model"),
         ("vllm:x", {"device": "cuda"}, "leave the device out"),
     ],

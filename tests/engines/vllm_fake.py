@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
 from rerail.engines.transformers import TransformersEngine
+from rerail.engines.vllm_server import payload
 from rerail.types import Prompt
 
 Fault = Callable[["_Handler"], None]
@@ -68,6 +70,7 @@ class FakeVllm:
         faults: answer the next requests, one each.
         broken: answers every request while it is not None.
         healthy: what ``/health`` says.
+        heeds_stops: whether it knows the parameter ``stop``, as vLLM does.
         keys: authorization headers that arrived.
     """
 
@@ -92,6 +95,7 @@ class FakeVllm:
         self.faults: deque[Fault] = deque()
         self.broken: Fault | None = None
         self.healthy = True
+        self.heeds_stops = True
         self.keys: set[str | None] = set()
         self.closing = threading.Event()
         self.connections: set[socket.socket] = set()
@@ -161,11 +165,14 @@ class FakeVllm:
         sampling = Sampling(body["max_tokens"], body["temperature"], body["top_p"])
         request = GenerationRequest(embedded, point, body.get("seed", 0))
         answer = self.engine.generate([request], sampling)[0]
+        tokens, finish_reason = list(answer.token_ids), answer.finish_reason
+        if self.heeds_stops and (length := self._stopped(tokens, body)):
+            tokens, finish_reason = tokens[:length], "stop"
         choice: dict[str, Any] = {
             "index": index,
             "text": answer.text,
-            "token_ids": list(answer.token_ids),
-            "finish_reason": answer.finish_reason,
+            "token_ids": tokens,
+            "finish_reason": finish_reason,
             "logprobs": None,
             "prompt_logprobs": None,
         }
@@ -182,6 +189,62 @@ class FakeVllm:
                 for row, token in zip(chances, ids[1:], strict=False)
             ]
         return choice
+
+    def _stopped(self, tokens: list[int], body: Mapping[str, Any]) -> int | None:
+        """How many of the tokens vLLM gives: those up to where the text first holds a stop."""
+        special = body["skip_special_tokens"]
+        for length in range(1, len(tokens) + 1):
+            text = self.engine.tokenizer.decode(tokens[:length], skip_special_tokens=special)
+            if any(stop in text.rstrip("\ufffd") for stop in body["stop"]):
+                return length
+        return None
+
+
+class FakeSamplingParams(SimpleNamespace):
+    """vLLM's ``SamplingParams``."""
+
+    def __init__(self, **given: Any) -> None:
+        if given["stop"] and not given["detokenize"]:
+            raise ValueError("stop strings are only supported when detokenize is True")
+        super().__init__(**given)
+
+
+class FakeLlm:
+    """vLLM's ``LLM``, answering as a server would.
+
+    Args:
+        server: what it would answer.
+    """
+
+    def __init__(self, server: FakeVllm) -> None:
+        self._server = server
+        self.model_config = SimpleNamespace(dtype=server.dtype, max_model_len=server.max_model_len)
+        self.given: list[FakeSamplingParams] = []
+
+    def generate(
+        self, prompts: list[dict[str, Any]], given: list[FakeSamplingParams], use_tqdm: bool
+    ) -> list[Any]:
+        assert not use_tqdm
+        self.given += given
+        return [self._output(p, vars(one)) for p, one in zip(prompts, given, strict=True)]
+
+    def _output(self, prompt: dict[str, Any], body: dict[str, Any]) -> Any:
+        if "prompt_embeds" in prompt:
+            sent = {"prompt_embeds": [payload(prompt["prompt_embeds"])]}
+        else:
+            sent = {"prompt": [prompt["prompt_token_ids"]]}
+        (choice,) = self._server.complete({**body, **sent})["choices"]
+        tokens, first, asked = (choice[k] for k in ("token_ids", "logprobs", "prompt_logprobs"))
+        answer = SimpleNamespace(
+            token_ids=tokens,
+            finish_reason=choice["finish_reason"],
+            logprobs=first and [{tokens[0]: SimpleNamespace(logprob=first["token_logprobs"][0])}],
+        )
+        rows = asked and [
+            row and {int(t): SimpleNamespace(logprob=v["logprob"]) for t, v in row.items()}
+            for row in asked
+        ]
+        return SimpleNamespace(outputs=[answer], prompt_logprobs=rows)
 
 
 class _Handler(BaseHTTPRequestHandler):

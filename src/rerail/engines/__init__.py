@@ -5,9 +5,12 @@ Nothing heavy is imported here: `load_engine` imports what it needs when it is c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from importlib import import_module, resources
 from inspect import Parameter, signature
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -47,6 +50,13 @@ EMBEDDED = "embedded"
 VLLM, VLLM_SERVER = "vllm", "vllm-server"
 """What stands before the colon in the name of an engine that vLLM runs."""
 
+_FORMS = {
+    EMBEDDED: EMBEDDED,
+    VLLM: f"{VLLM}:MODEL",
+    VLLM_SERVER: f"{VLLM_SERVER}:http://host:port?model=MODEL",
+}
+"""Kind of engine to how a model of it is named."""
+
 _MODULES = {
     EMBEDDED: ("rerail.engines.transformers", "TransformersEngine", "hf"),
     VLLM: ("rerail.engines.vllm", "VllmEngine", "vllm"),
@@ -61,29 +71,30 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
     Args:
         name_or_path: one of
 
-            - `EMBEDDED`, a local folder, or a hub id, run by transformers;
+            - `EMBEDDED`, a local folder or ``.gguf`` file, or a hub id, run by transformers;
             - ``vllm:MODEL``, a folder or hub id run by vLLM in this machine's processes;
             - ``vllm-server:URL[,URL...]?model=MODEL``, vLLM servers that serve MODEL.
 
-            After a ``?`` each takes options, ``key=value`` joined by ``&``, with values as in
-            YAML.
+            After a ``?`` each takes options, ``key=value`` joined by ``&``. Values that are not
+            text are written as in YAML.
         options: of `TransformersEngine.load`, `VllmEngine.load` or `VllmServerEngine.load`:
             ``device``, ``dtype``, ``revision``, ...; they come before those of a ``?``.
 
     Raises:
-        MissingDependencyError: torch, transformers, httpx or vLLM is not installed.
-        EngineError: the model cannot be loaded, or an option is unknown.
+        MissingDependencyError: torch, transformers, httpx, vLLM or gguf is not installed.
+        EngineError: the model cannot be loaded, or an option is unknown, or takes other values.
         UnsteerableModelError: its answers do not depend on the input embeddings alone.
     """
     kind, colon, rest = str(name_or_path).partition(":")
     if colon and kind in {VLLM, VLLM_SERVER}:
         target, _, query = rest.partition("?")
-        return _load_vllm(kind, target, {**_query(query), **options})
-    engine_class = _engine_class(EMBEDDED)
-    if not Path(name_or_path).is_dir():  # a folder's name may hold a ?
+        return _load_vllm(kind, target, query, options)
+    query = ""
+    if not Path(name_or_path).exists():  # the name of a folder may hold a ?
         name_or_path, _, query = str(name_or_path).partition("?")
-        options = {**_query(query), **options}
-    _check_options(options, engine_class.load, engine_class.__init__)
+        _check_spelling(name_or_path)
+    engine_class = _engine_class(EMBEDDED)
+    options = _options(query, options, engine_class.load, engine_class.__init__)
     if str(name_or_path) != EMBEDDED:
         engine: Engine = engine_class.load(name_or_path, **options)
     else:
@@ -91,19 +102,27 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
     return engine
 
 
-def _load_vllm(kind: str, target: str, options: dict[str, Any]) -> Engine:
+def _check_spelling(name: str) -> None:
+    """Refuse what is almost a name of rerail's own, instead of asking the hub for it.
+
+    Raises:
+        EngineError: it is.
+    """
+    close = get_close_matches(name.partition(":")[0], _FORMS, n=1, cutoff=0.8)
+    if close and name != EMBEDDED:
+        raise EngineError(f"unknown model {name!r}; did you mean {_FORMS[close[0]]!r}?")
+
+
+def _load_vllm(kind: str, target: str, query: str, options: dict[str, Any]) -> Engine:
     if options.pop("device", None) is not None:
         raise EngineError("vLLM chooses its device when it is started: leave the device out")
     engine_class = _engine_class(kind)
-    if kind == VLLM:
-        options = {**options, "model": target}
-    else:
-        _check_options(options, engine_class.load)
-        options = {**options, "urls": target.split(",")}
+    options = _options(query, options, engine_class.load, others=kind == VLLM)
+    options |= {"model": target} if kind == VLLM else {"urls": target.split(",")}
     if not options.get("model"):
         raise EngineError(
-            f"which model? Write {VLLM}:MODEL, or {VLLM_SERVER}:http://host:port?model=MODEL "
-            "with the folder or hub id of the checkpoint that is served"
+            f"which model? Write {_FORMS[VLLM]}, or {_FORMS[VLLM_SERVER]} with the folder or hub "
+            "id of the checkpoint that is served"
         )
     if options["model"] == EMBEDDED:
         options = {"name": EMBEDDED, **options, "model": _embedded_folder()}
@@ -111,24 +130,73 @@ def _load_vllm(kind: str, target: str, options: dict[str, Any]) -> Engine:
     return engine
 
 
-def _check_options(options: Mapping[str, Any], *functions: Callable[..., Any]) -> None:
-    """Refuse what is no keyword-only parameter of any of the functions."""
-    given = [p for function in functions for p in signature(function).parameters.values()]
-    known = [p.name for p in given if p.kind is Parameter.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise EngineError(f"unknown option {option!r}{nearest(option, known)}")
+def _options(
+    query: str, given: Mapping[str, Any], *takers: Callable[..., Any], others: bool = False
+) -> dict[str, Any]:
+    """Options that follow a ``?``, and options given in Python, which come before those.
 
+    Args:
+        query: what follows the ``?``.
+        given: in Python.
+        takers: whose keyword-only parameters the options are.
+        others: whether there may be more.
 
-def _query(text: str) -> dict[str, Any]:
-    """Options after a ``?``, their values read as YAML: ``8`` is a number, ``true`` is true."""
+    Raises:
+        EngineError: the query cannot be read, or an option is unknown, stands there twice, or
+            takes other values.
+    """
+    takes = {
+        parameter.name: _takes(parameter)
+        for taker in takers
+        for parameter in signature(taker).parameters.values()
+        if parameter.kind is Parameter.KEYWORD_ONLY
+    }
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text))
-        return {key: read_yaml(value) for key, value in pairs}
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        written = {
+            option: text if takes.get(option) is _TEXT else read_yaml(text)
+            for option, text in pairs
+        }
     except (ValueError, NotYamlError):
         raise EngineError(
             "the options after the ? cannot be read: write key=value, joined by &"
         ) from None
+    for option in written:
+        if sum(option == other for other, _ in pairs) > 1:
+            raise EngineError(f"option {option!r} is written twice: write it once")
+    options, said = {**written, **given}, {**dict(pairs), **given}
+    for option, value in options.items():
+        if option in takes:
+            what, fits = takes[option]
+            if not fits(value):
+                raise EngineError(f"option {option!r} takes {what}, not {said[option]!r}")
+        elif not others:
+            raise EngineError(f"unknown option {option!r}{nearest(option, takes)}")
+    return options
+
+
+_Takes = tuple[str, Callable[[Any], bool]]
+"""What values an option takes, in words, and whether one is such."""
+
+_TEXT: _Takes = ("a text", lambda value: value != "")
+
+
+def _takes(parameter: Parameter) -> _Takes:
+    """What values an option takes, from the annotation of its parameter."""
+
+    def is_number(value: Any, kind: type) -> bool:
+        return isinstance(value, kind) and not isinstance(value, bool)
+
+    if parameter.annotation == "int":
+        least = 0 if parameter.name == "prefix_tokens" else 1
+        return f"a whole number from {least}", lambda v: is_number(v, Integral) and v >= least
+    if parameter.annotation == "float":
+        return "seconds above 0", lambda v: is_number(v, Real) and 0 < v < math.inf
+    if parameter.annotation == "bool":
+        return "true or false", lambda v: isinstance(v, bool)
+    if parameter.annotation.startswith("Mapping"):
+        return "a mapping, as in {a: 1}", lambda v: v is None or isinstance(v, Mapping)
+    return _TEXT
 
 
 def _embedded_folder() -> Path:

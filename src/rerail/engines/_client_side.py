@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from rerail.engines._checkpoint import Checkpoint
-from rerail.engines._common import check_points, embed, read_answer
+from rerail.engines._common import check_points, check_sampling, embed, read_answer
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch
 from rerail.engines.rendering import Renderer
 from rerail.engines.table import CHUNK_ROWS, ChunkedTable
@@ -154,8 +154,8 @@ class ClientSide(ABC):
         asks = self._asks(requests, sampling)
         if not asks:
             return []
-        answers = self._answer(asks, self._sampling(sampling.temperature, sampling.top_p))
-        return [self._generation(answer.tokens) for answer in answers]
+        answers = self._answer(asks, self._sampling(sampling))
+        return [self._generation(answer.tokens, sampling) for answer in answers]
 
     def generate_watched(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
@@ -176,14 +176,15 @@ class ClientSide(ABC):
             for place, request in enumerate(requests)
             if request.horizon is not None
         }
-        given = self._sampling(sampling.temperature, sampling.top_p)
         whole = [place for place in range(len(asks)) if place not in horizons]
         # Beside each other: what is shown need not wait for the longest of the others.
         with ThreadPoolExecutor(1, thread_name_prefix="vllm-whole") as beside:
-            others = beside.submit(self._answer, [asks[place] for place in whole], given)
-            answers = self._watched({p: asks[p] for p in horizons}, horizons, given, watch)
+            others = beside.submit(
+                self._answer, [asks[place] for place in whole], self._sampling(sampling)
+            )
+            answers = self._watched({p: asks[p] for p in horizons}, horizons, sampling, watch)
             for place, answer in zip(whole, others.result(), strict=True):
-                answers[place] = self._generation(answer.tokens)
+                answers[place] = self._generation(answer.tokens, sampling)
         return [answers[place] for place in range(len(asks))]
 
     def generate_from_tokens(
@@ -197,8 +198,8 @@ class ClientSide(ABC):
             EngineError: vLLM failed.
         """
         ask = Ask(token_ids.tolist(), self._room(len(token_ids), sampling), seed % 2**63)
-        given = self._sampling(sampling.temperature, sampling.top_p)
-        return self._generation(self._answer([ask], given)[0].tokens)
+        answer = self._answer([ask], self._sampling(sampling))[0]
+        return self._generation(answer.tokens, sampling)
 
     def log_likelihood(
         self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
@@ -230,8 +231,7 @@ class ClientSide(ABC):
         return self._checkpoint.sha256()
 
     def _asks(self, requests: Sequence[GenerationRequest], sampling: Sampling) -> list[Ask]:
-        if sampling.max_new_tokens < 1:
-            raise EngineError("max_new_tokens is below 1: ask for at least one token")
+        check_sampling(sampling)
         check_points(requests, torch.finfo(self._dtype).max)
         return [
             Ask(
@@ -246,22 +246,23 @@ class ClientSide(ABC):
         self,
         asks: Mapping[int, Ask],
         marks: Mapping[int, int],
-        sampling: Mapping[str, Any],
+        sampling: Sampling,
         watch: Watch,
     ) -> dict[int, Generation]:
         """Answers by the places of their asks, each shown at its mark and at twice, 4, 8 times."""
         answers: dict[int, Generation] = {}
         begun: dict[int, list[int]] = {place: [] for place in asks}
         marks = dict(marks)
+        given = self._sampling(sampling)
         while begun:
             parts = [self._next(asks[place], begun[place], marks[place]) for place in begun]
             shown = {}
             for part, (place, tokens), answer in zip(
-                parts, list(begun.items()), self._answer(parts, sampling), strict=True
+                parts, list(begun.items()), self._answer(parts, given), strict=True
             ):
                 tokens += answer.tokens
                 marks[place] *= 2
-                answers[place] = self._generation(tokens)
+                answers[place] = self._generation(tokens, sampling)
                 ended = len(answer.tokens) < part.limit or len(tokens) == asks[place].limit
                 if ended or answers[place].finish_reason == "stop":
                     del begun[place]
@@ -308,18 +309,19 @@ class ClientSide(ABC):
         for start in range(0, self._named, CHUNK_ROWS):
             yield self._embed_tokens(np.arange(start, min(start + CHUNK_ROWS, self._named)))
 
-    def _sampling(self, temperature: float, top_p: float) -> dict[str, Any]:
+    def _sampling(self, sampling: Sampling) -> dict[str, Any]:
         return {
             **_NEUTRAL,
-            "temperature": temperature,
+            "temperature": sampling.temperature,
             # vLLM takes no 0; with so small a share the likeliest token alone is left.
-            "top_p": max(top_p, 1e-9),
+            "top_p": max(sampling.top_p, 1e-9),
+            "stop": list(sampling.stop),
             "stop_token_ids": self._stops,
-            "skip_special_tokens": False,
+            "skip_special_tokens": True,  # as where an answer is read: stops are found in its text
         }
 
-    def _generation(self, row: list[int]) -> Generation:
-        return read_answer(self._tokenizer, self._stops, row)
+    def _generation(self, row: list[int], sampling: Sampling) -> Generation:
+        return read_answer(self._tokenizer, self._stops, sampling, row)
 
     def _probe(self) -> None:
         """Compare what vLLM makes of tokens and of their embeddings.
@@ -332,7 +334,7 @@ class ClientSide(ABC):
         words = np.setdiff1d(np.arange(self._named), self._tokenizer.all_special_ids)
         places = np.linspace(0, len(words) - 1, _PROBE_TOKENS * _PROBE_PROMPTS).astype(np.int64)
         prompts: NDArray[np.int64] = words[places].reshape(_PROBE_TOKENS, _PROBE_PROMPTS).T
-        greedy = self._sampling(0.0, 1.0)
+        greedy = self._sampling(Sampling())
         tokens = [Ask(prompt.tolist(), 1) for prompt in prompts]
         rows = [Ask(self._rows_of(torch.from_numpy(prompt.copy())), 1) for prompt in prompts]
         expected = self._answer(tokens, greedy, log_probability=True)

@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rerail.engines.base import EmbeddedPrompt, GenerationRequest
+from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
 from rerail.engines.rendering import Renderer
 from rerail.errors import EngineError, PromptError
 from rerail.types import FloatArray, Generation, Prompt
+
+Finish = Literal["stop", "length"]
+
+Decode = Callable[[list[int]], str]
+"""The text that tokens spell."""
+
+UNSETTLED = "\ufffd"
+"""At the end of a text: bytes of a character whose other tokens are still to come, perhaps."""
+
+_MARGIN = 4
+"""Characters that the first of some tokens may spell otherwise than behind others."""
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Refuse what no answer can be drawn by.
+
+    Raises:
+        EngineError: no token is asked for, or a stop is empty.
+    """
+    if sampling.max_new_tokens < 1:
+        raise EngineError("max_new_tokens is below 1: ask for at least one token")
+    if "" in sampling.stop:
+        raise EngineError("a stop is empty, and every text begins with it: leave it out")
 
 
 def check_points(requests: Sequence[GenerationRequest], largest: float = math.inf) -> None:
@@ -73,9 +97,78 @@ def end_tokens(*sources: Any) -> list[int]:
     return sorted(found)
 
 
-def read_answer(tokenizer: Any, ends: Sequence[int], row: list[int]) -> Generation:
-    """The answer that a row of tokens spells, up to its first end."""
+def decoder(tokenizer: Any) -> Decode:
+    """How answers are spelt: without special tokens."""
+    return partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def read_answer(
+    tokenizer: Any, ends: Sequence[int], sampling: Sampling, row: list[int]
+) -> Generation:
+    """The answer that a row of tokens spells, up to its first end or stop."""
     end = next((i + 1 for i, token in enumerate(row) if token in ends), None)
-    tokens = row[:end]
-    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Generation(text, tuple(tokens), "length" if end is None else "stop")
+    finish_reason: Finish = "length" if end is None else "stop"
+    return up_to_stop(row[:end], decoder(tokenizer), sampling, finish_reason)
+
+
+def up_to_stop(
+    tokens: list[int], decode: Decode, sampling: Sampling, finish_reason: Finish
+) -> Generation:
+    """The answer that tokens spell, cut before the first stop in text and tokens alike.
+
+    Kept is the shortest run of tokens that spells the text before the stop; the last of them may
+    spell a part of the stop, too.
+
+    Args:
+        tokens: of the answer.
+        decode: what some of them spell, from the first.
+        sampling: with the stops.
+        finish_reason: of an answer without a stop.
+    """
+    whole = decode(tokens)
+    text = sampling.cut(whole)
+    if text == whole:
+        return Generation(text, tuple(tokens), finish_reason)
+    count = len(tokens)
+    for fewer in range(count - 1, -1, -1):
+        spelt = decode(tokens[:fewer])
+        if spelt.startswith(text):
+            count = fewer
+        elif not spelt.endswith(UNSETTLED):
+            break
+    return Generation(text, tuple(tokens[:count]), "stop")
+
+
+class StopFinder:
+    """Finds stops in answers while their tokens come.
+
+    For each token only the end of the answer is decoded, little more than the longest stop.
+
+    Args:
+        decode: what tokens spell.
+        sampling: with at least one stop.
+    """
+
+    def __init__(self, decode: Decode, sampling: Sampling) -> None:
+        self._decode = decode
+        self._sampling = sampling
+        self._enough = max(map(len, sampling.stop)) + _MARGIN
+        self._ends: dict[int, tuple[int, int]] = {}  # where an end begins, and the next one
+
+    def found(self, row: int, tokens: list[int]) -> bool:
+        """Whether an answer holds a stop; to be asked after each of its tokens.
+
+        Args:
+            row: tells the answer from others.
+            tokens: all of it so far.
+        """
+        begin, later = self._ends.get(row, (0, 0))
+        text = self._decode(tokens[begin:])
+        settled = text.rstrip(UNSETTLED)
+        if settled == text and len(self._decode(tokens[later:])) > self._enough:
+            self._ends[row] = later, len(tokens)
+        # What the end of an answer seems to spell counts only if the whole answer spells it.
+        return self._holds(settled) and self._holds(self._decode(tokens))
+
+    def _holds(self, text: str) -> bool:
+        return self._sampling.cut(text) != text

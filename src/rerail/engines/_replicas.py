@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 import weakref
@@ -25,6 +26,8 @@ import httpx
 
 from rerail._http import checked_url, made, may_pass, retry_after
 from rerail.errors import EngineError
+
+log = logging.getLogger("rerail.engines")
 
 T = TypeVar("T")
 
@@ -88,6 +91,7 @@ class Replicas:
             lambda: httpx.Client(headers=headers, limits=limits, follow_redirects=False),
             EngineError,
         )
+        self._waited_for = False
         self._changed = threading.Condition()
         self._closed = threading.Event()
         weakref.finalize(self, _end, self._client, self._closed)
@@ -108,7 +112,14 @@ class Replicas:
         """End the connections and the watchers."""
         _end(self._client, self._closed)
 
-    def call(self, path: str, read: Callable[[Any], T], body: Mapping[str, Any] | None = None) -> T:
+    def call(
+        self,
+        path: str,
+        read: Callable[[Any], T],
+        body: Mapping[str, Any] | None = None,
+        *,
+        within: float | None = None,
+    ) -> T:
         """What ``read`` makes of a server's JSON reply to POST ``body`` (or to GET).
 
         Args:
@@ -116,15 +127,17 @@ class Replicas:
             read: whatever it raises but an `EngineError` means that the reply has another form
                 than documented.
             body: JSON-able; None for GET.
+            within: seconds, retries and pauses included; the deadline of all calls by default.
 
         Raises:
             EngineError: the request is refused, failed too often, or no server is well in time.
         """
         content = None if body is None else json.dumps(body).encode()
-        end = time.monotonic() + self._deadline
+        seconds = self._deadline if within is None else within
+        end = time.monotonic() + seconds
         attempts = 0
         while True:
-            replica = self._take(end)
+            replica = self._take(seconds, end)
             try:
                 value = self._value(self._send(replica, path, content, end), read)
             except _PassingError as failure:
@@ -194,25 +207,29 @@ class Replicas:
             text = text.replace(self._key, "▒▒▒")
         return text[:_EXCERPT] or "no reason given"
 
-    def _take(self, end: float) -> _Replica:
-        """The least busy replica that is well, once there is one."""
+    def _take(self, seconds: float, end: float) -> _Replica:
+        """The least busy replica that is well, once there is one; by the end of some seconds."""
         with self._changed:
             while True:
                 if self._closed.is_set():
                     raise EngineError("the engine was closed")
                 well = [replica for replica in self._replicas if replica.up]
                 if well:
+                    self._waited_for = False
                     chosen = min(well, key=lambda replica: (replica.under_way, replica.asked))
                     chosen.under_way += 1
                     chosen.asked += 1
                     return chosen
                 left = end - time.monotonic()
+                faults = "; ".join(f"{r.url}: {r.fault}" for r in self._replicas)
                 if left <= 0:
-                    faults = "; ".join(f"{r.url}: {r.fault}" for r in self._replicas)
                     raise EngineError(
-                        f"no server was well within {self._deadline:g} s ({faults}): start one, "
-                        "or check the URLs"
+                        f"no server was well within {seconds:g} s ({faults}): start one, or check "
+                        "the URLs. The options wait, at the start, and deadline give it longer"
                     )
+                if not self._waited_for:
+                    log.warning("waiting up to %.1f s for a server (%s)", left, faults)
+                    self._waited_for = True
                 self._changed.wait(min(left, 1.0))
 
     def _give_back(

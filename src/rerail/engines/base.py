@@ -78,7 +78,8 @@ class Sampling:
         max_new_tokens: tokens at most per answer; the context may leave fewer.
         temperature: 0 is greedy.
         top_p: smallest set of tokens with at least this probability is drawn from.
-        stop: an answer ends before the first of these; what is judged is what is left.
+        stop: an answer ends before the first of these that is complete, in text and tokens alike.
+            None of them is empty.
     """
 
     max_new_tokens: int = 256
@@ -87,9 +88,9 @@ class Sampling:
     stop: tuple[str, ...] = ()
 
     def cut(self, text: str) -> str:
-        """The text before the first stop."""
-        ends = [end for stop in self.stop if (end := text.find(stop)) >= 0]
-        return text[: min(ends)] if ends else text
+        """The text before the first stop: that which is complete first."""
+        found = [(at + len(stop), at) for stop in self.stop if (at := text.find(stop)) >= 0]
+        return text[: min(found)[1]] if found else text
 
 
 @runtime_checkable
@@ -138,8 +139,12 @@ class Engine(Protocol):
     ) -> list[Generation]:
         """Answer every request, in order, as one batch where memory allows.
 
+        Generation ends where a stop comes up. The answer is the text before it, with the fewest
+        tokens that spell that text: the last of them may spell a part of the stop, too, and an
+        answer that begins with a stop has none. Its ``finish_reason`` is ``stop``.
+
         Raises:
-            EngineError: the model failed.
+            EngineError: the model failed, or nothing can be drawn by the sampling.
         """
         ...
 
@@ -178,9 +183,10 @@ class WatchingEngine(Engine, Protocol):
     ) -> list[Generation]:
         """As `generate`; answers that ``watch`` stops are left as they are, ``cut``.
 
-        An answer is shown when it has ``horizon · 2ᵏ`` tokens and is not complete.
+        An answer is shown when it has ``horizon · 2ᵏ`` tokens and is not complete. What is shown
+        never holds a stop.
 
         Raises:
-            EngineError: the model failed.
+            EngineError: as `generate`.
         """
         ...

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from rerail.engines._common import check_points
+from rerail.engines._common import check_points, check_sampling, up_to_stop
 from rerail.engines.base import (
     TEMPLATE_ROW,
     EmbeddedPrompt,
@@ -129,13 +130,15 @@ class FakeEngine:
         """Answer every request, cut to ``sampling.max_new_tokens`` words.
 
         Raises:
-            EngineError: a point is not finite or has the wrong shape.
+            EngineError: a point is not finite or has the wrong shape, or nothing can be drawn by
+                the sampling.
             Exception: `error`, if it is set.
         """
         with self._lock:
             self.generate_calls += 1
         if self.error is not None:
             raise self.error
+        check_sampling(sampling)
         check_points(requests)
         with self._lock:
             self.generated += len(requests)
@@ -147,7 +150,7 @@ class FakeEngine:
         """As `generate`, word by word.
 
         Raises:
-            EngineError: a point is not finite or has the wrong shape.
+            EngineError: as `generate`.
             Exception: `error`, if it is set.
         """
         answers = self.generate(requests, sampling)
@@ -157,7 +160,7 @@ class FakeEngine:
                 for place, (request, answer) in enumerate(zip(requests, answers, strict=True))
                 if is_due(shown, request.horizon) and shown < len(answer.token_ids)
             ]
-            texts = [" ".join(answers[place].text.split()[:shown]) for place in due]
+            texts = ["".join(_words(answers[place].text)[:shown]) for place in due]
             for place, text, stop in zip(due, texts, watch(due, texts) if due else (), strict=True):
                 if stop:
                     answers[place] = Generation(text, answers[place].token_ids[:shown], "cut")
@@ -198,13 +201,16 @@ class FakeEngine:
             text = self._answer(request.embedded, request.point)
         else:
             text = self._bimodal(request, sampling.temperature)
-        text = sampling.cut(text)
-        words = text.split()
-        tokens = [self._token(word) for word in words] + [END]
-        if len(tokens) <= sampling.max_new_tokens:
-            return Generation(text, tuple(tokens), "stop")
-        kept = words[: sampling.max_new_tokens]
-        return Generation(" ".join(kept), tuple(tokens[: len(kept)]), "length")
+        words = _words(text)
+        tokens = [self._token(word.strip()) for word in words] + [END]
+        words.append(text[len("".join(words)) :])
+        kept = tokens[: sampling.max_new_tokens]
+        return up_to_stop(
+            kept,
+            lambda some: "".join(words[: len(some)]),
+            sampling,
+            "stop" if len(kept) == len(tokens) else "length",
+        )
 
     def _bimodal(self, request: GenerationRequest, temperature: float) -> str:
         displacement = request.point - request.embedded.point
@@ -215,3 +221,8 @@ class FakeEngine:
         if temperature > 0:
             value += temperature * np.random.default_rng(request.seed).standard_normal()
         return self._refuse if value > self._margin else self._comply
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text, each with the white space before it."""
+    return re.findall(r"\s*\S+", text)

@@ -27,7 +27,16 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from rerail._hf import device_of, quiet, remedy, source_of
-from rerail.engines._common import check_points, embed, end_tokens, read_answer
+from rerail.engines._common import (
+    StopFinder,
+    check_points,
+    check_sampling,
+    decoder,
+    embed,
+    end_tokens,
+    read_answer,
+)
+from rerail.engines._gguf import complete, gguf_file, options_of, reading
 from rerail.engines._kv_cache import Part, Prefixes, is_plain, joined, roomy_cache
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch, is_due
 from rerail.engines.rendering import Renderer
@@ -36,6 +45,9 @@ from rerail.errors import EngineError, UnsteerableModelError
 from rerail.types import FloatArray, Generation, Prompt
 
 T = TypeVar("T")
+
+Ends = Callable[[Mapping[int, list[int]]], set[int]]
+"""``ends(rows)``: which of a batch's rows, given with the tokens of their answers so far, end."""
 
 _HF: Any = transformers
 """Its own annotations disagree with what it does."""
@@ -106,6 +118,8 @@ class TransformersEngine:
         self._max_batch = max(1, max_batch)
         self._batch_tokens = batch_tokens
         self._accepts = frozenset(inspect.signature(model.forward).parameters)
+        # Transformers 5.24 gave it another name.
+        self._cache = "cache" if "cache" in self._accepts else "past_key_values"
         self._config = model.config.get_text_config(decoder=True)
         layers = set(getattr(self._config, "layer_types", None) or ["full_attention"])
         self._pads = layers <= _ATTENTION and not getattr(model, "_is_stateful", False)
@@ -130,33 +144,42 @@ class TransformersEngine:
         name: str | None = None,
         **options: Any,
     ) -> Self:
-        """Load model and tokenizer from a local folder or the hub. Weights: safetensors only.
+        """Load model and tokenizer from a local folder or the hub: safetensors, or a GGUF file.
 
         Args:
-            name_or_path: a folder, or a hub id.
+            name_or_path: a folder, a hub id, or a local ``.gguf`` file of an architecture that
+                transformers reads.
             device: a torch device; ``auto`` is the first of cuda, mps and cpu that is there.
-            dtype: of the weights; ``auto`` is float32 on the cpu, else the checkpoint's own.
+            dtype: of the weights; ``auto`` is float32 on the cpu and for a GGUF file, else the
+                checkpoint's own.
             revision: branch, tag or commit on the hub.
             trust_remote_code: whether code that comes with the model may run. Read it before.
             attention: transformers' name of an implementation of attention (``sdpa``, ``eager``,
                 ``flash_attention_2``, ...); its own choice by default.
-            name: name of the model in responses; the hub id or the folder's name by default.
+            name: name of the model in responses; the hub id, or the name of the folder or file, by
+                default.
             options: of `TransformersEngine`.
 
         Raises:
+            MissingDependencyError: a package that reads GGUF files is not installed.
             EngineError: the model cannot be loaded.
             UnsteerableModelError: its answers do not depend on the input embeddings alone.
         """
-        source, default_name = source_of(name_or_path, EngineError)
+        file = gguf_file(name_or_path)
+        if file is None:
+            source, default_name = source_of(name_or_path, EngineError)
+        else:
+            source, default_name = str(file.parent), file.stem
+        packed = {} if file is None else {"gguf_file": file.name}
         device = device_of(torch, device, EngineError)
-        if dtype == "auto" and torch.device(device).type == "cpu":
+        if dtype == "auto" and (file or torch.device(device).type == "cpu"):
             dtype = torch.float32
         remote = {"revision": revision, "trust_remote_code": trust_remote_code}
         try:
-            with quiet(_HF):
-                config = _HF.AutoConfig.from_pretrained(source, **remote)
+            with quiet(_HF), reading(file) if file else contextlib.nullcontext():
+                config = _HF.AutoConfig.from_pretrained(source, **remote, **packed)
                 _check_config(config)
-                tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote)
+                tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote, **packed)
                 model, report = _HF.AutoModelForCausalLM.from_pretrained(
                     source,
                     config=config,
@@ -165,7 +188,10 @@ class TransformersEngine:
                     use_safetensors=True,
                     output_loading_info=True,
                     **remote,
+                    **(options_of(file) if file else {}),
                 )
+                if file:
+                    complete(model, file)
                 model.to(device)
         except EngineError:
             raise
@@ -221,7 +247,8 @@ class TransformersEngine:
 
         Raises:
             EngineError: a point is not finite, in the model's dtype too, or has another shape
-                than its prompt's, memory does not suffice for one answer, or the model failed.
+                than its prompt's, nothing can be drawn by the sampling, memory does not suffice
+                for one answer, or the model failed.
         """
         return self._answers(requests, sampling, None)
 
@@ -238,15 +265,15 @@ class TransformersEngine:
     def _answers(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch | None
     ) -> list[Generation]:
-        if sampling.max_new_tokens < 1:
-            raise EngineError("max_new_tokens is below 1: ask for at least one token")
+        check_sampling(sampling)
         check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
         limits = [self._room(len(r.point), sampling.max_new_tokens) for r in requests]
 
         def run(batch: list[int]) -> list[Generation]:
             chosen = [requests[i] for i in batch]
             limit = limits[batch[0]]
-            watcher = _Watcher(batch, chosen, limit, watch, self._generation) if watch else None
+            read = partial(self._generation, sampling)
+            watcher = _Watcher(batch, chosen, limit, watch, read) if watch else None
             return self._generate(chosen, sampling, limit, watcher)
 
         return self._in_batches([len(r.point) for r in requests], limits, run)
@@ -259,8 +286,10 @@ class TransformersEngine:
         What `generate` gives for an unmoved point can be compared with it.
 
         Raises:
-            EngineError: memory does not suffice, or the model failed.
+            EngineError: nothing can be drawn by the sampling, memory does not suffice, or the
+                model failed.
         """
+        check_sampling(sampling)
         limit = self._room(len(token_ids), sampling.max_new_tokens)
 
         def run(_: list[int]) -> list[Generation]:
@@ -269,7 +298,8 @@ class TransformersEngine:
             if sampling.temperature > 0:
                 draw = _Draw(sampling, [seed], limit)
                 options["logits_processor"] = LogitsProcessorList([draw])
-            return [self._generation(row) for row in self._continue(limit, **options)]
+            rows = self._continue(limit, self._ends(sampling, None), **options)
+            return [self._generation(sampling, row) for row in rows]
 
         return self._in_batches([len(token_ids)], [limit], run)[0]
 
@@ -416,20 +446,32 @@ class TransformersEngine:
         draw = None
         if sampling.temperature > 0:
             draw = _Draw(sampling, [request.seed for request in requests], limit)
+        ends = self._ends(sampling, watcher)
         if self._bridges:
             rest = embeds[:, max(counts) :]
-            answers = self._decode(rest, mask, cache, limit, draw, watcher)
+            answers = self._decode(rest, mask, cache, limit, draw, ends)
         else:
             options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
             if cache is not None:
-                options["past_key_values"] = cache
+                options[self._cache] = cache
             if draw:
                 options["logits_processor"] = LogitsProcessorList([draw])
-            if watcher:
-                options["stopping_criteria"] = StoppingCriteriaList([_Stopping(watcher)])
-            answers = self._continue(limit, **options)
+            answers = self._continue(limit, ends, **options)
         stopped = watcher.stopped if watcher else {}
-        return [stopped.get(i) or self._generation(row) for i, row in enumerate(answers)]
+        return [stopped.get(i) or self._generation(sampling, row) for i, row in enumerate(answers)]
+
+    def _ends(self, sampling: Sampling, watcher: _Watcher | None) -> Ends | None:
+        """What says after each token which answers of a batch end, the model's ends aside."""
+        if not sampling.stop:
+            return watcher.ends if watcher else None
+        finder = StopFinder(decoder(self._tokenizer), sampling)
+
+        def ends(rows: Mapping[int, list[int]]) -> set[int]:
+            found = {row for row, tokens in rows.items() if finder.found(row, tokens)}
+            others = {row: tokens for row, tokens in rows.items() if row not in found}
+            return found | (watcher.ends(others) if watcher else set())
+
+        return ends
 
     def _decode(
         self,
@@ -438,7 +480,7 @@ class TransformersEngine:
         cache: DynamicCache | None,
         limit: int,
         draw: _Draw | None,
-        watcher: _Watcher | None,
+        ends: Ends | None,
     ) -> list[list[int]]:
         """New tokens of each row, as `_continue` gives them; rows that ended leave the batch.
 
@@ -448,7 +490,7 @@ class TransformersEngine:
             cache: of what precedes them.
             limit: new tokens at most.
             draw: leaves one token per row; the likeliest if None.
-            watcher: may end rows.
+            ends: ends rows.
         """
         rows: list[list[int]] = [[] for _ in range(len(embeds))]
         places = list(range(len(rows)))  # of the batch's rows, ended ones included
@@ -461,8 +503,8 @@ class TransformersEngine:
                 if place in running:
                     rows[place].append(token)
             running -= {place for place in running if rows[place][-1] in self._stops}
-            if watcher:
-                running -= watcher.ends({place: rows[place] for place in sorted(running)})
+            if ends:
+                running -= ends({place: rows[place] for place in sorted(running)})
             if not running or len(rows[min(running)]) == limit:
                 return rows
             if len(running) <= COMPACT_SHARE * len(places):
@@ -476,8 +518,15 @@ class TransformersEngine:
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             logits = self._forward(mask, cache, 1, input_ids=chosen[:, None])[:, -1]
 
-    def _continue(self, limit: int, **options: Any) -> list[list[int]]:
-        """New tokens of each row, greedy but for the logits processors among the options."""
+    def _continue(self, limit: int, ends: Ends | None = None, **options: Any) -> list[list[int]]:
+        """New tokens of each row, greedy but for the logits processors among the options.
+
+        Behind the end of a row there may be more tokens, as long as others go on.
+        """
+        # From tokens, transformers gives the prompt back before the answer; from embeddings not.
+        given = options["input_ids"].shape[1] if "input_ids" in options else 0
+        if ends:
+            options["stopping_criteria"] = StoppingCriteriaList([_Stopping(ends, given)])
         config = _HF.GenerationConfig(
             max_new_tokens=limit,
             do_sample=False,
@@ -488,8 +537,6 @@ class TransformersEngine:
         )
         with self._no_defaults():
             rows = self._model.generate(generation_config=config, **options)
-        # From tokens, transformers gives the prompt back before the answer; from embeddings not.
-        given = options["input_ids"].shape[1] if "input_ids" in options else 0
         new: list[list[int]] = rows[:, given:].tolist()
         return new
 
@@ -503,8 +550,8 @@ class TransformersEngine:
         finally:
             self._model.generation_config = defaults
 
-    def _generation(self, row: list[int]) -> Generation:
-        return read_answer(self._tokenizer, self._stops, row)
+    def _generation(self, sampling: Sampling, row: list[int]) -> Generation:
+        return read_answer(self._tokenizer, self._stops, sampling, row)
 
     def _begun(
         self,
@@ -621,7 +668,7 @@ class TransformersEngine:
         """Key-value cache of ``(1, n, d_model)`` embeddings, after what one holds already."""
         cache = roomy_cache(self._config) if cache is None else cache
         last_only = {"logits_to_keep": 1} if "logits_to_keep" in self._accepts else {}
-        self._model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, **last_only)
+        self._model(inputs_embeds=embeds, use_cache=True, **{self._cache: cache}, **last_only)
         return cache
 
     def _log_likelihood(self, texts: list[tuple[EmbeddedPrompt, NDArray[np.int64]]]) -> list[float]:
@@ -651,7 +698,7 @@ class TransformersEngine:
         """
         options: dict[str, Any] = {"use_cache": cache is not None, **inputs}
         if cache is not None:
-            options["past_key_values"] = cache
+            options[self._cache] = cache
         if "position_ids" in self._accepts:
             (given,) = inputs.values()
             positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -793,14 +840,23 @@ class _Watcher:
 
 
 class _Stopping(StoppingCriteria):
-    """A watcher as transformers' own loop asks for it."""
+    """What ends rows, as transformers' own loop asks for it.
 
-    def __init__(self, watcher: _Watcher) -> None:
-        self._watcher = watcher
+    Args:
+        ends: says which.
+        given: tokens before an answer.
+    """
+
+    def __init__(self, ends: Ends, given: int) -> None:
+        self._ends = ends
+        self._given = given
+        self._ended: set[int] = set()
 
     def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+        rows = enumerate(input_ids[:, self._given :].tolist())
+        self._ended |= self._ends({row: tokens for row, tokens in rows if row not in self._ended})
         ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        ended[list(self._watcher.ends(dict(enumerate(input_ids.tolist()))))] = True
+        ended[list(self._ended)] = True
         return ended
 
 

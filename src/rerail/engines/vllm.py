@@ -11,6 +11,7 @@ import torch
 
 from rerail.engines._checkpoint import Checkpoint
 from rerail.engines._client_side import FINISHED, Answer, Ask, ClientSide
+from rerail.engines.base import Sampling
 from rerail.errors import EngineError, MissingDependencyError
 
 
@@ -108,7 +109,7 @@ class VllmEngine(ClientSide):
         return answers
 
     def _log_probabilities(self, texts: Sequence[tuple[list[int], int]]) -> list[list[float]]:
-        sampling = {**self._sampling(0.0, 1.0), "max_tokens": 1, "prompt_logprobs": 0}
+        sampling = {**self._sampling(Sampling()), "max_tokens": 1, "prompt_logprobs": 0}
         prompts = [{"prompt_token_ids": tokens} for tokens, _ in texts]
         outputs = self._run(prompts, [sampling] * len(texts))
         return [
@@ -124,7 +125,8 @@ class VllmEngine(ClientSide):
     ) -> list[Any]:
         from vllm import SamplingParams
 
-        parameters = [SamplingParams(**given, detokenize=False) for given in sampling]
+        # vLLM finds stops only in what it spells.
+        parameters = [SamplingParams(**given, detokenize=bool(given["stop"])) for given in sampling]
         try:
             with self._lock:
                 outputs: list[Any] = self._llm.generate(list(prompts), parameters, use_tqdm=False)

@@ -22,6 +22,7 @@ from rerail._keys import read_key
 from rerail.engines._checkpoint import Checkpoint
 from rerail.engines._client_side import FINISHED, Answer, Ask, ClientSide
 from rerail.engines._replicas import Replicas, UnreadableError
+from rerail.engines.base import Sampling
 from rerail.errors import EngineError
 
 KEY_VARIABLE = "VLLM_API_KEY"
@@ -88,12 +89,13 @@ class VllmServerEngine(ClientSide):
         api_key_env: str | None = None,
         timeout: float = 120.0,
         deadline: float = 300.0,
+        wait: float = 10.0,
         attempts: int = 3,
         max_batch: int = 16,
         name: str | None = None,
         template_options: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Connect to servers; waits up to ``deadline`` for the first of them.
+        """Connect to servers.
 
         Args:
             urls: of the replicas, such as ``http://10.0.0.5:8000``.
@@ -107,6 +109,8 @@ class VllmServerEngine(ClientSide):
                 where it is set.
             timeout: seconds for one HTTP request.
             deadline: seconds for one call, retries and pauses included.
+            wait: seconds to wait for the first server here. vLLM cannot be reached before it has
+                loaded its model.
             attempts: requests that may reach a server and fail, for one batch of answers.
             max_batch: answers asked for in one HTTP request at most.
             name: name of the model in responses; the hub id or the folder's name by default.
@@ -126,7 +130,7 @@ class VllmServerEngine(ClientSide):
             attempts=attempts,
         )
         try:
-            offered = replicas.call("/v1/models", lambda reply: _served(reply, served))
+            offered = replicas.call("/v1/models", lambda reply: _served(reply, served), within=wait)
             return cls(
                 replicas,
                 offered,
@@ -184,7 +188,7 @@ class VllmServerEngine(ClientSide):
         return self._in_order(batches, run, len(asks))
 
     def _log_probabilities(self, texts: Sequence[tuple[list[int], int]]) -> list[list[float]]:
-        sampling = {**self._sampling(0.0, 1.0), "max_tokens": 1, "prompt_logprobs": 0}
+        sampling = {**self._sampling(Sampling()), "max_tokens": 1, "prompt_logprobs": 0}
         # Of one length together: a batch takes as long as its longest text.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))
         batches = list(self._cut(order, [_bytes(texts[i][0]) for i in order]))
