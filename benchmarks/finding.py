@@ -56,7 +56,7 @@ PARTS = {
     "fast-no-offsets:anchored=false": "neither offsets nor anchor",
     "fast-no-offsets:estimator=forward,anchored=false": "neither of the three",
     "fast-no-offsets:horizon=null": "neither offsets nor unfinished verdicts",
-    "reference": "`reference`, the published loop",
+    "tide": "`tide`, the published loop of 2602.02498",
     "best-of-n": "resampling at temperature 1",
     DRAWS: "resampling, at the same floor of naturalness",
 }
