@@ -88,21 +88,13 @@ def directions_grid() -> Iterable[tuple[str, dict[str, Any]]]:
 
 def presets_grid() -> Iterable[tuple[str, dict[str, Any]]]:
     """The shipped presets."""
-    for preset in ("fast", "random", "reference"):
+    for preset in ("fast", "random", "tide"):
         yield preset, {"preset": preset}
-
-
-def reference_grid() -> Iterable[tuple[str, dict[str, Any]]]:
-    """μ and η of the published loop, which are not published in units of the table."""
-    for scale, step in itertools.product((0.1, 0.3, 0.6), (0.1, 0.3, 0.6)):
-        search = {"perturbation_scale": scale, "max_perturbation_scale": scale, "step_size": step}
-        yield f"reference, μ {scale}, η {step}", {"preset": "reference", **search}
 
 
 GRIDS = {
     "directions": directions_grid,
     "presets": presets_grid,
-    "reference": reference_grid,
 }
 
 COLUMNS = ("flagged", "solved", "generations", "tokens", "naturalness", "naturalness_p10",

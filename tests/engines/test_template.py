@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from rerail.errors import EngineError, PromptError
 from rerail.types import Message, Prompt
 from tests.engines import tiny
 
-OURS = {
-    path.stem: path.read_text(encoding="utf-8")
-    for path in sorted((Path(__file__).parent / "templates").glob("*.jinja"))
-}
+FOLDER = Path(__file__).parent / "templates"
+OURS, PUBLISHED = (
+    {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.jinja"))}
+    for folder in (FOLDER, FOLDER / "published")
+)
 THOUGHT = '<think>\nFirst, I look at it.\n\nThen "quotes".\n</think>\n\n'
 CONVERSATIONS = {
     "question": [("user", "What is 2 + 2?")],
@@ -28,6 +30,11 @@ CONVERSATIONS = {
     "switch": [("system", "You are terse. /no_think"), ("user", "What is 2 + 2?")],
     "only a switch": [("system", "/no_think"), ("user", "What is 2 + 2?")],
     "a switch of the user's": [("user", "What is 2 + 2? /no_think")],
+    "a switch, then a question": [
+        ("user", "/no_think"),
+        ("assistant", "Of course."),
+        ("user", "What is 2 + 2?"),
+    ],
     "no system": [("system", ""), ("user", "hello there")],
     "thinking": [("user", "What is 2?"), ("assistant", f"{THOUGHT}Two."), ("user", "And 3 + 3?")],
     "thinking, then nothing": [
@@ -69,11 +76,27 @@ CONVERSATIONS = {
     "no letters": [("user", "???"), ("assistant", "!"), ("user", "...")],
     "other models' tokens": [("user", "a [EOT] <|nobody|>\n<|made_it|>b {{ x }} {% y %}")],
 }
+CLOCK = "transformers.utils.chat_template_utils.datetime"
+OBEY = {
+    "system": ("HuggingFaceTB-SmolLM3-3B", "NVIDIA-Nemotron-Nano-v2"),
+    "user": ("NVIDIA-Nemotron-Nano-v2",),
+}
+"""Published templates that take switches out of what a role says."""
 _NAMED = re.compile(
     r"<[|｜][^<>|｜\n{}']{1,40}[|｜]>|</?(?:think|tool_\w+|start_of_turn|end_of_turn)>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|AVAILABLE_TOOLS)\]"
 )
 _MADE: dict[str, Any] = {}
+
+
+class Clock:
+    """Shows one moment after another, and stops at the last."""
+
+    def __init__(self, *moments: datetime) -> None:
+        self._moments = list(moments)
+
+    def now(self) -> datetime:
+        return self._moments.pop(0) if len(self._moments) > 1 else self._moments[0]
 
 
 def made(template: str) -> Any:
@@ -157,31 +180,40 @@ def test_the_tokens_are_those_of_transformers(template: str, turns: list[tuple[s
             assert spelt == expected
 
 
-@pytest.mark.slow
-def test_the_tokens_are_those_of_transformers_on_published_templates(data_dir: Path) -> None:
-    paths = sorted((data_dir / "chat-templates").glob("*.jinja"))
-    if not paths:
-        pytest.skip("no published chat templates among the public data sets")
-    followed = 0
-    for path in paths:
-        tokenizer = made(path.read_text(encoding="utf-8"))
-        renderer = Renderer(tokenizer)
-        for name, turns in CONVERSATIONS.items():
-            prompt = prompt_of(turns)
-            wanted = published(tokenizer, prompt)
-            found = rendered(renderer, prompt)
-            if isinstance(found, str):
-                assert not wanted or "leaves out message" in found, (path.stem, name)
+@pytest.mark.parametrize("template", PUBLISHED)
+def test_the_tokens_are_those_of_transformers_on_published_templates(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CLOCK, Clock(datetime(2026, 1, 31)))
+    tokenizer = made(PUBLISHED[template])
+    renderer = Renderer(tokenizer)
+    for name, turns in CONVERSATIONS.items():
+        prompt = prompt_of(turns)
+        wanted = published(tokenizer, prompt)
+        if not wanted:
+            assert template == "google-gemma-2-2b-it"
+            assert "System role not supported" in rendered(renderer, prompt)
+            continue
+        ids, owners = renderer.render(prompt)
+        assert (ids.tolist(), tokenizer.decode(ids)) == wanted[0], name
+        for i, message in enumerate(prompt.messages):
+            spelt = "".join(tokenizer.decode(ids[owners == i]).split())
+            whole = "".join(message.content.split())
+            if spelt == whole:
                 continue
-            ids, owners = found
-            at = [one for one, _ in wanted].index(ids.tolist())
-            followed += 1
-            spelt = tokenizer.decode(ids[owners == len(turns) - 1])
-            last = turns[-1][1].strip()
-            if last in wanted[at][1]:
-                # A bracket of the words may share a token with one of the template.
-                assert last.removeprefix("{").removeprefix("?") in spelt, (path.stem, name)
-    assert followed >= 10 * len(paths)
+            if message.role == "assistant":
+                assert spelt == whole.rpartition("</think>")[2], (name, i)
+                assert message.content not in wanted[0][1]
+            else:
+                assert template in OBEY[message.role], (name, i)
+                assert spelt == whole.replace("/no_think", "")
+
+
+def test_published_templates_are_listed_with_their_sources() -> None:
+    sources = (FOLDER / "published" / "SOURCES.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\S+)\.jinja` \|", sources, re.MULTILINE)
+    assert sorted(listed) == sorted(PUBLISHED)
+    assert len(listed) >= 25
 
 
 PARTS = ["<think>", "</think>", "/no_think", "\n", "\n\n", " ", "\u2003", "\ue000", "0", "1", "a"]
@@ -258,6 +290,24 @@ def test_what_a_template_writes_between_the_lines_of_a_message_is_its_own() -> N
     ids, owners = Renderer(tokenizer).render(Prompt.of("one\ntwo"))
     assert tokenizer.decode(ids[owners == 0]).replace(" ", "") == "onetwo"
     assert tokenizer.decode(ids[owners == TEMPLATE_ROW]).count("\n>") == 2
+
+
+@pytest.mark.parametrize("before", range(6))
+def test_a_date_that_changes_meanwhile_is_no_error(
+    before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    january, february = datetime(2026, 1, 31), datetime(2026, 2, 1)
+    monkeypatch.setattr(CLOCK, Clock(*[january] * before, february))
+    tokenizer = tiny.byte_level("{{ strftime_now('%d %B') }}: {{ messages[0].content }}")
+    ids, owners = Renderer(tokenizer).render(Prompt.of("JSON"))
+    assert tokenizer.decode(ids[owners == 0]).strip() == "JSON"
+    assert tokenizer.decode(ids) in ("31 January: JSON", "01 February: JSON")
+
+
+def test_an_earlier_message_whose_words_stay_but_cannot_be_told_is_an_error() -> None:
+    prompt = prompt_of([("user", "JSON"), ("assistant", "What of it?"), ("user", "go on")])
+    with pytest.raises(PromptError, match=r"changes message 0 \(user\).*it reads 'JSON'"):
+        Renderer(made(OURS["looks_for"])).render(prompt)
 
 
 def test_words_that_the_template_takes_out_whole_are_an_error() -> None:

@@ -90,12 +90,21 @@ class ChatTemplate:
                 failures.append(error)
         raise failures[0]
 
-    def _pieces(self, messages: Sequence[Message], form: Callable[[str], Any]) -> list[Piece]:
-        text = self._apply(messages, [form(message.content) for message in messages])
-        if form is not str and any(str(form(message.content)) in text for message in messages):
+    def _pieces(
+        self, messages: Sequence[Message], form: Callable[[str], Any], *, again: bool = True
+    ) -> list[Piece]:
+        contents = [form(message.content) for message in messages]
+        text = self._apply(messages, contents)
+        if form is not str and any(str(content) in text for content in contents):
             raise _UnsuitableError(f"{self._name} takes neither text nor parts as content")
+        try:
+            found = self._spans(messages, form, text)
+        except PromptError:
+            if again and self._apply(messages, contents) != text:  # the date in it has changed
+                return self._pieces(messages, form, again=False)
+            raise
         owners = np.full(len(text), TEMPLATE_ROW)
-        for i, spans in self._spans(messages, form, text).items():
+        for i, spans in found.items():
             for start, end in spans:
                 owners[start:end] = i
         cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(text)]
@@ -133,22 +142,25 @@ class ChatTemplate:
                         if marks[i] in covered[i]:
                             found.setdefault(i, _stretches(covered[i], marks[i], shadow))
         for i in worded:
-            self._check(i, messages[i], found.get(i), i in kept)
+            if not found.get(i):
+                self._check(i, messages, text, gone=i in found, kept=i in kept)
         return found
 
     def _check(
-        self, i: int, message: Message, spans: list[tuple[int, int]] | None, kept: bool
+        self, i: int, messages: Sequence[Message], text: str, *, gone: bool, kept: bool
     ) -> None:
-        """Refuse what cannot be followed; of what others than the user say, less may be left."""
-        if spans:
-            return
+        """Refuse what cannot be followed; before the last question, nothing need be left."""
+        message = messages[i]
         if not kept:
             raise _UnsuitableError(
                 f"{self._name} leaves out message {i} ({message.role}): "
                 "remove it, or say it in the user's message"
             )
         unread = "".join(self._constants.split(message.content)[::2])
-        if message.role != "user" and (spans is not None or not unread.strip()):
+        if not unread.strip():
+            said = message.content.strip().casefold()
+            gone = gone or message.role != "user" or said not in text.casefold()
+        if gone and i < len(messages) - 1:
             return
         read = sorted({repr(word) for word in self._constants.findall(message.content)})
         cause = f" (it reads {', '.join(read)})" if read else ""
