@@ -527,6 +527,20 @@ def test_what_follows_a_stop_is_neither_judged_nor_shown(horizon):
     assert run("I would rather not. END now I comply with it", ()).outcome is Outcome.REFUSED
 
 
+def test_an_answer_that_begins_with_a_stop_is_empty_as_asked_for():
+    moderator = FakeModerator(error=RuntimeError())
+    for preset in PRESETS:
+        engine = FakeEngine(answer=lambda e, p: "END of it")
+        response = make(preset, engine, moderator, sampling=Sampling(stop=("END",))).align("x")
+        assert (response.outcome, response.text, response.left) == (Outcome.PASSED, "", 0)
+        assert response.evaluations[0].generation.token_ids == ()
+        assert (response.cost.generations, response.cost.moderator_calls) == (1, 0)
+    assert moderator.calls == []
+    # The model's own silence is another thing.
+    silent = make(engine=FakeEngine(answer=lambda e, p: ""), search={"max_iterations": 1})
+    assert silent.align("x").outcome is not Outcome.PASSED
+
+
 def test_an_engine_that_goes_on_after_a_stop_fails():
     class Runs(FakeEngine):
         """Does not know of stops."""

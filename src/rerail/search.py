@@ -33,6 +33,7 @@ from rerail.types import (
     Cost,
     Evaluation,
     FloatArray,
+    Generation,
     Outcome,
     Prompt,
     Rejection,
@@ -193,6 +194,12 @@ class Search:
             for evaluation in evaluations:
                 with contextlib.suppress(Exception):
                     self._observe(evaluation)
+        if not self.evaluations and _stopped_at_once(evaluations[0].generation):
+            # Nothing was said, as the caller asked for: there is nothing to judge, or to steer.
+            self.evaluations += [replace(evaluations[0], point=None)]
+            self._chosen = 0
+            self._end(StopReason.ACCEPTED)
+            return
         losses = [self._loss(evaluation) for evaluation in evaluations]
         below = self._settings.stop_below
         good = [
@@ -269,6 +276,8 @@ class Search:
 
     def _may_leave(self, iterate: Evaluation) -> bool:
         """Whether a best iterate leaves: nothing flagged, unscored, empty or unconfirmed does."""
+        if _stopped_at_once(iterate.generation):
+            return True
         judged = iterate.judged
         agreed = judged.confirmed is True or not self.panel.confirms
         return judged.rejection in (None, Rejection.DEGENERATE) and agreed
@@ -354,6 +363,11 @@ def prompt_seed(seed: int, prompt: Prompt) -> int:
     turns = [[message.role, message.content] for message in prompt.messages]
     content = json.dumps([seed, prompt.template, turns])
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) >> 1
+
+
+def _stopped_at_once(generation: Generation) -> bool:
+    """Whether an answer began with a stop that was asked for: silence of its own has a token."""
+    return not generation.text and not generation.token_ids and generation.finish_reason == "stop"
 
 
 def _naturalness(evaluation: Evaluation) -> float:

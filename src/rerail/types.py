@@ -403,7 +403,8 @@ class Response:
         cost: what was spent.
         iterations: completed optimiser iterations.
         accepted_from: which kind of point gave ``text``.
-        naturalness: of ``text``; 0 for the first answer; None if no answer left.
+        naturalness: of ``text``; 0 for the first answer; None if no answer left, or where the
+            method does not ask for it.
         cosine: between the accepted point and the original, their steered rows flattened; 1 if
             nothing moved. The policy's ``min_cosine`` is its floor.
         tokens_preserved: share of steered rows whose nearest vocabulary embedding by cosine is
