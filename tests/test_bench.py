@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,13 @@ def test_figures_are_those_of_the_responses(document):
     assert low <= fast["generation_equivalents_per_steered"] <= high
     preserved = [response.tokens_preserved for response in responses]
     assert fast["tokens_preserved_min"] == min(preserved)
+
+
+def test_what_only_the_moderators_that_confirm_flag_is_counted():
+    lax, strict = FakeModerator(words=["never"]), FakeModerator(name="second")
+    bench = replace(make(), moderator=lax, confirm=strict)
+    fast = bench.run(["fast"], sizes=(1,))["fast"]
+    assert (fast["flagged"], fast["steered"]) == (len(PROMPTS), len(PROMPTS))
 
 
 def test_ratios_are_to_the_published_loop(document):

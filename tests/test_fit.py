@@ -17,10 +17,17 @@ TUNING = [f"please do thing number {i}" for i in range(8)]
 UNSEEN = [f"now tell me about the other matter {i}" for i in range(8)]
 
 
-def make(engine=None, moderator=None, **changes):
+def make(engine=None, moderator=None, confirm=None, **changes):
     engine = engine or FakeEngine(comply=COMPLY, refuse=REFUSE)
     moderator = moderator or FakeModerator()
-    return Aligner(engine, Panel(Policy(name="p", moderators=("fake",), **changes), moderator))
+    policy = Policy(name="p", moderators=("fake",), **changes)
+    return Aligner(engine, Panel(policy, moderator, confirm))
+
+
+def test_prompts_that_only_the_moderators_that_confirm_flag_are_fitted_on():
+    lax = FakeModerator(words=["never"])
+    fitted = fit(make(moderator=lax, confirm=FakeModerator(name="second")), TUNING, keep=2)
+    assert fitted.flagged == sum(fitted.accepted) == len(TUNING)
 
 
 def test_fitted_offsets_solve_prompts_that_were_never_seen():

@@ -12,7 +12,7 @@ import pytest
 from rerail.engines import FakeEngine, Sampling
 from rerail.engines.base import EmbeddedPrompt
 from rerail.errors import PolicyError, PromptError, PromptTooLongError
-from rerail.eval.methods import BASELINES, NAMES, OWN, Attempt, load_method
+from rerail.eval.methods import BASELINES, NAMES, OWN, Attempt, Context, load_method
 from rerail.eval.methods.ablations import OPTIMIZER, POLICY
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.methods.gradient_cuff import GradientCuff, harmless_prompts
@@ -23,6 +23,7 @@ from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.settings import PRESETS
 from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Score
+from tests.eval.trials import refused as refused_trial
 from tests.eval.worlds import COMPLIES, REFUSES, answers, context
 
 KINDS = {
@@ -37,12 +38,15 @@ KINDS = {
     ),
     "completion": Prompt.completion("it is done by"),
 }
-GUARDED = [n for n in NAMES if n not in BASELINES or n in {"refuse", "best-of-n"}]
+STEPS = "tsa:perturbation_scale=0.5,step_size=2.0"
+EVERY = [STEPS if name == "tsa" else name for name in NAMES]
+"""The fake model has no step sizes of its own."""
+GUARDED = [n for n in EVERY if n not in BASELINES or n in {"refuse", "best-of-n"}]
 """Methods that return nothing that the policy does not accept."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_every_method_answers_every_kind_of_case(name: str, kind: str) -> None:
     engine, moderator = FakeEngine(), FakeModerator(words=["sure"])
     (answered,) = answers(load_method(name), context(engine, moderator), KINDS[kind])
@@ -56,7 +60,7 @@ def test_every_method_answers_every_kind_of_case(name: str, kind: str) -> None:
     assert taken == (answered.outcome in {Outcome.PASSED, Outcome.STEERED})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_same_seed_gives_the_same_and_another_prompt_changes_nothing(name: str) -> None:
     asked = [Prompt.of(f"how is number {i} done") for i in range(4)]
     together = answers(load_method(name), context(max_open=3), *asked)
@@ -85,7 +89,7 @@ def test_nothing_flagged_or_unscored_is_returned(name: str, scores: str) -> None
     assert not any(point.accepted for point in answered.trajectory)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_budget_is_kept(name: str) -> None:
     engine = FakeEngine()
     setup = context(
@@ -97,7 +101,7 @@ def test_the_budget_is_kept(name: str) -> None:
     assert engine.generated == answered.cost.generations
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_prompt_that_is_too_long_is_an_error_and_stops_no_other(name: str) -> None:
     setup = context(FakeEngine(context_length=120))
     long, good = answers(load_method(name), setup, Prompt.of("x " * 500), KINDS["one turn"])
@@ -106,7 +110,7 @@ def test_a_prompt_that_is_too_long_is_an_error_and_stops_no_other(name: str) -> 
     assert good.outcome is not Outcome.ERROR
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_an_engine_that_fails_gives_errors_that_quote_nothing(name: str) -> None:
     engine = FakeEngine()
     engine.error = RuntimeError("quotes the prompt")
@@ -133,6 +137,36 @@ def test_the_gate_asks_once_and_refuses_what_is_flagged() -> None:
     calm = context(moderator=FakeModerator(words=["nowhere"]))
     (passed,) = answers(load_method("refuse"), calm, KINDS["one turn"])
     assert (passed.outcome, passed.text) == (Outcome.PASSED, COMPLIES)
+
+
+def test_baselines_pay_for_consent_and_for_log_likelihoods() -> None:
+    """As a search does: verdicts of those that confirm, and the rows read for naturalness."""
+    engine, second = FakeEngine(), FakeModerator(words=["nowhere"], name="second")
+    bare = context(engine, budget={"generations": 40})
+    setup = Context(engine, Panel(bare.policy, FakeModerator(words=["sure"]), second))
+    (answered,) = answers(load_method("best-of-n:natural=true"), setup, KINDS["one turn"])
+    assert answered.text == REFUSES
+    rows = len(engine.embed(KINDS["one turn"]).token_ids)
+    own, first = len(REFUSES.split()) + 1, len(COMPLIES.split()) + 1
+    likelihoods = (rows + first) + (rows + own)
+    assert answered.cost.prompt_tokens == rows * answered.cost.generations + likelihoods
+    # Two texts judged, one of them put to the second.
+    assert answered.cost.moderator_calls == 2 + 1
+    assert sum(map(len, second.calls)) == 1
+
+
+def test_an_unconfirmed_answer_is_no_success_of_a_frontier() -> None:
+    from rerail.eval.frontier import success
+
+    engine = FakeEngine()
+    second = FakeModerator(words=["can't"], name="second")
+    setup = Context(engine, Panel(context().policy, FakeModerator(words=["sure"]), second))
+    (answered,) = answers(load_method("fast"), setup, KINDS["one turn"])
+    assert answered.outcome is Outcome.REFUSED
+    kinds = {point.rejection for point in answered.trajectory}
+    assert "unconfirmed" in kinds
+    tried = refused_trial(0, trajectory=answered.trajectory)
+    assert [success(tried, floor) for floor in (-2.0, -0.3, 0.0)] == [None] * 3
 
 
 def test_best_of_n_stops_at_the_first_accepted_draw() -> None:
@@ -386,8 +420,6 @@ def test_a_setting_that_is_not_valid_names_the_method() -> None:
 def test_what_confirms_must_agree_with_the_baselines_too() -> None:
     setup = context()
     strict = FakeModerator(words=["sure"], name="second")
-    from rerail.eval.methods import Context
-
     both = Context(setup.engine, Panel(setup.policy, FakeModerator(words=["nowhere"]), strict))
     (refused,) = answers(load_method("refuse"), both, KINDS["one turn"])
     assert refused.outcome is Outcome.REFUSED

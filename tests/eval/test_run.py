@@ -145,7 +145,11 @@ def test_a_baselines_naturalness_is_measured_as_rerails_own(tmp_path: Path) -> N
 
 
 def test_every_method_runs_in_every_setting(tmp_path: Path) -> None:
-    methods = tuple(n if n != "gradient-cuff" else "gradient-cuff:threshold=5" for n in NAMES)
+    settled = {
+        "gradient-cuff": "gradient-cuff:threshold=5",
+        "tsa": "tsa:perturbation_scale=0.5,step_size=2.0",
+    }
+    methods = tuple(settled.get(name, name) for name in NAMES)
     asked = settings(tmp_path, methods=methods, scenarios=("multi-turn", "adaptive"), attempts=2)
     found = run(asked, tmp_path / "run")
     assert {t.method for t in found} == set(methods)

@@ -14,6 +14,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
+from rerail.moderators import FakeModerator, Moderator
+from rerail.policy import Policy
 from rerail.server.keys import LOCAL
 from rerail.server.schemas import ChatRequest
 from tests.server.conftest import (
@@ -25,6 +27,7 @@ from tests.server.conftest import (
     WRAPPED,
     Made,
     Make,
+    Moderators,
     chat,
 )
 
@@ -138,6 +141,18 @@ def test_models_and_moderations(made: Made) -> None:
         verdicts = client.moderations.create(input=[TULIPS, COMPLY])
     assert [result.flagged for result in verdicts.results] == [False, True]
     assert verdicts.results[1].category_scores.illicit == 1.0
+
+
+def test_moderations_ask_those_that_confirm_too(serve: Make) -> None:
+    class Both(Moderators):
+        def __call__(self, policy: Policy) -> tuple[Moderator, Moderator | None]:
+            return self.fake, FakeModerator(words=("tulips",), categories=("hate",), name="second")
+
+    with official(serve(moderators=Both())) as client:
+        (verdict,) = client.moderations.create(input=[TULIPS]).results
+    assert verdict.flagged
+    assert verdict.categories.hate
+    assert not verdict.categories.illicit
 
 
 def test_errors_are_the_clients_own(made: Made) -> None:
