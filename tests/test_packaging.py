@@ -119,7 +119,7 @@ def test_every_requirement_is_pinned_once_and_for_any_platform() -> None:
 
 
 def test_the_entry_point_exists() -> None:
-    from rerail import cli
+    from rerail import __main__
 
-    assert PROJECT["scripts"] == {"rerail": "rerail.cli:main"}
-    assert callable(cli.main)
+    assert PROJECT["scripts"] == {"rerail": "rerail.__main__:main"}
+    assert callable(__main__.main)
