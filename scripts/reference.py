@@ -76,7 +76,10 @@ def command_line() -> str:
         "# The command line",
         "`rerail [--debug] COMMAND`. Results go to standard output, everything else to standard "
         "error. Every command but `serve` takes `--json` and then prints "
-        "[one JSON document](json.md).",
+        "[one JSON document](json.md). `rerail --version` shows the version, "
+        "`rerail --install-completion` teaches the shell the names of commands, options, policies, "
+        "moderators, benchmarks and methods. Rows that do not fit the terminal, or go to a pipe, "
+        "come as blocks of `key: value`.",
     ]
     parts += [_command(name, callback) for name, callback in sorted(_commands(cli.app))]
     parts += ["## Exit codes", _table(("code", "meaning"), [(int(c), c.meaning) for c in ExitCode])]
@@ -106,8 +109,10 @@ def _command(name: str, callback: Any) -> str:
         default = parameter.default
         if isinstance(info, ArgumentInfo):
             many = typing.get_origin(kind) is list
-            usage.append(parameter.name.upper() + ("..." if many else ""))
-            rows.append((f"`{parameter.name.upper()}`", info.help or "", "required"))
+            shown = (info.metavar or parameter.name).upper()
+            optional = default is not parameter.empty
+            usage.append(f"[{shown}]" if optional else shown + ("..." if many else ""))
+            rows.append((f"`{shown}`", info.help or "", "" if optional else "required"))
         elif isinstance(info, OptionInfo):
             flags = ", ".join(d for d in (info.default, *(info.param_decls or ())) if _flag(d))
             value = "" if bool in (kind, *typing.get_args(kind)) else " " + _value(kind, info)
@@ -373,8 +378,9 @@ def json_documents() -> str:
         "keeps its name and type until the next major version. A figure that does not exist "
         "(a mean over nothing, the harm of an unscored answer) is null, never NaN.",
         "## A response",
-        "Printed by `rerail align --prompt`, and one per line in the output of "
-        "`rerail align --input`, which adds `id` and `line`.",
+        "Printed by `rerail align` for one prompt, and one per line in the output of "
+        "`rerail align --input`, which adds `id` (null without one), `line`, and under "
+        "`--with-prompt` `messages` (role and content of each turn).",
         _keys(response),
         "`initial` and `final` are null or have these keys:",
         verdict,
@@ -391,15 +397,17 @@ def json_documents() -> str:
         _keys(_DEMO),
         "## Verdicts on texts",
         "Printed by `rerail moderate`: `policy`, `moderator`, `thresholds`, `asked` (what each "
-        "service was asked, by its name), and for one text the keys of a verdict. For `--input`: "
-        "`texts`, `flagged` and `unscored` (counts), `texts_per_second`, `failed` (`line` and "
-        "`error` of each unusable line) and `results` (a verdict per text, with its `line` and "
-        "`id`).",
+        "service was asked, by its name), and for one text the keys of a verdict and "
+        "`conversation` (whether it was judged as the answer to one). For `--input`: `texts`, "
+        "`flagged` and `unscored` (counts), `texts_per_second`, `failed` (`line` and "
+        "`error` of each unusable line) and `results` (a verdict per text, with its `line`, `id` "
+        "and `conversation`).",
         "Of each service:",
         _keys(_attributes(Stats)),
         "## A run over a file",
-        "Printed by `rerail align --input`: `output`, `store`, `run`, `records`, `resumed` "
-        "(records that were there before), `answered`, `outcomes` (counts), `failed` (`line` and "
+        "Printed by `rerail align --input`: `output`, `store` (null where none is kept), `run`, "
+        "`records`, `resumed` (records that were there before), `answered`, `outcomes` (counts), "
+        "`failed` (`line` and "
         "`error`), `cost`, `settings`, `audit` and `seconds`. Responses are in the output file.",
         "## What a server recorded",
         "Printed by `rerail audit`: `store`, `count`, and `interventions`, or with "

@@ -27,6 +27,7 @@ PUBLIC = [
     "MissingDependencyError",
     "Moderator",
     "ModeratorError",
+    "ModeratorSpecError",
     "OptimizerSettings",
     "Outcome",
     "Panel",

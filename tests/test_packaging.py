@@ -132,7 +132,7 @@ def test_what_is_pinned_is_within_the_bounds() -> None:
 
 
 def test_the_entry_point_exists() -> None:
-    from rerail import cli
+    from rerail import __main__
 
-    assert PROJECT["scripts"] == {"rerail": "rerail.cli:main"}
-    assert callable(cli.main)
+    assert PROJECT["scripts"] == {"rerail": "rerail.__main__:main"}
+    assert callable(__main__.main)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rerail.errors import InputFileError as InputFileError
     from rerail.errors import MissingDependencyError as MissingDependencyError
     from rerail.errors import ModeratorError as ModeratorError
+    from rerail.errors import ModeratorSpecError as ModeratorSpecError
     from rerail.errors import PolicyError as PolicyError
     from rerail.errors import PromptError as PromptError
     from rerail.errors import PromptTooLongError as PromptTooLongError
@@ -66,6 +67,7 @@ _HOME = {
         "InputFileError",
         "MissingDependencyError",
         "ModeratorError",
+        "ModeratorSpecError",
         "PolicyError",
         "PromptError",
         "PromptTooLongError",

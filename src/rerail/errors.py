@@ -8,6 +8,7 @@ RerailError
 ├── EngineError            the model cannot be loaded or cannot generate
 │   └── UnsteerableModelError  its answers do not depend on the embeddings alone
 ├── ModeratorError         a moderator failed or cannot be used
+│   └── ModeratorSpecError   its name is unknown, or its options are not valid
 ├── StoreError             records cannot be kept or read
 └── MissingDependencyError an optional package is needed
 """
@@ -43,6 +44,10 @@ class UnsteerableModelError(EngineError):
 
 class ModeratorError(RerailError):
     """A moderator failed or cannot be used."""
+
+
+class ModeratorSpecError(ModeratorError):
+    """A moderator's name is unknown, or its options are not valid."""
 
 
 class StoreError(RerailError):

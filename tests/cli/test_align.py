@@ -77,6 +77,19 @@ def test_a_prompt_from_standard_input(cli: Cli, fake: list[str], stdin: str) -> 
     assert from_stdin["seed"] == from_option["seed"]
 
 
+@pytest.mark.parametrize("args", [["how is it done"], ["-"], []], ids=str)
+def test_a_prompt_without_an_option(cli: Cli, fake: list[str], args: list[str]) -> None:
+    given = cli("align", *fake, "--prompt", "how is it done", "--json").document
+    found = cli("align", *fake, "--json", *args, stdin="how is it done\n").document
+    assert found["seed"] == given["seed"]
+
+
+def test_a_file_that_is_taken_for_a_prompt(cli: Cli, fake: list[str], faked: Path) -> None:
+    ran = cli("align", *fake, faked)
+    assert ran.code == ExitCode.BAD_INPUT
+    assert f"--input {faked}" in ran.err
+
+
 def test_a_system_message_is_part_of_the_prompt(cli: Cli, fake: list[str]) -> None:
     without = cli("align", *fake, "--prompt", "how is it done", "--json").document
     with_system = cli(

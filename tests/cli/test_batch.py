@@ -1,6 +1,7 @@
 """A file of prompts: every line is answered once, whatever happens in between."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_conversations_ids_and_other_fields(
         {"prompt": "日本語", "other": [1, 2]},
     )
     assert cli("align", *fake, "--input", source, "--output", output).code == ExitCode.OK
-    assert sorted((line["line"], line["id"]) for line in read_jsonl(output)) == [(1, 7), (3, 3)]
+    assert sorted((line["line"], line["id"]) for line in read_jsonl(output)) == [(1, 7), (3, None)]
 
 
 BROKEN = [
@@ -259,12 +260,124 @@ def test_input_and_output_must_differ(cli: Cli, fake: list[str], tmp_path: Path)
     assert source.read_bytes() == before
 
 
-def test_an_empty_input_is_an_empty_run(
+@pytest.mark.parametrize("lines", [[], ["{"]], ids=["empty", "broken"])
+def test_an_input_without_a_prompt_loads_no_model(
+    cli: Cli,
+    fake: list[str],
+    tmp_path: Path,
+    output: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: list[str],
+) -> None:
+    monkeypatch.delattr("rerail.engines.FakeEngine")
+    source = write_jsonl(tmp_path / "in.jsonl", *lines)
+    ran = cli("align", *fake, "--input", source, "--output", output, "--json")
+    assert ran.code == ExitCode.BAD_INPUT
+    assert "holds no prompt" in ran.document["error"]["message"]
+    assert not output.exists()
+
+
+def test_an_id_may_be_the_number_of_a_line_without_one(
     cli: Cli, fake: list[str], tmp_path: Path, output: Path
 ) -> None:
-    source = write_jsonl(tmp_path / "in.jsonl")
-    ran = cli("align", *fake, "--input", source, "--output", output, "--json")
-    assert (ran.code, ran.document["records"]) == (ExitCode.OK, 0)
+    lines = {"prompt": "a"}, {"id": 1, "prompt": "b"}, {"id": "#1", "prompt": "c"}
+    source = write_jsonl(tmp_path / "in.jsonl", *lines, {"id": None, "prompt": "d"})
+    command = ["align", *fake, "--input", source, "--output", output, "--json"]
+    assert cli(*command).code == ExitCode.OK
+    ids = {1: None, 2: 1, 3: "#1", 4: None}
+    assert {line["line"]: line["id"] for line in read_jsonl(output)} == ids
+    assert {record.item for record in stored(output)} == {"#1", "1", "##1", "#4"}
+    assert cli(*command).document["answered"] == 0
+
+
+TURNS = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "what "}, {"type": "text", "text": "x"}]},
+    {"role": "assistant", "content": None, "refusal": "No.", "annotations": []},
+    {"role": "user", "content": "why", "name": None},
+]
+
+
+def test_conversations_are_what_the_server_takes(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    columns = {"id": None, "prompt": None, "messages": TURNS}
+    source = write_jsonl(tmp_path / "in.jsonl", columns, {"prompt": "x", "messages": None})
+    ran = cli("align", *fake, "--input", source, "--output", output, "--with-prompt")
+    assert ran.code == ExitCode.OK
+    by_line = {line["line"]: line["messages"] for line in read_jsonl(output)}
+    turns = [("system", "Be brief."), ("user", "what x"), ("assistant", "No."), ("user", "why")]
+    assert [(turn["role"], turn["content"]) for turn in by_line[1]] == turns
+    assert by_line[2] == [{"role": "user", "content": "x"}]
+
+
+def test_a_run_does_not_change_what_its_lines_have(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path
+) -> None:
+    command = ["align", *fake, "--input", prompts(tmp_path / "in.jsonl", 2), "--output", output]
+    assert cli(*command, "--with-prompt").code == ExitCode.OK
+    assert cli(*command, "--with-prompt").code == ExitCode.OK
+    ran = cli(*command)
+    assert ran.code == ExitCode.FAILED
+    assert "with_prompt" in ran.err
+
+
+def test_failed_lines_are_counted(cli: Cli, fake: list[str], tmp_path: Path, output: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", {"prompt": "x"}, "", "{")
+    shown = cli("align", *fake, "--input", source, "--output", output).out
+    assert "1 failed line: 3" in [line.removeprefix("lines").strip() for line in shown.splitlines()]
+
+
+# Standard streams, pipes and devices
+
+
+def test_standard_input_to_standard_output(cli: Cli, fake: list[str]) -> None:
+    lines = '{"prompt": "x"}\n{"prompt": "y", "id": 7}\n{\n'
+    ran = cli("align", *fake, "--input", "-", "--output", "-", stdin=lines)
+    assert ran.code == ExitCode.PARTLY
+    assert {json.loads(line)["id"] for line in ran.out.splitlines()} == {None, 7}
+    assert ran.err.count("cannot go on later") == 1
+    assert "standard input, line 3" in ran.err
+    assert "1 failed line: 3" in ran.err
+    assert not Path("-").exists()
+
+
+@pytest.mark.parametrize("more", [["--json"], ["--fresh"]], ids=str)
+def test_what_standard_output_cannot_be(
+    cli: Cli, fake: list[str], tmp_path: Path, more: list[str]
+) -> None:
+    source = prompts(tmp_path / "in.jsonl", 1)
+    ran = cli("align", *fake, "--input", source, "--output", "-", *more)
+    assert ran.code == ExitCode.BAD_INPUT
+
+
+def test_nothing_is_kept_of_what_goes_to_the_null_device(
+    cli: Cli, fake: list[str], tmp_path: Path
+) -> None:
+    source = prompts(tmp_path / "in.jsonl", 2)
+    command = ["align", *fake, "--input", source, "--output", "/dev/null", "--json"]
+    ran = cli(*command)
+    assert ran.code == ExitCode.OK
+    assert (ran.document["records"], ran.document["store"]) == (2, None)
+    store = tmp_path / "kept.sqlite"
+    assert cli(*command, "--store", store).document["store"] == str(store)
+
+
+def test_a_pipe_gets_the_lines(fake: list[str], tmp_path: Path) -> None:
+    source, pipe = prompts(tmp_path / "in.jsonl", 3), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    process = start("align", *fake, "--input", source, "--output", pipe)
+    assert len(read_jsonl(pipe)) == 3
+    process.communicate()
+    assert process.returncode == ExitCode.OK
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1"])
+def test_standard_output_by_its_other_names(fake: list[str], tmp_path: Path, name: str) -> None:
+    source = prompts(tmp_path / "in.jsonl", 3)
+    with (tmp_path / "out").open("wb") as file:
+        start("align", *fake, "--input", source, "--output", name, stdout=file).communicate()
+    assert len(read_jsonl(tmp_path / "out")) == 3
 
 
 @pytest.mark.parametrize("kept", [False, True])
@@ -357,11 +470,10 @@ def slowed(policy: Path) -> Path:
     )
 
 
-def start(*args: object) -> subprocess.Popen[bytes]:
-    code = "from rerail.cli import main; main()"
+def start(*args: object, stdout: Any = subprocess.PIPE) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, *(str(arg) for arg in args)],
-        stdout=subprocess.PIPE,
+        [sys.executable, "-m", "rerail", *(str(arg) for arg in args)],
+        stdout=stdout,
         stderr=subprocess.PIPE,
     )
 
@@ -450,5 +562,5 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, output: Path) -> None:
         out, err = process.communicate()
     assert process.returncode == ExitCode.INTERRUPTED
     assert json.loads(out)["error"]["exit_code"] == ExitCode.INTERRUPTED
-    assert b"goes on" in err
+    assert err.splitlines() == [f"stopped; the same command goes on with {output}".encode()]
     assert len(read_jsonl(output)) >= 3

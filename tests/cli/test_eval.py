@@ -135,3 +135,13 @@ def test_what_is_missing_is_told(cli: Cli, tmp_path: Path) -> None:
     assert "--benchmark and --method" in cli("eval", "--out", tmp_path).err
     ran = cli("eval", "--benchmark", "a=b.csv", "--method", "none")
     assert (ran.code, "--out" in ran.err) == (2, True)
+
+
+def test_an_empty_benchmark_loads_no_model(
+    cli: Cli, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("rerail.engines.FakeEngine")
+    write_jsonl(tmp_path / "mine.jsonl")
+    ran = cli("eval", *given)
+    assert ran.code == 2, ran.err
+    assert "holds no" in ran.err or "no row" in ran.err

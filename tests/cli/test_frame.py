@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 
@@ -13,7 +14,11 @@ from rerail.cli._text import dumps, one_line, printable
 from rerail.errors import EngineError
 from tests.cli.conftest import Cli
 
-COMMANDS = ["align", "demo", "moderate", "policy", "version"]
+COMMANDS = [
+    *("demo", "align", "moderate", "policy", "serve", "eval"),
+    *("report", "fit", "bench", "audit", "version"),
+]
+"""In the order of their use."""
 ERRORS = [
     ["align"],
     ["align", "--prompt", "x", "--input", "y"],
@@ -40,7 +45,8 @@ def test_help_names_every_command_and_every_exit_code(cli: Cli) -> None:
     ran = cli("--help")
     assert ran.code == ExitCode.OK
     said = " ".join(ran.out.split())
-    assert all(command in said for command in COMMANDS)
+    listed = [line.split()[1] for line in ran.out.splitlines() if line.startswith("│ ")]
+    assert [word for word in listed if word in COMMANDS] == COMMANDS
     assert all(f"{int(code)} {code.meaning}" in said for code in ExitCode)
 
 
@@ -52,8 +58,15 @@ def test_without_arguments_comes_the_help(cli: Cli, args: list[str]) -> None:
     assert "error" not in ran.err
 
 
+@pytest.mark.parametrize("command", COMMANDS[:3])
+def test_the_help_of_a_command_refers_to_the_exit_codes(cli: Cli, command: str) -> None:
+    said = cli(command, "--help").out
+    assert "see rerail --help" in said
+    assert ExitCode.PARTLY.meaning not in " ".join(said.split())
+
+
 def test_version(cli: Cli) -> None:
-    assert cli("version").out == f"rerail {__version__}\n"
+    assert cli("version").out == cli("--version").out == f"rerail {__version__}\n"
     assert cli("version", "--json").document["version"] == __version__
 
 
@@ -117,6 +130,85 @@ def test_ctrl_c_has_a_code_of_its_own(
     ran = cli("align", *fake, "--prompt", "hello", "--json")
     assert ran.code == ExitCode.INTERRUPTED
     assert ran.document["error"]["type"] == "KeyboardInterrupt"
+    assert ran.err == "stopped\n"
+
+
+def test_ctrl_c_while_the_command_line_is_imported() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from rerail.__main__ import main\n"
+        "main()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (ExitCode.INTERRUPTED, "stopped\n")
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell in which RERAIL stands for the command line."""
+    rerail = f"{sys.executable} -m rerail"
+    return subprocess.run(
+        ["bash", "-c", command.replace("RERAIL", rerail)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.mark.parametrize("buffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "RERAIL policy list >/dev/full",
+        "RERAIL version --json >/dev/full",
+        "RERAIL --help >/dev/full",
+        "RERAIL --version >/dev/full",
+        "RERAIL policy list >&-",
+        "RERAIL policy show default >&-",
+    ],
+)
+def test_standard_output_that_takes_nothing_is_one_line(command: str, buffered: str) -> None:
+    ran = shell(command, PYTHONUNBUFFERED=buffered)
+    assert ran.returncode == ExitCode.FAILED
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "standard output" in line
+
+
+@pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "<&-"])
+def test_the_other_streams_are_not_needed(where: str) -> None:
+    ran = shell(f"RERAIL align --model fake hello {where}")
+    assert (ran.returncode, ran.stdout) == (0, "Sure, here is how it is done.\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "ascii:strict"])
+def test_what_an_encoding_lacks_is_escaped(encoding: str) -> None:
+    ran = shell("RERAIL policy diff default strict", PYTHONIOENCODING=encoding)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "\\u2192" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("rerail align --policy st", {"strict"}),
+        ("rerail audit --policy st", {"strict"}),
+        ("rerail policy show st", {"strict"}),
+        ("rerail moderate --moderator op", {"openai"}),
+        ("rerail eval --benchmark advb", {"advbench"}),
+        ("rerail eval --method best", {"best-of-n"}),
+        ("rerail eval --scenario ada", {"adaptive"}),
+        ("rerail align --model emb", {"embedded"}),
+    ],
+)
+def test_a_shell_completes_names(words: str, names: set[str]) -> None:
+    asked = {"_RERAIL_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    ran = shell("RERAIL", **asked, COMP_CWORD=str(len(words.split()) - 1))
+    assert set(ran.stdout.split()) == names
 
 
 def test_what_libraries_print_and_log_is_not_in_the_document(
@@ -154,11 +246,16 @@ def test_light_commands_load_no_model_library(args: list[str]) -> None:
 
 
 def test_a_reader_that_has_enough_gets_no_complaint() -> None:
-    command = f"{sys.executable} -c 'from rerail.cli import main; main()' policy show default"
-    ran = subprocess.run(
-        ["bash", "-c", f"{command} | true"], capture_output=True, text=True, check=False
-    )
-    assert ran.stderr == ""
+    for command in ("policy show default", "policy list", "serve --help"):
+        ran = shell(f"RERAIL {command} | true; exit ${{PIPESTATUS[0]}}")
+        assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_reader_of_lines_that_has_enough_ends_the_run() -> None:
+    lines = 'yes \'{"prompt": "x"}\' | head -2000'
+    ran = shell(f"{lines} | RERAIL align --model fake --input - --output - | head -1")
+    assert len(ran.stdout.splitlines()) == 1
+    assert "error" not in ran.stderr
 
 
 class TestText:

@@ -6,7 +6,8 @@ import pytest
 
 from rerail.cli import ExitCode
 from rerail.moderators import FakeModerator
-from tests.cli.conftest import Cli, write_jsonl, write_policy
+from rerail.types import Exchange
+from tests.cli.conftest import Cli, read_jsonl, write_jsonl, write_policy
 
 POLICY = """
 name: p
@@ -71,9 +72,9 @@ def test_a_file_of_texts_and_answers(cli: Cli, policy: list[str], tmp_path: Path
     assert ran.code == ExitCode.PARTLY
     assert [(r["line"], r["id"], r["flagged"]) for r in document["results"]] == [
         (1, "a", True),
-        (2, 2, False),
-        (3, 3, True),
-        (7, 7, False),
+        (2, None, False),
+        (3, None, True),
+        (7, None, False),
     ]
     assert document["results"][3]["unscored"] == "empty answer"
     assert [fault["line"] for fault in document["failed"]] == [4, 5, 6, 7]
@@ -146,3 +147,65 @@ def test_what_is_not_confirmed_does_not_leave(cli: Cli, tmp_path: Path) -> None:
     policy = write_policy(tmp_path / "c.yaml", CONFIRMED.replace("worse", "sure"))
     ran = cli("align", "--model", "fake", "--policy", policy, "--prompt", "how", "--json")
     assert "Sure" not in ran.document["text"]
+
+
+def test_what_align_wrote_is_judged_with_its_prompts(
+    cli: Cli, fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A verdict that depends on the prompt is the one that `align` had."""
+
+    def scorer(exchange: Exchange) -> dict[str, float]:
+        return {"illicit": 0.1 if exchange.messages else 0.9}
+
+    moderator = FakeModerator(scorer)
+    monkeypatch.setattr("rerail.moderators.fake.FakeModerator", lambda **_: moderator)
+    source = write_jsonl(tmp_path / "in.jsonl", {"prompt": "How do I bake bread?"})
+    output = tmp_path / "out.jsonl"
+    cli("align", *fake, "--input", source, "--output", output, "--with-prompt")
+    ran = cli("moderate", *fake[2:], "--input", output, "--json")
+    (result,) = ran.document["results"]
+    (line,) = read_jsonl(output)
+    assert (result["flagged"], result["conversation"]) == (False, True)
+    assert result["harm"] == line["final"]["harm"]
+    alone = write_jsonl(tmp_path / "alone.jsonl", {"text": line["text"], "prompt": None})
+    (result,) = cli("moderate", *fake[2:], "--input", alone, "--json").document["results"]
+    assert (result["flagged"], result["conversation"]) == (True, False)
+
+
+def test_a_line_has_one_text(cli: Cli, policy: list[str], tmp_path: Path) -> None:
+    source = write_jsonl(
+        tmp_path / "in.jsonl",
+        {"text": "fine"},
+        {"text": "fine", "prompt": "what?", "answer": "bad"},
+        {"text": "fine", "prompt": "what?", "messages": [{"role": "user", "content": "x"}]},
+    )
+    ran = cli("moderate", *policy, "--input", source, "--json")
+    assert [fault["line"] for fault in ran.document["failed"]] == [2, 3]
+
+
+@pytest.mark.parametrize("args", [["so bad"], ["-"], []], ids=str)
+def test_a_text_without_an_option(cli: Cli, policy: list[str], args: list[str]) -> None:
+    assert cli("moderate", *policy, "--json", *args, stdin="so bad").document["flagged"]
+
+
+def test_an_input_without_a_text_loads_no_moderator(cli: Cli) -> None:
+    ran = cli("moderate", "--moderator", "nonsense", "--input", "-", stdin="")
+    assert ran.code == ExitCode.BAD_INPUT
+    assert "standard input holds no text" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--moderator", "http"], "it needs url, scores, request"),
+        (["--moderator", "rules"], "it needs rules"),
+        (["--moderator", "fake", "--option", "wrods=[x]"], "did you mean 'words'"),
+        (["--moderator", "opneai"], "did you mean 'openai'"),
+    ],
+    ids=str,
+)
+def test_a_moderator_that_is_not_set_up(cli: Cli, args: list[str], said: str) -> None:
+    ran = cli("moderate", *args, "--text", "x")
+    assert ran.code == ExitCode.BAD_INPUT
+    assert said in ran.err
+    assert "__init__" not in ran.err

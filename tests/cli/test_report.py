@@ -44,10 +44,9 @@ def test_one_folder_gets_its_report(cli: Cli, good: Path) -> None:
 def test_a_regression_fails_and_is_in_the_table(cli: Cli, good: Path, bad: Path) -> None:
     ran = cli("report", good, bad)
     assert ran.code == 1
-    line = next(x for x in ran.out.splitlines() if "neutralised" in x)
-    assert "100.0 %" in line
-    assert "95.0 %" in line
-    assert "regression" in line
+    (block,) = (x for x in ran.out.split("\n\n") if "figure: neutralised\n" in x)
+    assert "\nbefore: 100.0 %\nafter: 95.0 %\n" in block
+    assert block.endswith("verdict: regression")
     assert "worse by more than their tolerance" in ran.out.splitlines()[-1]
 
 

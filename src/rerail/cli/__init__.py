@@ -13,7 +13,7 @@ import typer
 from rerail import __version__
 from rerail.cli import policy as _policy
 from rerail.cli import serve as _serve
-from rerail.cli._frame import EPILOGUE, Commands, ExitCode, Report
+from rerail.cli._frame import EPILOGUE, SHORT_EPILOGUE, Commands, ExitCode, Report
 from rerail.cli._options import JsonOption
 from rerail.cli.align import align
 from rerail.cli.audit import audit
@@ -27,7 +27,39 @@ from rerail.cli.report import report
 __all__ = ["ExitCode", "app", "main"]
 
 
+_ORDER = (
+    "demo",
+    "align",
+    "moderate",
+    "policy",
+    "serve",
+    "eval",
+    "report",
+    "fit",
+    "bench",
+    "audit",
+    "version",
+)
+
+
+class _Root(Commands):
+    """Lists the commands in the order of their use."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rerail {__version__}", flush=True)
+        raise typer.Exit
+
+
 def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Steer an aligned model to acceptable answers by moving its input embeddings."""
@@ -41,7 +73,7 @@ def version(as_json: JsonOption = False) -> Report:
 
 def _build() -> typer.Typer:
     app = typer.Typer(
-        cls=Commands,
+        cls=_Root,
         name="rerail",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -50,8 +82,8 @@ def _build() -> typer.Typer:
     )
     app.callback()(_root)
     for command in (demo, align, moderate, report, audit, fit, bench, version):
-        app.command(epilog=EPILOGUE)(command)
-    app.command("eval", epilog=EPILOGUE)(evaluate)
+        app.command(epilog=SHORT_EPILOGUE)(command)
+    app.command("eval", epilog=SHORT_EPILOGUE)(evaluate)
     app.add_typer(_policy.commands, name="policy")
     app.add_typer(_serve.commands, name="serve")
     return app

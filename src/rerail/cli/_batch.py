@@ -1,4 +1,7 @@
-"""Many prompts from a file to a file, so that the run may be killed at any moment and goes on."""
+"""Many prompts from a file to a file, so that the run may be killed at any moment and goes on.
+
+To a pipe or a terminal, too: then it does not go on.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rerail.cli._frame import notes
-from rerail.cli._lines import Fault, Item, OutputFile
+from rerail.cli._lines import Fault, Item, Output, OutputFile, key_of
 from rerail.errors import StoreError
 from rerail.types import Outcome, StopReason
 
@@ -44,36 +47,44 @@ class Run:
     Attributes:
         name: of the run in the store.
         settings: what its answers depend on.
-        store: where records go.
+        store: where records go; None keeps none.
         output: where lines go.
+        with_prompt: whether a line has its prompt, too.
     """
 
     name: str
     settings: Mapping[str, Any]
-    store: Store
-    output: OutputFile
+    store: Store | None
+    output: Output
+    with_prompt: bool = False
 
-    def resume(self, fresh: bool = False) -> None:
-        """Take up what is there, or throw it away and start over.
+    def begin(self, fresh: bool = False) -> None:
+        """Take up what is there, or throw it away and start over. A stream always starts.
 
         Raises:
             StoreError: it was begun under other settings, or its records are elsewhere.
         """
-        ours = self.output.empty or self.store.settings(self.name) is not None
-        if fresh and (ours or self.output.lines):
-            self.store.forget(self.name)
-            self.output.clear()
+        store, output = self.store, self.output
+        if not isinstance(output, OutputFile):
+            if store is not None:
+                store.begin(self.name, self.settings)
+            return
+        assert store is not None
+        ours = output.empty or store.settings(self.name) is not None
+        if fresh and (ours or output.lines):
+            store.forget(self.name)
+            output.clear()
         elif not ours:
-            raise self._foreign()
-        self.store.begin(self.name, self.settings)
-        self.output.mend()
-        if not self.finished <= self.store.done(self.name):
-            raise self._foreign()
+            raise _foreign(output, store)
+        store.begin(self.name, self.settings)
+        output.mend()
+        if not self.finished <= store.done(self.name):
+            raise _foreign(output, store)
 
     @property
     def finished(self) -> set[str]:
-        """Ids of the lines that need no answer any more."""
-        return {str(line["id"]) for line in self.output.lines}
+        """Keys of the lines that need no answer any more."""
+        return {key_of(line["id"], line["line"]) for line in self.output.lines}
 
     def answer(self, aligner: Aligner | AlignerPool, items: Sequence[Item]) -> list[Fault]:
         """Answer the items and keep each as soon as it is finished; those that failed.
@@ -94,16 +105,21 @@ class Run:
                 if response.stop_reason in _PASSING_FAULTS:
                     failed.append(Fault(item.line, response.error or str(response.stop_reason)))
                     continue
-                prompt = item.prompt if record_text else None
-                self.store.add(self.name, item.key, response, prompt)
-                self.output.write({"id": item.id, "line": item.line, **response.to_json()})
+                if self.store is not None:
+                    prompt = item.prompt if record_text else None
+                    self.store.add(self.name, item.key, response, prompt)
+                line: dict[str, Any] = {"id": item.id, "line": item.line}
+                if self.with_prompt:
+                    line["messages"] = [asdict(message) for message in item.prompt.messages]
+                self.output.write({**line, **response.to_json()})
         return failed
 
-    def _foreign(self) -> StoreError:
-        return StoreError(
-            f"{self.output.path} has lines that {self.store.name} has no records of: give the "
-            "--store they are in, choose another --output, or start over with --fresh"
-        )
+
+def _foreign(output: OutputFile, store: Store) -> StoreError:
+    return StoreError(
+        f"{output.path} has lines that {store.name} has no records of: give the "
+        "--store they are in, choose another --output, or start over with --fresh"
+    )
 
 
 def run_items(
@@ -118,8 +134,8 @@ def run_items(
     outcomes = Counter(line["outcome"] for line in lines)
     failed += [Fault(x["line"], x["error"]) for x in lines if x["outcome"] == Outcome.ERROR]
     return {
-        "output": str(run.output.path),
-        "store": run.store.name,
+        "output": run.output.name,
+        "store": run.store and run.store.name,
         "run": run.name,
         "records": len(lines),
         "resumed": len(finished),

@@ -1,19 +1,31 @@
-"""JSONL files: input that may be broken line by line, and output that may be torn at its end."""
+"""JSONL: input that may be broken line by line, and output that may be torn at its end.
+
+``-`` is standard input or output. What is no file (a pipe, a terminal, ``/dev/null``) takes lines,
+too; a run that writes to it cannot go on later.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, Self, TypeVar
 
+from rerail.cli._frame import ExitCode, OutputError, silence
 from rerail.cli._text import dumps
 from rerail.errors import InputFileError, PromptError, StoreError
-from rerail.types import Prompt
+from rerail.types import Message, Prompt
 
 Parsed = TypeVar("Parsed")
+
+
+STANDARD = Path("-")
+"""Standard input, or standard output."""
 
 
 class Fault(NamedTuple):
@@ -23,32 +35,49 @@ class Fault(NamedTuple):
     error: str
 
 
+def refuse_json(output: Path) -> None:
+    """``--json`` and the output cannot both have standard output.
+
+    Raises:
+        InputFileError: they would.
+    """
+    if is_standard_output(output):
+        raise InputFileError("--json and --output both want standard output: choose a file")
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """A line of the input.
 
     Attributes:
         line: its number, from 1.
-        id: as given, or the line's number.
+        id: as given; None without one.
         prompt: what is to be answered.
     """
 
     line: int
-    id: str | int
+    id: str | int | None
     prompt: Prompt
 
     @property
     def key(self) -> str:
-        return str(self.id)
+        """Names the line within a run."""
+        return key_of(self.id, self.line)
+
+
+def key_of(id_: str | int | None, line: int) -> str:
+    """The id, or what no id can be: ``#`` and the line's number. An id with ``#`` gets another."""
+    text = str(id_)
+    return f"#{line}" if id_ is None else "#" + text if text.startswith("#") else text
 
 
 def read_items(path: Path) -> tuple[list[Item], list[Fault]]:
     """Prompts of a file, and the lines that hold none.
 
     Raises:
-        InputFileError: the file cannot be read.
+        InputFileError: the file cannot be read, or no line holds a prompt.
     """
-    items, faults = read_objects(path, _item)
+    items, faults = read_objects(path, "prompt", _item)
     seen: dict[str, int] = {}
     unique = []
     for item in items:
@@ -68,21 +97,24 @@ def read_prompts(path: Path) -> list[Prompt]:
     """
     items, faults = read_items(path)
     if faults:
-        raise InputFileError(f"{path}, line {faults[0].line}: {faults[0].error}")
-    if not items:
-        raise InputFileError(f"{path} holds no prompt: give at least one line")
+        raise InputFileError(f"{name_of(path)}, line {faults[0].line}: {faults[0].error}")
     return [item.prompt for item in items]
 
 
+def name_of(path: Path) -> str:
+    """What an input is called."""
+    return "standard input" if path == STANDARD else str(path)
+
+
 def read_objects(
-    path: Path, parse: Callable[[int, Mapping[str, Any]], Parsed]
+    path: Path, what: str, parse: Callable[[int, Mapping[str, Any]], Parsed]
 ) -> tuple[list[Parsed], list[Fault]]:
-    """What ``parse`` makes of each line's object, and the lines of which it can make nothing.
+    """What ``parse`` makes of each line's object, and the lines that are not what is wanted.
 
     Lines without text are left out.
 
     Raises:
-        InputFileError: the file cannot be read.
+        InputFileError: the file cannot be read, or nothing can be made of any line.
     """
     parsed: list[Parsed] = []
     faults: list[Fault] = []
@@ -93,17 +125,31 @@ def read_objects(
             parsed.append(parse(number, _object(line)))
         except PromptError as error:
             faults.append(Fault(number, str(error)))
+    if not parsed:
+        why = f"line {faults[0].line}: {faults[0].error}" if faults else "give at least one line"
+        raise InputFileError(f"{name_of(path)} holds no {what}: {why}")
     return parsed, faults
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
-        with path.open("rb") as file:
+        with contextlib.nullcontext(stdin()) if path == STANDARD else path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise InputFileError(f"cannot read {path}: {reason}") from None
+        raise InputFileError(f"cannot read {name_of(path)}: {reason}") from None
+
+
+def stdin() -> BinaryIO:
+    """Standard input, in bytes.
+
+    Raises:
+        InputFileError: it is closed.
+    """
+    if sys.stdin is None:
+        raise InputFileError("standard input is closed: give a file, or a text")
+    return sys.stdin.buffer
 
 
 def _object(line: bytes) -> Mapping[str, Any]:
@@ -141,25 +187,52 @@ def prompt_of(data: Mapping[str, Any]) -> Prompt:
     Raises:
         PromptError: there is none, or it cannot be answered.
     """
-    if ("prompt" in data) == ("messages" in data):
+    if not has_prompt(data):
         raise InputFileError("needs either 'prompt' or 'messages'")
-    if "prompt" in data:
+    if data.get("prompt") is not None:
         return Prompt.of(text_of(data, "prompt"))
     if not isinstance(data["messages"], list):
         raise InputFileError("'messages' must be a list")
-    prompt = Prompt.of(data["messages"])
-    for message in prompt.messages:
-        _encodable(message.content, "messages")
-    return prompt
+    return Prompt(tuple(_message(i, turn) for i, turn in enumerate(data["messages"], 1)))
 
 
-def id_of(number: int, data: Mapping[str, Any]) -> str | int:
-    """The line's ``id``, or its number.
+def has_prompt(data: Mapping[str, Any]) -> bool:
+    """Whether a line has a prompt; a key that is null is as good as absent.
+
+    Raises:
+        InputFileError: it has two.
+    """
+    given = [key for key in ("prompt", "messages") if data.get(key) is not None]
+    if len(given) > 1:
+        raise InputFileError("has both 'prompt' and 'messages': needs either")
+    return bool(given)
+
+
+def _message(number: int, data: Any) -> Message:
+    """A turn as the server takes it; keys that it does not know are left out."""
+    from pydantic import ValidationError
+
+    from rerail.server.schemas import ChatMessage
+
+    if isinstance(data, Mapping):
+        data = {key: data[key] for key in data.keys() & ChatMessage.model_fields.keys()}
+    try:
+        return ChatMessage.model_validate(data).message()
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in fault["loc"][:1])
+        raise InputFileError(f"'messages', turn {number}: {where}: {fault['msg']}") from None
+
+
+def id_of(data: Mapping[str, Any]) -> str | int | None:
+    """The line's ``id``; None if it has none.
 
     Raises:
         InputFileError: the id is neither text nor a whole number.
     """
-    value = data.get("id", number)
+    value = data.get("id")
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value):
         raise InputFileError("'id' must be text or a whole number")
     if len(str(value)) > _ID_LENGTH:
@@ -168,11 +241,11 @@ def id_of(number: int, data: Mapping[str, Any]) -> str | int:
     return value
 
 
-_ID_LENGTH = 255
+_ID_LENGTH = 254  # a store's 255, less a sign
 
 
 def _item(number: int, data: Mapping[str, Any]) -> Item:
-    return Item(number, id_of(number, data), prompt_of(data))
+    return Item(number, id_of(data), prompt_of(data))
 
 
 def _encodable(text: str, key: str) -> None:
@@ -182,10 +255,93 @@ def _encodable(text: str, key: str) -> None:
         raise InputFileError(f"{key!r} holds half a surrogate pair") from None
 
 
+class Output(Protocol):
+    """Where the lines of a run go.
+
+    Attributes:
+        name: for people.
+        lines: what a summary needs of those that are there.
+    """
+
+    name: str
+    lines: list[Mapping[str, Any]]
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line: ``id``, ``line``, and the keys of a response."""
+
+
+class OutputStream:
+    """Lines to a pipe, a device or standard output: each is out of our hands when written.
+
+    Args:
+        path: of the pipe or device, or `STANDARD`.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.lines: list[Mapping[str, Any]] = []
+        self._standard = path == STANDARD
+        self.name = "standard output" if self._standard else str(path)
+        try:
+            self._file = sys.stdout.buffer if self._standard else path.open("wb")
+        except OSError as error:
+            raise self._broken(error) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._standard:
+            self._file.close()
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write a line.
+
+        Raises:
+            OutputError: standard output takes no more.
+            StoreError: what is at the path takes no more.
+        """
+        try:
+            self._file.write(dumps(line).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            silence(self._file)
+            if self._standard:
+                raise OutputError(error, ExitCode.PARTLY) from None
+            raise self._broken(error) from None
+        self.lines.append(_essence(line))
+
+    def _broken(self, error: OSError) -> StoreError:
+        reason = error.strerror or type(error).__name__
+        return StoreError(f"cannot write {self.name}: {reason}; choose another --output")
+
+
+def is_stream(path: Path) -> bool:
+    """Whether what stands at a path, or what it stands for, cannot be read again."""
+    try:
+        return path == STANDARD or not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def is_standard_output(path: Path) -> bool:
+    """Whether a path is standard output by any name: ``-``, ``/dev/stdout``, ``/dev/fd/1``, ..."""
+    if path == STANDARD:
+        return True
+    try:
+        # Its number, not Python's name for it: under --json that is standard error.
+        return os.path.samestat(path.stat(), os.fstat(1)) and not path.samefile(os.devnull)
+    except (OSError, ValueError):
+        return False
+
+
 class OutputFile:
     """The lines that a run has written, and the next ones: each is on the disk when written.
 
     Attributes:
+        name: its path.
         lines: id, line, outcome, error and cost of the finished ones. A last line without its end
             was being written when the run was killed; it is not among them, and `mend` cuts it
             off.
@@ -195,7 +351,7 @@ class OutputFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.name = path, str(path)
         try:
             self._file = path.open("ab", buffering=0)
         except OSError as error:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rerail.cli._frame import notes
+from rerail.cli._lines import stdin
 from rerail.errors import PolicyError, PromptError
 from rerail.policy import Policy, PolicyStore
 from rerail.settings import OptimizerSettings
@@ -45,9 +46,24 @@ class Dtype(StrEnum):
 
 
 def _device(value: str | None) -> str | None:
-    if value is None or re.fullmatch(r"cpu|mps|cuda(:\d+)?", value):
+    if value is None or re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         return value
-    raise typer.BadParameter(f"unknown device {value!r}: use cpu, cuda, cuda:N or mps")
+    raise typer.BadParameter(f"unknown device {value!r}: use auto, cpu, cuda, cuda:N or mps")
+
+
+def policy_names(context: typer.Context, begun: str) -> list[str]:
+    """Names of policies, for a shell to complete; of files it knows more."""
+    folder = context.params.get("policies")
+    try:
+        names = policies(Path(folder) if isinstance(folder, str | Path) else None).names()
+    except PolicyError:
+        names = PolicyStore.shipped().names()
+    return [name for name in names if name.startswith(begun)]
+
+
+def model_names(begun: str) -> list[str]:
+    """Names of models that come along, for a shell to complete."""
+    return [name for name in ("embedded", FAKE) if name.startswith(begun)]
 
 
 _MODEL, _SEARCH, _OUTPUT = "Model", "Search", "Output"
@@ -60,12 +76,13 @@ ModelOption = Annotated[
         "vllm-server:URL?model=MODEL, or 'fake' (no model: to try things out). Options of the "
         "engine follow a ?, as in MODEL?max_batch=16&prefix_tokens=0.",
         rich_help_panel=_MODEL,
+        autocompletion=model_names,
     ),
 ]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
-        "--device", help="cpu, cuda, cuda:N or mps.", callback=_device, rich_help_panel=_MODEL
+        "--device", help="auto, cpu, cuda, cuda:N or mps.", callback=_device, rich_help_panel=_MODEL
     ),
 ]
 DtypeOption = Annotated[
@@ -79,7 +96,12 @@ TemperatureOption = Annotated[
     float, typer.Option("--temperature", min=0, help="0 is greedy.", rich_help_panel=_MODEL)
 ]
 PolicyOption = Annotated[
-    str, typer.Option("--policy", help="Name of a policy, or path of its YAML file.")
+    str,
+    typer.Option(
+        "--policy",
+        help="Name of a policy, or path of its YAML file.",
+        autocompletion=policy_names,
+    ),
 ]
 PoliciesOption = Annotated[
     Path | None,
@@ -213,9 +235,8 @@ def read_text(value: str) -> str:
         PromptError: it is not UTF-8.
     """
     if value == "-":
-        data = sys.stdin.buffer.read()
         try:
-            return data.decode("utf-8-sig").removesuffix("\n")
+            return stdin().read().decode("utf-8-sig").removesuffix("\n")
         except UnicodeDecodeError:
             raise PromptError("standard input is not UTF-8 text: convert it first") from None
     try:
@@ -223,6 +244,34 @@ def read_text(value: str) -> str:
     except UnicodeEncodeError:
         raise PromptError("the text is not valid UTF-8: convert it first") from None
     return value
+
+
+def piped_text(what: str) -> str:
+    """What stands on standard input, where a command is given nothing else.
+
+    Raises:
+        BadParameter: a person sits there, or nothing stands there.
+    """
+    piped = sys.stdin is not None and not sys.stdin.isatty()
+    text = read_text("-") if piped else ""
+    if not text.strip():
+        raise typer.BadParameter(f"give {what}, or a text on standard input")
+    return text
+
+
+def not_a_file(text: str | None) -> str | None:
+    """A text given without an option, if it does not look like a mistaken file.
+
+    Raises:
+        BadParameter: it is the path of a file.
+    """
+    try:
+        mistaken = text is not None and Path(text).is_file()
+    except (OSError, ValueError):  # longer than a path can be, or the like
+        mistaken = False
+    if mistaken:
+        raise typer.BadParameter(f"{text} is a file: give it as --input {text}")
+    return text
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,19 @@ from rich.console import Console
 from rich.table import Table
 
 from rerail.cli import _options as options
-from rerail.cli._frame import ExitCode, Report, notes
+from rerail.cli._frame import ExitCode, Report, notes, resumable
+from rerail.cli._lines import (
+    STANDARD,
+    Fault,
+    Item,
+    OutputFile,
+    OutputStream,
+    is_standard_output,
+    is_stream,
+    name_of,
+    read_items,
+    refuse_json,
+)
 from rerail.cli._options import Setup
 from rerail.cli._text import one_line, printable
 from rerail.errors import InputFileError
@@ -26,25 +39,31 @@ if TYPE_CHECKING:
     from rerail.store import Store
 
 _PROMPTS, _CLUSTER = "Prompts", "Cluster"
+_A_PROMPT = "a text to answer, --prompt or --input"
 _AUDIT = ", AUDIT: unscored answers may leave"
 
 
 def align(
+    text: Annotated[
+        str | None,
+        typer.Argument(
+            help="Text to answer; - or nothing reads standard input.", show_default=False
+        ),
+    ] = None,
     prompt: Annotated[
         str | None,
-        typer.Option(
-            "--prompt", help="Text to answer; - reads standard input.", rich_help_panel=_PROMPTS
-        ),
+        typer.Option("--prompt", help="The same, as an option.", rich_help_panel=_PROMPTS),
     ] = None,
     system: Annotated[
         str | None,
-        typer.Option("--system", help="System message of --prompt.", rich_help_panel=_PROMPTS),
+        typer.Option("--system", help="System message of TEXT.", rich_help_panel=_PROMPTS),
     ] = None,
     input_: Annotated[
         Path | None,
         typer.Option(
             "--input",
-            help="JSONL: each line has 'prompt' or 'messages', and may have an 'id'.",
+            help="JSONL, - for standard input: each line has 'prompt' or 'messages', and may "
+            "have an 'id'.",
             rich_help_panel=_PROMPTS,
         ),
     ] = None,
@@ -52,10 +71,20 @@ def align(
         Path | None,
         typer.Option(
             "--output",
-            help="JSONL: one line per response. Killed, the same command goes on with it.",
+            help="JSONL: one line per response. Killed, the same command goes on with it. "
+            "- is standard output; such a run cannot go on later.",
             rich_help_panel=_PROMPTS,
         ),
     ] = None,
+    with_prompt: Annotated[
+        bool,
+        typer.Option(
+            "--with-prompt",
+            help="Each line of --output has its 'messages', too: `moderate --input` judges the "
+            "answers to them.",
+            rich_help_panel=_PROMPTS,
+        ),
+    ] = False,
     fresh: Annotated[
         bool,
         typer.Option(
@@ -95,7 +124,7 @@ def align(
 ) -> Report:
     """Answer prompts; steer where the model's own answer is flagged.
 
-    With --prompt the answer goes to standard output and the figures to standard error.
+    Of one prompt the answer goes to standard output and the figures to standard error.
 
     With --input and --output, every line of a file is answered; records go to --store, by default
     beside the output (y.jsonl has y.sqlite). The same command goes on with what is not finished:
@@ -111,23 +140,48 @@ def align(
         seed=seed,
         max_open=max_open,
     )
-    if (prompt is None) == (input_ is None):
-        raise typer.BadParameter("give either --prompt or --input")
-    if prompt is not None:
-        if output is not None or fresh or ray is not None or ray_workers is not None:
-            raise typer.BadParameter("--output, --fresh, --ray and --ray-workers belong to --input")
-        return _one(setup, _prompt(prompt, system), store, as_json)
-    assert input_ is not None
+    given = [x for x in (options.not_a_file(text), prompt, input_) if x is not None]
+    if len(given) > 1:
+        raise typer.BadParameter("give one of TEXT, --prompt and --input")
+    if input_ is None:
+        if output is not None or fresh or with_prompt or ray is not None or ray_workers is not None:
+            raise typer.BadParameter(
+                "--output, --with-prompt, --fresh, --ray and --ray-workers belong to --input"
+            )
+        asked = options.read_text(str(given[0])) if given else options.piped_text(_A_PROMPT)
+        return _one(setup, _prompt(asked, system), store, as_json)
     if output is None or system is not None:
         raise typer.BadParameter("--input needs --output, and takes system messages per line")
     if ray is None and ray_workers is not None:
         raise typer.BadParameter("--ray-workers belongs to --ray")
     aligner = partial(_pool, setup, ray, ray_workers) if ray else partial(_here, setup)
-    return _many(setup, aligner, input_, output, store, fresh, as_json)
+    batch = _Batch(input_, output, store, fresh, with_prompt)
+    if is_stream(output) or is_standard_output(output):
+        return _stream(setup, aligner, batch, as_json)
+    return _many(setup, aligner, batch, as_json)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The options that say what is read and written, as given."""
+
+    input: Path
+    output: Path
+    store: str | None
+    fresh: bool
+    with_prompt: bool
+
+    def read(self) -> tuple[list[Item], list[Fault]]:
+        """The prompts, and the lines without one, which are named."""
+        items, faults = read_items(self.input)
+        for fault in faults:
+            said = f"{name_of(self.input)}, line {fault.line}: {fault.error}"
+            notes().print(said, soft_wrap=True)
+        return items, faults
 
 
 def _prompt(text: str, system: str | None) -> Prompt:
-    user = Message("user", options.read_text(text))
+    user = Message("user", text)
     if system is None:
         return Prompt((user,))
     return Prompt((Message("system", options.read_text(system)), user))
@@ -175,33 +229,69 @@ def _pool(setup: Setup, address: str, workers: int | None) -> AbstractContextMan
 def _many(
     setup: Setup,
     make_aligner: Callable[[], AbstractContextManager[Aligner | AlignerPool]],
-    path: Path,
-    output: Path,
-    store: str | None,
-    fresh: bool,
+    batch: _Batch,
     as_json: bool,
 ) -> Report:
     from rerail.cli._batch import Run, default_store, run_items
-    from rerail.cli._lines import OutputFile, read_items
     from rerail.store import Store
 
-    items, faults = read_items(path)
-    for fault in faults:
-        notes().print(f"{path}, line {fault.line}: {fault.error}", soft_wrap=True)
-    if output.exists() and output.samefile(path):
+    output = batch.output
+    items, faults = batch.read()
+    if batch.input != STANDARD and output.exists() and output.samefile(batch.input):
         raise InputFileError("--input and --output are the same file: choose another --output")
     # Beside its output a run is known by the file's name, so that both may be moved together.
-    name = output.name if store is None else str(output.resolve())
+    name = output.name if batch.store is None else str(output.resolve())
     with (
+        resumable(output),
         OutputFile(output) as lines,
-        Store.open(store or default_store(output)) as records,
+        Store.open(batch.store or default_store(output)) as records,
         make_aligner() as aligner,
     ):
-        run = Run(name, setup.settings(aligner.engine), records, lines)
-        run.resume(fresh)
+        settings = setup.settings(aligner.engine)
+        if batch.with_prompt:
+            settings["with_prompt"] = True
+        run = Run(name, settings, records, lines, batch.with_prompt)
+        run.begin(batch.fresh)
         summary = run_items(run, aligner, items, faults)
+    return _summarised(summary, as_json)
+
+
+def _stream(
+    setup: Setup,
+    make_aligner: Callable[[], AbstractContextManager[Aligner | AlignerPool]],
+    batch: _Batch,
+    as_json: bool,
+) -> Report:
+    from rerail.cli._batch import Run, run_items
+
+    standard = is_standard_output(batch.output)
+    if batch.fresh:
+        raise typer.BadParameter("--fresh belongs to an --output that is a file")
+    if as_json:
+        refuse_json(batch.output)
+    items, faults = batch.read()
+    with (
+        OutputStream(STANDARD if standard else batch.output) as lines,
+        _records(batch.store) as records,
+        make_aligner() as aligner,
+    ):
+        notes().print(f"--output {batch.output} is no file: this run cannot go on later")
+        name = f"stream {uuid.uuid4().hex}"
+        run = Run(name, setup.settings(aligner.engine), records, lines, batch.with_prompt)
+        run.begin()
+        summary = run_items(run, aligner, items, faults)
+    return _summarised(summary, as_json, aside=standard)
+
+
+def _summarised(summary: dict[str, Any], as_json: bool, aside: bool = False) -> Report:
+    """The summary; ``aside``, on standard error, where standard output has the lines."""
     code = ExitCode.PARTLY if summary["failed"] else ExitCode.OK
-    return Report(summary, lambda console: _show_summary(summary, console), as_json, code)
+    return Report(
+        summary,
+        lambda console: _show_summary(summary, notes() if aside else console),
+        as_json,
+        code,
+    )
 
 
 def _figures(response: Response) -> Table:
@@ -248,12 +338,18 @@ def _show_summary(summary: dict[str, Any], console: Console) -> None:
     settings = summary["settings"]
     audit = _AUDIT if summary["audit"] else ""
     table.add_row("policy", f"{settings['policy']} {settings['policy_version']}{audit}")
-    table.add_row("failed lines", _failed_lines(summary["failed"]))
+    table.add_row("lines", _failed_lines(summary["failed"]))
     table.add_row("output", summary["output"])
-    table.add_row("store", summary["store"])
+    table.add_row("store", summary["store"] or "none")
     console.print(table)
 
 
 def _failed_lines(failed: list[dict[str, Any]]) -> str:
-    shown = ", ".join(str(fault["line"]) for fault in failed[:20])
-    return (shown or "none") + (f" and {len(failed) - 20} more" if len(failed) > 20 else "")
+    if not failed:
+        return "no failed line"
+    shown = ", ".join(str(fault["line"]) for fault in failed[:_MOST_LINES])
+    more = f" and {len(failed) - _MOST_LINES} more" if len(failed) > _MOST_LINES else ""
+    return f"{len(failed)} failed line{'s' if len(failed) > 1 else ''}: {shown}{more}"
+
+
+_MOST_LINES = 20

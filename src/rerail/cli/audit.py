@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from rerail.cli import _options as options
 from rerail.cli._frame import Report
+from rerail.cli._lines import is_standard_output, refuse_json
+from rerail.cli._rows import show_rows
 from rerail.cli._text import dumps, one_line
 from rerail.cli.serve import default_store
 from rerail.errors import StoreError
@@ -39,7 +40,10 @@ def audit(
         ),
     ] = None,
     outcome: Annotated[Outcome | None, typer.Option("--outcome", help="Of the answers.")] = None,
-    policy: Annotated[str | None, typer.Option("--policy", help="Name of a policy.")] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", help="Name of a policy.", autocompletion=options.policy_names),
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option("--since", help="ISO 8601 time (UTC if it says nothing), or 90m, 24h, 7d."),
@@ -50,7 +54,8 @@ def audit(
         typer.Option("--limit", min=1, help="Records shown; an export has no limit by default."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Write the records to this file.")
+        Path | None,
+        typer.Option("--output", help="Write the records to this file; - is standard output."),
     ] = None,
     format_: Annotated[Format, typer.Option("--format", help="Of --output.")] = Format.JSONL,
     policies: Annotated[
@@ -62,13 +67,17 @@ def audit(
 
     Texts are there only where the policy has record_text.
     """
+    if output is not None and as_json:
+        refuse_json(output)
     from rerail.server.records import RUN_PREFIX
     from rerail.server.records import as_json as public
     from rerail.store import Store
 
     location = store or str(default_store())
-    if "://" not in location and not Path(location).expanduser().exists():
-        raise StoreError(f"{location}: there is no such store; give --store")
+    if "://" not in location and not Path(location).expanduser().is_file():
+        # What was given is not repeated: mistyped, a URL with its password passes for a path.
+        where = f"at {location}: give --store" if store is None else "at the path of --store"
+        raise StoreError(f"there is no store {where}; it takes a path, or a URL with ://")
     with Store.open(location) as records:
         name = records.name  # a URL without its password
         if policies:
@@ -85,17 +94,23 @@ def audit(
                 limit=wanted,
             )
             found = [public(record) for record in matching]
-    if output is not None:
+    standard = output is not None and is_standard_output(output)
+    if output is not None and not standard:
         _export(found, output, format_)
     key = "policy_changes" if policies else "interventions"
     document: dict[str, Any] = {"store": name, "count": len(found)}
     document |= {"output": str(output)} if output is not None else {key: found}
 
     def show(console: Console) -> None:
-        if output is not None:
+        if standard:
+            _write(found, console.file, format_, console.encoding)
+        elif output is not None:
             console.print(f"{len(found)} records in {output}", soft_wrap=True)
+        elif not found:
+            console.print("no record matches")
         else:
-            console.print(_changes_table(found) if policies else _table(found))
+            rows = [_change_row(c) if policies else _row(c) for c in found]
+            show_rows(console, rows, right={"generations"})
 
     return Report(document, show, as_json)
 
@@ -130,18 +145,25 @@ def _change(change: Any) -> dict[str, Any]:
 def _export(found: list[dict[str, Any]], output: Path, format_: Format) -> None:
     try:
         with output.open("w", encoding="utf-8", newline="") as file:
-            if format_ is Format.JSONL:
-                file.writelines(dumps(record) + "\n" for record in found)
-                return
-            columns = list(dict.fromkeys(key for record in found for key in record))
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            for record in found:
-                writer.writerow({key: _cell(value) for key, value in record.items()})
+            _write(found, file, format_)
     except OSError as error:
         raise StoreError(
             f"cannot write {output}: {error.strerror}; choose another --output"
         ) from None
+
+
+def _write(
+    found: list[dict[str, Any]], file: IO[str], format_: Format, encoding: str = "utf-8"
+) -> None:
+    if format_ is Format.JSONL:
+        for record in found:
+            file.write(dumps(record, encoding) + "\n")
+        return
+    columns = list(dict.fromkeys(key for record in found for key in record))
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    for record in found:
+        writer.writerow({key: _cell(value) for key, value in record.items()})
 
 
 def _cell(value: Any) -> Any:
@@ -153,32 +175,26 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("at", "outcome", "harm", "generations"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("policy", "tenant", "id"):
-        table.add_column(heading, overflow="fold")
-    for r in found:
-        table.add_row(
-            r["at"][:19],
-            r["outcome"],
-            f"{_harm(r['harm_before'])} → {_harm(r['harm_after'])}",
-            str(r["generations"]),
-            f"{r['policy']} {r['version']}",
-            one_line(r["tenant"]),
-            r["id"],
-        )
-    return table
+def _row(record: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "at": record["at"][:19],
+        "outcome": record["outcome"],
+        "harm": f"{_harm(record['harm_before'])} → {_harm(record['harm_after'])}",
+        "generations": str(record["generations"]),
+        "policy": f"{record['policy']} {record['version']}",
+        "tenant": one_line(record["tenant"]),
+        "id": one_line(record["id"]),
+    }
 
 
-def _changes_table(found: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("at", "policy", "version", "action", "by"):
-        table.add_column(heading, overflow="fold")
-    for c in found:
-        table.add_row(c["at"][:19], c["name"], c["version"], c["action"], one_line(c["by"]))
-    return table
+def _change_row(change: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "at": change["at"][:19],
+        "policy": change["name"],
+        "version": change["version"],
+        "action": change["action"],
+        "by": one_line(change["by"]),
+    }
 
 
 def _harm(value: float | None) -> str:

@@ -83,12 +83,13 @@ def bench(
         with options.working(f"answering {soak} requests"):
             figures = soaked(setup.aligner(), prompts, soak)
         return Report(figures, lambda console: _print_soak(console, figures), as_json)
+    moderator, confirm = load_moderator(setup.policy), load_confirm(setup.policy)
     what = Bench(
         setup.engine(),
-        load_moderator(setup.policy),
+        moderator,
         setup.policy,
         prompts,
-        confirm=load_confirm(setup.policy),
+        confirm=confirm,
         max_new_tokens=max_new_tokens,
         repetitions=repetitions,
         seed=seed,

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rerail.cli import _options as options
-from rerail.cli._frame import ExitCode, Report
+from rerail.cli._frame import ExitCode, Report, resumable
 from rerail.cli._options import Setup
 from rerail.cli._text import printable
 
@@ -24,12 +24,31 @@ if TYPE_CHECKING:
 _ASKED, _RUN = "What is asked", "Run"
 
 
+def _benchmark_names(begun: str) -> list[str]:
+    from rerail.eval.benchmarks import BENCHMARKS
+
+    return [name for name in sorted(BENCHMARKS) if name.startswith(begun)]
+
+
+def _scenario_names(begun: str) -> list[str]:
+    from rerail.eval.scenarios import ADAPTIVE, PLAIN, TRANSFORMS
+
+    return [name for name in (PLAIN, *TRANSFORMS, ADAPTIVE) if name.startswith(begun)]
+
+
+def _method_names(begun: str) -> list[str]:
+    from rerail.eval.methods import NAMES
+
+    return [name for name in NAMES if name.startswith(begun)]
+
+
 def evaluate(
     benchmark: Annotated[
         list[str] | None,
         typer.Option(
             "--benchmark",
             help="NAME=PATH, or NAME from the hub; NAME[420:520]=PATH takes rows. May be repeated.",
+            autocompletion=_benchmark_names,
             rich_help_panel=_ASKED,
         ),
     ] = None,
@@ -46,6 +65,7 @@ def evaluate(
         typer.Option(
             "--scenario",
             help="plain, multi-turn, adaptive, ...: how it is asked. May be repeated.",
+            autocompletion=_scenario_names,
             rich_help_panel=_ASKED,
         ),
     ] = None,
@@ -76,6 +96,7 @@ def evaluate(
         typer.Option(
             "--method",
             help="none, refuse, best-of-n, tsa, fast, fast:num_directions=4, ... May be repeated.",
+            autocompletion=_method_names,
         ),
     ] = None,
     judge: Annotated[
@@ -92,7 +113,12 @@ def evaluate(
         ),
     ] = None,
     policy: Annotated[
-        str | None, typer.Option("--policy", help="Name of a policy, or path of its YAML file.")
+        str | None,
+        typer.Option(
+            "--policy",
+            help="Name of a policy, or path of its YAML file.",
+            autocompletion=options.policy_names,
+        ),
     ] = None,
     policies: options.PoliciesOption = None,
     model: Annotated[
@@ -100,6 +126,7 @@ def evaluate(
         typer.Option(
             "--model",
             help="'embedded', a Hugging Face id, a folder, or 'fake'. May be repeated.",
+            autocompletion=options.model_names,
             rich_help_panel="Model",
         ),
     ] = None,
@@ -180,7 +207,7 @@ def evaluate(
     if out is None:
         raise typer.BadParameter("give --out, the folder of the run")
     loaders = Loaders(lambda name: _engine(run, name))
-    with Run(run, out, loaders) as evaluation:
+    with resumable(out), Run(run, out, loaders) as evaluation:
         folder: RunFolder = evaluation.folder
         if retry_errors:
             folder.forget_errors()

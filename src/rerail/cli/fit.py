@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from rerail.cli import _options as options
-from rerail.cli._frame import Report
+from rerail.cli._frame import Report, notes
 from rerail.cli._options import Setup
 from rerail.errors import StoreError
 
@@ -26,7 +26,12 @@ def fit(
             "with: not the ones that you evaluate on.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", help="The policy with its offsets, as YAML.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", help="The policy with its offsets, as YAML; - is standard output."
+        ),
+    ],
     keep: Annotated[int, typer.Option("--keep", min=1, help="Offsets at most.")] = 4,
     rank: Annotated[
         int, typer.Option("--rank", min=1, help="Principal directions of the table to look in.")
@@ -50,7 +55,7 @@ def fit(
     acceptable answers on some save most of the search on others. They hold for the policy and the
     model that they were found with, and are part of the policy's version.
     """
-    from rerail.cli._lines import read_prompts
+    from rerail.cli._lines import is_standard_output, read_prompts, refuse_json
     from rerail.fit import fit as find
 
     setup = Setup(
@@ -61,6 +66,9 @@ def fit(
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
+    if as_json:
+        refuse_json(output)
+    standard = is_standard_output(output)
     prompts = read_prompts(input_)
     if not output.parent.is_dir():
         # Said before anything is spent on what could not be kept.
@@ -80,7 +88,8 @@ def fit(
     offsets = {**setup.policy.offsets, aligner.engine.name: found.offsets}
     fitted = type(setup.policy).model_validate({**setup.policy.model_dump(), "offsets": offsets})
     try:
-        output.write_text(fitted.to_yaml(), encoding="utf-8")
+        if not standard:
+            output.write_text(fitted.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise StoreError(
             f"cannot write {output}: {error.strerror}; choose another --output"
@@ -97,7 +106,13 @@ def fit(
         "generated_tokens": found.cost.generated_tokens,
         "output": str(output),
     }
-    return Report(document, lambda console: _print(console, found, output), as_json)
+
+    def show(console: Console) -> None:
+        if standard:
+            console.file.write(fitted.to_yaml())
+        _print(notes() if standard else console, found, output)
+
+    return Report(document, show, as_json)
 
 
 def _print(console: Console, found: Fitted, output: Path) -> None:

@@ -16,24 +16,45 @@ from rich.table import Table
 from rerail._yaml import NotYamlError, read_yaml
 from rerail.cli import _options as options
 from rerail.cli._frame import ExitCode, Report, notes
-from rerail.cli._lines import Fault, id_of, prompt_of, read_objects, text_of
+from rerail.cli._lines import (
+    Fault,
+    has_prompt,
+    id_of,
+    name_of,
+    prompt_of,
+    read_objects,
+    text_of,
+)
 from rerail.cli._text import one_line
 from rerail.errors import InputFileError
-from rerail.moderators import Stats, explain
+from rerail.moderators import Stats, explain, names
 from rerail.panel import Panel
 from rerail.policy import ModeratorSpec, Policy
 from rerail.types import Exchange, Prompt
 
 _BATCH = 64
 _TEXTS = "Texts"
+_GIVEN = "TEXT, --prompt with --answer, --input"
+
+
+def _moderator_names(begun: str) -> list[str]:
+    return [name for name in names() if name.startswith(begun)]
 
 
 def moderate(
+    words: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TEXT",
+            help="Text to judge by itself; - or nothing reads standard input.",
+            show_default=False,
+        ),
+    ] = None,
     text: Annotated[
         str | None,
         typer.Option(
             "--text",
-            help="Text to judge by itself; - reads standard input.",
+            help="The same, as an option.",
             rich_help_panel=_TEXTS,
         ),
     ] = None,
@@ -49,13 +70,18 @@ def moderate(
         Path | None,
         typer.Option(
             "--input",
-            help="JSONL: each line has 'text', or 'answer' with 'prompt' or 'messages'.",
+            help="JSONL, - for standard input: each line has 'text' or 'answer', and 'prompt' or "
+            "'messages' if it answers one. What `align --with-prompt` writes is such a file.",
             rich_help_panel=_TEXTS,
         ),
     ] = None,
     moderator: Annotated[
         str | None,
-        typer.Option("--moderator", help="A moderator by its name, in place of the policy's."),
+        typer.Option(
+            "--moderator",
+            help="A moderator by its name, in place of the policy's.",
+            autocompletion=_moderator_names,
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -74,13 +100,13 @@ def moderate(
     """Score texts by category, and say which a policy flags.
 
     Harm is the largest score in units of its threshold: 1 and above is flagged. What could not be
-    scored is shown as unscored, with the cause; it is never a number.
+    scored is shown as unscored, with the cause; it is never a number. A text by itself and the
+    same text as an answer to a prompt may get different scores.
     """
-    given = [text is not None, prompt is not None or answer is not None, input_ is not None]
-    if sum(given) != (0 if explain_ else 1):
-        raise typer.BadParameter(
-            "give one of --text, --prompt with --answer, --input, or --explain"
-        )
+    alone = next((x for x in (options.not_a_file(words), text) if x is not None), None)
+    given = [words, text, prompt if answer is None else answer, input_, explain_ or None]
+    if len(given) - given.count(None) > 1:
+        raise typer.BadParameter(f"give one of {_GIVEN}, or --explain")
     chosen = options.read_policy(policy, policies)
     if moderator is not None:
         spec = ModeratorSpec(name=moderator, options=_options(option or ()))
@@ -89,15 +115,16 @@ def moderate(
         raise typer.BadParameter("--option belongs to --moderator")
     if explain_:
         return _explanation(chosen, as_json)
-    panel = Panel.load(chosen)
     if input_ is not None:
-        return _many(panel, input_, as_json)
-    if text is not None:
-        return _one(panel, Exchange((), options.read_text(text)), as_json)
+        return _many(chosen, input_, as_json)
+    if prompt is None and answer is None:
+        judged = options.piped_text(_GIVEN) if alone is None else options.read_text(alone)
+        return _one(Panel.load(chosen), Exchange((), judged), as_json)
     if prompt is None or answer is None:
         raise typer.BadParameter("--prompt and --answer belong together")
     asked = Prompt.of(options.read_text(prompt))
-    return _one(panel, Exchange(asked.messages, options.read_text(answer)), as_json)
+    exchange = Exchange(asked.messages, options.read_text(answer))
+    return _one(Panel.load(chosen), exchange, as_json)
 
 
 def _options(given: Sequence[str]) -> dict[str, Any]:
@@ -118,10 +145,10 @@ def _explanation(policy: Policy, as_json: bool) -> Report:
     explained = explain(policy)
 
     def show(console: Console) -> None:
-        for name, names in explained.items():
-            console.print(name, *(f"  {mapped}" for mapped in names), sep="\n", markup=False)
+        for name, mapped in explained.items():
+            console.print(name, *(f"  {each}" for each in mapped), sep="\n", markup=False)
 
-    document = {name: [asdict(mapped) for mapped in names] for name, names in explained.items()}
+    document = {name: [asdict(each) for each in mapped] for name, mapped in explained.items()}
     return Report(document, show, as_json, ExitCode.OK)
 
 
@@ -158,7 +185,8 @@ def _one(panel: Panel, exchange: Exchange, as_json: bool) -> Report:
         console.print(_sentence(panel, verdict))
 
     code = ExitCode.OK if verdict["unscored"] is None else ExitCode.FAILED
-    document = {**_head(panel), **verdict, "asked": _asked(panel)}
+    conversation = bool(exchange.messages)
+    document = {**_head(panel), **verdict, "conversation": conversation, "asked": _asked(panel)}
     return Report(document, show, as_json, code)
 
 
@@ -189,8 +217,9 @@ def _sentence(panel: Panel, verdict: Mapping[str, Any]) -> str:
     return f"not flagged {by}: harm {verdict['harm']:.2f}"
 
 
-def _many(panel: Panel, path: Path, as_json: bool) -> Report:
-    rows, faults = read_objects(path, _line)
+def _many(policy: Policy, path: Path, as_json: bool) -> Report:
+    rows, faults = read_objects(path, "text", _line)
+    panel = Panel.load(policy)
     console = notes()
     results: list[dict[str, Any]] = []
     started = time.perf_counter()
@@ -199,11 +228,11 @@ def _many(panel: Panel, path: Path, as_json: bool) -> Report:
     ):
         verdicts = _verdicts(panel, [exchange for _, _, exchange in batch])
         results += [
-            {"line": line, "id": name, **verdict}
-            for (line, name, _), verdict in zip(batch, verdicts, strict=True)
+            {"line": line, "id": name, "conversation": bool(exchange.messages), **verdict}
+            for (line, name, exchange), verdict in zip(batch, verdicts, strict=True)
         ]
     for fault in faults:
-        notes().print(f"{path}, line {fault.line}: {fault.error}", soft_wrap=True)
+        notes().print(f"{name_of(path)}, line {fault.line}: {fault.error}", soft_wrap=True)
     unscored = [Fault(r["line"], r["unscored"]) for r in results if r["unscored"] is not None]
     document = {
         **_head(panel),
@@ -219,13 +248,14 @@ def _many(panel: Panel, path: Path, as_json: bool) -> Report:
     return Report(document, lambda console: _show_many(panel, document, console), as_json, code)
 
 
-def _line(number: int, data: Mapping[str, Any]) -> tuple[int, str | int, Exchange]:
-    name = id_of(number, data)
-    if "text" in data:
-        return number, name, Exchange((), text_of(data, "text"))
-    if "answer" not in data:
-        raise InputFileError("needs 'text', or 'answer' with 'prompt' or 'messages'")
-    return number, name, Exchange(prompt_of(data).messages, text_of(data, "answer"))
+def _line(number: int, data: Mapping[str, Any]) -> tuple[int, str | int | None, Exchange]:
+    given = [key for key in ("text", "answer") if data.get(key) is not None]
+    if len(given) != 1:
+        raise InputFileError("needs either 'text' or 'answer'")
+    messages = prompt_of(data).messages if has_prompt(data) else ()
+    if not messages and given == ["answer"]:
+        raise InputFileError("'answer' needs the 'prompt' or the 'messages' that it answers")
+    return number, id_of(data), Exchange(messages, text_of(data, given[0]))
 
 
 def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -239,7 +269,7 @@ def _show_many(panel: Panel, document: Mapping[str, Any], console: Console) -> N
     table.add_column("id", overflow="fold")
     table.add_column("verdict", overflow="fold")
     for result in document["results"]:
-        at = (str(result["line"]), one_line(str(result["id"])))
+        at = (str(result["line"]), "" if result["id"] is None else one_line(str(result["id"])))
         if result["flagged"]:
             table.add_row(*at, _reason(panel, result), style="red")
         elif result["unscored"] is not None:

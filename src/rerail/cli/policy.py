@@ -23,7 +23,12 @@ commands = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-NameOrPath = Annotated[str, typer.Argument(help="Name of a policy, or path of its YAML file.")]
+NameOrPath = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a policy, or path of its YAML file.", autocompletion=options.policy_names
+    ),
+]
 
 
 @commands.command("list")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rerail.cli import _options as options
 from rerail.cli._frame import ExitCode, Report
+from rerail.cli._rows import show_rows
 from rerail.cli._text import printable
 
 if TYPE_CHECKING:
@@ -109,27 +109,23 @@ _STYLES = {"regression": "bold red", "worse": "yellow", "better": "green"}
 def _show(found: Mapping[str, Any], console: Console) -> None:
     from rerail.eval.tables import Figure, PValue, difference_unit, written
 
-    table = Table(box=None, pad_edge=False)
-    for heading in ("method", "figure"):
-        table.add_column(heading)
-    for heading in ("prompts", "before", "after", "difference", "p"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    changed = [row for row in found["rows"] if row["verdict"] != "same"]
-    for row in changed:
-        verdict = row["verdict"]
-        table.add_row(
-            printable(row["method"]),
-            row["title"],
-            str(row["pairs"]),
-            written(row["first"], row["unit"]),
-            written(row["second"], row["unit"]),
-            str(Figure(row["difference"], difference_unit(row["unit"]))),
-            str(PValue(row["p_adjusted"])),
-            Text(verdict, _STYLES[verdict]),
-        )
-    if changed:
-        console.print(table)
+    rows = [
+        {
+            "method": printable(row["method"]),
+            "figure": row["title"],
+            "prompts": str(row["pairs"]),
+            "before": written(row["first"], row["unit"]),
+            "after": written(row["second"], row["unit"]),
+            "difference": str(Figure(row["difference"], difference_unit(row["unit"]))),
+            "p": str(PValue(row["p_adjusted"])),
+            "verdict": Text(row["verdict"], _STYLES[row["verdict"]]),
+        }
+        for row in found["rows"]
+        if row["verdict"] != "same"
+    ]
+    show_rows(console, rows, right={"prompts", "before", "after", "difference", "p"})
+    if rows:
+        console.print()
     for line in _notes(found):
         console.print(printable(line), soft_wrap=True)
 

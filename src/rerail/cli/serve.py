@@ -83,7 +83,12 @@ def serve(
     ] = None,
     policies: options.PoliciesOption = None,
     policy: Annotated[
-        str, typer.Option("--policy", help="Default policy of the server.")
+        str,
+        typer.Option(
+            "--policy",
+            help="Default policy of the server.",
+            autocompletion=options.policy_names,
+        ),
     ] = _DEFAULTS.default_policy,
     model_policy: Annotated[
         list[str] | None,

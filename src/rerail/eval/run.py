@@ -82,9 +82,9 @@ class Run:
                 "records stands for one; run the others apart"
             )
         self._engines: dict[str, Engine] = {}
-        first = self._engine(settings.models[0])
         wrappers = _wrappers(settings.wrappers)
-        self.cases = _cases(settings, wrappers, lambda prompt: self._fits(first, prompt))
+        # The model is loaded once there is something to ask it.
+        self.cases = _cases(settings, wrappers, self._fits)
         self._fragments = replace(packaged_fragments(), whole=tuple(wrappers[1]))
         self._models = self._described()
         self.folder = RunFolder.begin(folder, settings.document(self._content()), self.cases)
@@ -170,8 +170,9 @@ class Run:
             max_open=settings.max_open,
         )
 
-    def _fits(self, engine: Engine, prompt: Prompt) -> bool:
-        """Whether a prompt leaves room for a whole answer."""
+    def _fits(self, prompt: Prompt) -> bool:
+        """Whether a prompt leaves the first model room for a whole answer."""
+        engine = self._engine(self.settings.models[0])
         try:
             tokens = len(engine.embed(prompt).token_ids)
         except PromptError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from rerail.errors import ModeratorError
+from rerail.errors import ModeratorError, ModeratorSpecError
 from rerail.moderators.base import Moderator
 from rerail.moderators.cache import Cached
 from rerail.moderators.combine import Combined
@@ -31,6 +32,7 @@ __all__ = [
     "explain",
     "load_confirm",
     "load_moderator",
+    "names",
 ]
 
 REGISTRY: dict[str, str] = {
@@ -56,11 +58,17 @@ ENTRY_POINTS = "rerail.moderators"
 """The entry-point group in which other packages register theirs; ours cannot be replaced."""
 
 
+def names() -> list[str]:
+    """Names of moderators, those of other packages included."""
+    return sorted({*REGISTRY, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+
+
 def load_moderator(policy: Policy) -> Moderator:
     """The moderator that steers under a policy: its members, combined.
 
     Raises:
-        ModeratorError: a name is not registered, or a moderator rejects its options.
+        ModeratorSpecError: a name is not registered, or a moderator's options are not valid.
+        ModeratorError: a moderator cannot be loaded.
     """
     members = [_load(spec) for spec in policy.moderators]
     if len(members) == 1 and not policy.routes:
@@ -72,7 +80,8 @@ def load_confirm(policy: Policy) -> Moderator | None:
     """The moderator that confirms under a policy: the max of its members; None if it has none.
 
     Raises:
-        ModeratorError: a name is not registered, or a moderator rejects its options.
+        ModeratorSpecError: a name is not registered, or a moderator's options are not valid.
+        ModeratorError: a moderator cannot be loaded.
     """
     members = [_load(spec) for spec in policy.confirm]
     return Combined(members) if members else None
@@ -82,7 +91,8 @@ def explain(policy: Policy) -> dict[str, tuple[Mapped, ...]]:
     """Every moderator of a policy, with what becomes of each of its names.
 
     Raises:
-        ModeratorError: a name is not registered, or a moderator rejects its options.
+        ModeratorSpecError: a name is not registered, or a moderator's options are not valid.
+        ModeratorError: a moderator cannot be loaded.
     """
     explained = {}
     for spec in (*policy.moderators, *policy.confirm):
@@ -102,18 +112,38 @@ def _make(name: str, options: Mapping[str, Any]) -> Moderator:
     """A moderator by its name; the option ``disk_cache`` (true or a path) is one of all of them."""
     given = dict(options)
     disk_cache = given.pop("disk_cache", False)
-    try:
-        moderator = _factory(name)(**given)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ModeratorError(f"moderator {name!r} rejects its options: {error}") from None
     if not isinstance(disk_cache, bool | str):
-        raise ModeratorError("option 'disk_cache' takes true, false or the path of a file")
+        raise ModeratorSpecError("option 'disk_cache' takes true, false or the path of a file")
+    factory = _factory(name)
+    try:
+        if fault := _misfit(factory, given):
+            raise ValueError(fault)
+        moderator = factory(**given)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModeratorSpecError(f"moderator {name!r} rejects its options: {error}") from None
     if not disk_cache:
         return moderator
     from rerail.moderators.disk_cache import DiskCached
 
     path = None if disk_cache is True else Path(disk_cache).expanduser()
     return DiskCached(moderator, path, options=given)
+
+
+def _misfit(factory: Callable[..., Moderator], given: Mapping[str, Any]) -> str | None:
+    """Which options a constructor does not know, or lacks; None if it has what it needs."""
+    known = inspect.signature(factory).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        names = [p.name for p in known]
+        for name in given:
+            if name not in names:
+                return f"unknown option {name!r}{nearest(name, names)}"
+    variadic = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    missing = [
+        p.name
+        for p in known
+        if p.default is p.empty and p.kind not in variadic and p.name not in given
+    ]
+    return f"it needs {', '.join(missing)}" if missing else None
 
 
 def _factory(name: str) -> Callable[..., Moderator]:
@@ -123,7 +153,7 @@ def _factory(name: str) -> Callable[..., Moderator]:
         return factory
     plugins = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if name not in plugins:
-        raise ModeratorError(f"unknown moderator {name!r}{nearest(name, [*REGISTRY, *plugins])}")
+        raise ModeratorSpecError(f"unknown moderator {name!r}{nearest(name, names())}")
     try:
         factory = plugins[name].load()
     except Exception as error:

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rerail.errors import StoreError
-from rerail.server.metrics import Metrics
 from rerail.store import Record, Store
 from rerail.types import Outcome, Prompt, Response
+
+if TYPE_CHECKING:
+    from rerail.server.metrics import Metrics
 
 RUN_PREFIX = "serve:"
 """Begins the run of every record of a server; the tenant follows."""

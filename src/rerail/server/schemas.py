@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from rerail.types import Message, Prompt, Role
+from rerail.types import Exchange, Message, Prompt, Role
 
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 16
@@ -315,6 +315,9 @@ class ModerationRequest(_Model):
     """``POST /v1/moderations``: texts for the policy's moderator."""
 
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=256)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    """The conversation that each text is judged as an answer to, as it is when rerail answers; the
+    last turn is the user's. Without it a text is judged by itself, which may differ."""
     model: str | None = None
     """Accepted and not used: the policy says who judges."""
     policy: Annotated[str, Field(max_length=64)] | None = None
@@ -322,12 +325,26 @@ class ModerationRequest(_Model):
     model_config = ConfigDict(
         extra="forbid",
         hide_input_in_errors=True,
-        json_schema_extra={"examples": [{"input": ["Tulips like cold water.", "Good morning"]}]},
+        json_schema_extra={
+            "examples": [
+                {"input": ["Tulips like cold water.", "Good morning"]},
+                {
+                    "input": "Cut the stems and give them cold water.",
+                    "messages": [{"role": "user", "content": "How do I keep tulips fresh?"}],
+                },
+            ]
+        },
     )
 
-    @property
-    def texts(self) -> list[str]:
-        return [self.input] if isinstance(self.input, str) else self.input
+    def exchanges(self) -> list[Exchange]:
+        """What is to be judged.
+
+        Raises:
+            PromptError: the last turn is not the user's, or has no text.
+        """
+        turns = Prompt(tuple(m.message() for m in self.messages)).messages if self.messages else ()
+        texts = [self.input] if isinstance(self.input, str) else self.input
+        return [Exchange(turns, text) for text in texts]
 
 
 class Rollback(_Model):

@@ -99,6 +99,7 @@ MODERATION: dict[str, Any] = {
     "id": "modr-5f1c0e7d2b9a4c3e8f6d1a0b",
     "model": "default@6b1f0c2d9a3e",
     "results": [_RESULT],
+    "rerail": {"conversation": False},
 }
 POLICY: dict[str, Any] = {
     "name": "default",

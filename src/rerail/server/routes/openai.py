@@ -26,7 +26,6 @@ from rerail.server.routes._shared import (
 from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
 from rerail.server.service import Call, Service, named
 from rerail.server.worker import Finished
-from rerail.types import Exchange
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
@@ -95,11 +94,12 @@ async def moderations(
     """Judge texts by the policy's moderators, in OpenAI's format.
 
     `flagged` is the policy's word, moderators that confirm included. Categories are those that its
-    moderators give.
+    moderators give. With `messages`, texts are judged as answers to that conversation, as they are
+    when rerail answers; `rerail.conversation` says whether they were.
     """
     served = service.choose(key, None, named(policy, body.policy))
-    exchanges = [Exchange((), text) for text in body.texts]
-    if any(not text.strip() for text in body.texts):
+    exchanges = body.exchanges()
+    if any(not exchange.answer.strip() for exchange in exchanges):
         raise ApiError(
             "there is nothing to judge in an empty text", "invalid_request", param="input"
         )
@@ -116,6 +116,7 @@ async def moderations(
             "id": f"modr-{secrets.token_hex(12)}",
             "model": f"{tag.name}@{tag.version}",
             "results": [answers.verdict_fields(v, served.panel) for v in verdicts],
+            "rerail": {"conversation": body.messages is not None},
         }
     )
 
