@@ -545,8 +545,9 @@ def server() -> str:
         _keys(_WATCH),
         "An `evaluation`:",
         _keys(EVALUATION),
-        "`GET /ui/config` says what the page needs: `models`, `policies` (those that the key may "
-        "choose), `default_policy`, `auth_required`, and `admin`: whether `/admin` is served.",
+        "`GET /ui/config` says what the page needs: `models`, `served` (what each of them was "
+        "loaded from), `policies` (those that the key may choose), `default_policy`, "
+        "`auth_required`, and `admin`: whether `/admin` is served.",
         "## Metrics",
         "At `/metrics`, without a key. No label holds what a client wrote.",
         _metrics(),

@@ -136,3 +136,19 @@ def test_the_entry_point_exists() -> None:
 
     assert PROJECT["scripts"] == {"rerail": "rerail.__main__:main"}
     assert callable(__main__.main)
+
+
+def test_the_source_distribution_has_what_its_tests_read() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    included = {
+        entry.removeprefix("/")
+        for entry in project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    }
+    included |= {"pyproject.toml", "README.md", "LICENSE"}  # hatch adds them by itself
+    read = {
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for name in re.findall(r'\bROOT / "([^"]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert {"deploy", "docs"} <= read
+    assert {name for name in read if not name.startswith(".")} <= included

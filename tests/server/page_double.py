@@ -41,7 +41,7 @@ HOSTILE = (
 CATEGORIES = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
 
 # One letter per candidate after the first answer: Flagged, unNatural, Unscored, Degenerate,
-# Accepted; capital letters are iterates of the descent.
+# Accepted, accepted with a harm of Zero; capital letters are iterates of the descent.
 SCRIPTS = {
     "steer": "ffnffFfnfufFfna",
     "refuse": "ffffFfnfuffFfdnf" * 13,
@@ -49,6 +49,7 @@ SCRIPTS = {
     "break": "fff",
     "fail": "ff",
     "hostile": "fa",
+    "zero": "ffz",
     "pass": "",
 }
 
@@ -130,6 +131,7 @@ class Double:
         async def config() -> dict[str, Any]:
             return {
                 "models": ["rerail"],
+                "served": {"rerail": "embedded"},
                 "policies": list(self.policies.names()),
                 "default_policy": "default",
                 "auth_required": bool(self.key),
@@ -247,6 +249,8 @@ def candidates(script: str, limits: dict[str, float]) -> list[dict[str, Any]]:
         scores["harassment"] = float(min(1.0, top.get(kind, 0.5) * limits["harassment"] / 0.5))
         if kind != "f":
             scores = {c: min(s, 0.4 * limits[c]) for c, s in scores.items()}
+        if kind == "z":
+            scores, kind = dict.fromkeys(limits, 0.0), "a"
         unscored = "the moderator did not answer in time" if kind == "u" else None
         harm = None if unscored else max(scores[c] / t for c, t in limits.items())
         reasons = {"f": "flagged", "n": "unnatural", "u": "unscored", "d": "degenerate"}
@@ -310,7 +314,7 @@ def respond(
         "tokens_preserved": 1.0 if left else None,
         "stop_reason": "accepted" if left else "budget",
         "seed": 7,
-        "model": body["model"],
+        "model": "embedded",
         "left": left["index"] if left else None,
         "error": None,
     }
@@ -323,13 +327,24 @@ def record(response: dict[str, Any]) -> dict[str, Any]:
     return {
         "at": datetime.now(UTC).isoformat(),
         "id": f"chatcmpl-{time.monotonic_ns():x}",
+        "tenant": "local",
+        "audit": response["policy"]["audit"],
         "model": response["model"],
         "policy": response["policy"]["name"],
         "version": response["policy"]["version"],
         "outcome": response["outcome"],
         "harm_before": response["initial"]["harm"],
         "harm_after": final["harm"] if final else None,
+        "scores_before": response["initial"]["scores"],
+        "scores_after": final["scores"] if final else None,
         "generations": response["cost"]["generations"],
+        "generated_tokens": response["cost"]["generated_tokens"],
+        "moderator_calls": response["cost"]["moderator_calls"],
         "seconds": response["cost"]["seconds"],
         "accepted_from": response["accepted_from"],
+        "stop_reason": response["stop_reason"],
+        "naturalness": response["naturalness"],
+        "tokens_preserved": response["tokens_preserved"],
+        "seed": response["seed"],
+        "error": response["error"],
     }

@@ -23,6 +23,15 @@ DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "rerail.json"
 
 
+MANIFEST = DEPLOY / "kubernetes" / "rerail.yaml"
+
+
+def of_kind(kind: str) -> Any:
+    """The one document of a kind in the manifest."""
+    (found,) = (d for d in documents(MANIFEST) if d["kind"] == kind)
+    return found
+
+
 def documents(path: Path) -> list[Any]:
     return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
@@ -40,11 +49,12 @@ def expressions() -> list[str]:
 def commands() -> list[list[str]]:
     """The arguments of rerail wherever it is started."""
     (compose,) = documents(DEPLOY / "compose.yaml")
-    pod = next(d for d in documents(DEPLOY / "kubernetes" / "rerail.yaml")
-               if d["kind"] == "Deployment")["spec"]["template"]["spec"]  # fmt: skip
+    pod = of_kind("Deployment")["spec"]["template"]["spec"]
     unit = (DEPLOY / "systemd" / "rerail.service").read_text(encoding="utf-8")
     file = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
-    started = re.search(r"^ExecStart=\S+/rerail (.*) \$RERAIL_OPTIONS$", unit, re.MULTILINE)
+    started = re.search(
+        r"^ExecStart=\S+/rerail (.*) \$RERAIL_KEYS \$RERAIL_OPTIONS$", unit, re.MULTILINE
+    )
     default = re.search(r"^CMD (\[.*\])$", file, re.MULTILINE)
     assert started is not None
     assert default is not None
@@ -115,8 +125,7 @@ def test_any_address_but_loopback_comes_with_keys() -> None:
 
 def test_the_policies_are_valid() -> None:
     texts = [path.read_text(encoding="utf-8") for path in (DEPLOY / "policies").glob("*.yaml")]
-    maps = [d for d in documents(DEPLOY / "kubernetes" / "rerail.yaml") if d["kind"] == "ConfigMap"]
-    texts += [text for document in maps for text in document["data"].values()]
+    texts += of_kind("ConfigMap")["data"].values()
     assert len(texts) == 2
     assert {Policy.from_yaml(text).name for text in texts} == {"default"}
 
@@ -138,12 +147,92 @@ def test_files_that_are_mounted_or_copied_exist() -> None:
         assert {f"!{name}" for name in source.split()} <= set(kept)
 
 
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("torch", "index", "says"),
+    [
+        ("cpu", "", "TORCH_INDEX"),
+        ("cpu", "an index", None),
+        ("cuda", "", None),
+        ("gpu", "an index", "write cpu or cuda"),
+    ],
+)
+def test_the_image_has_no_cuda_unless_it_is_asked_for(
+    torch: str, index: str, says: str | None
+) -> None:
+    file = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+    assert "\nARG TORCH=cpu\n" in file
+    check = re.search(r"^RUN (case .*?esac)$", file, re.MULTILINE | re.DOTALL)
+    assert check is not None
+    script = check[1].replace("\\\n", "\n")
+    environment = {"TORCH": torch, "TORCH_INDEX": index}
+    run = subprocess.run(["/bin/sh", "-c", script], env=environment, capture_output=True, text=True)
+    assert (run.returncode == 0) == (says is None)
+    assert (says or "") in run.stderr
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    assert set(compose["services"]["rerail"]["build"]["args"]) == {"TORCH", "TORCH_INDEX"}
+
+
+def test_what_is_downloaded_outlives_the_server() -> None:
+    deployment = of_kind("Deployment")["spec"]
+    pod = deployment["template"]["spec"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    places = {m["mountPath"]: m["name"] for m in pod["containers"][0]["volumeMounts"]}
+    claim = of_kind("PersistentVolumeClaim")
+    assert volumes[places["/var/lib/rerail"]]["persistentVolumeClaim"] == {
+        "claimName": claim["metadata"]["name"]
+    }
+    # Two pods cannot hold such a volume, so an update must not wait for the second one.
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    assert deployment["strategy"] == {"type": "Recreate"}
+    file = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+    unit = (DEPLOY / "systemd" / "rerail.service").read_text(encoding="utf-8")
+    for name in ("HF_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        assert re.search(rf"\b{name}=/var/lib/rerail\b", file), name
+        assert re.search(rf"^Environment=.*\b{name}=/var/(lib|cache)/rerail\b", unit, re.M), name
+    assert "\nCacheDirectory=rerail\n" in unit
+
+
+def test_keys_reach_a_unit_whose_user_could_not_read_them() -> None:
+    unit = (DEPLOY / "systemd" / "rerail.service").read_text(encoding="utf-8")
+    keys = (DEPLOY / "systemd" / "keys.conf").read_text(encoding="utf-8")
+    assert "\nDynamicUser=yes\n" in unit
+    loaded = re.search(r"^LoadCredential=([\w.]+):(\S+)$", keys, re.MULTILINE)
+    assert loaded is not None
+    assert f'Environment="RERAIL_KEYS=--keys %d/{loaded[1]}"' in keys
+    page = (ROOT / "docs" / "how-to" / "deploy.md").read_text(encoding="utf-8")
+    assert f"--keys {loaded[2]}" in page
+
+
+def test_the_network_policy_names_whom_it_admits() -> None:
+    policy = of_kind("NetworkPolicy")["spec"]
+    labels = of_kind("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["policyTypes"] == ["Ingress"]
+    assert policy["ingress"]
+    for rule in policy["ingress"]:
+        assert rule["from"]
+        for peer in rule["from"]:
+            assert peer
+            assert all(selector["matchLabels"] for selector in peer.values())
+
+
+def test_kubernetes_takes_the_manifests() -> None:
+    schemas = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    for document in documents(MANIFEST):
+        schemas.validate(document, "1.31", strict=True)
+
+
+@pytest.mark.parametrize("with_keys", [False, True], ids=["alone", "with keys"])
+def test_systemd_takes_the_unit(tmp_path: Path, with_keys: bool) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("no systemd-analyze: install the Debian package systemd")
     unit = (DEPLOY / "systemd" / "rerail.service").read_text(encoding="utf-8")
     copy = tmp_path / "rerail.service"
     copy.write_text(unit.replace("/usr/local/lib/rerail/bin/rerail", "/bin/true"), encoding="utf-8")
+    if with_keys:
+        drop_in = tmp_path / "rerail.service.d"
+        drop_in.mkdir()
+        shutil.copy(DEPLOY / "systemd" / "keys.conf", drop_in)
     run = subprocess.run([program, "verify", copy], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")

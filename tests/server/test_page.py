@@ -227,6 +227,72 @@ def test_text_stands_out_from_its_ground(open_page: Open, double: Any, scheme: A
             assert contrast(name, ground) >= 4.5, (name, ground)
 
 
+# WCAG 2.2, 1.4.3, of every text as it is drawn: over mixed colours, in badges, in charts.
+CONTRASTS = """() => {
+  const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const rgba = (colour) => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = colour;
+    context.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = context.getImageData(0, 0, 1, 1).data;
+    return [r, g, b, a / 255];
+  };
+  const over = ([r, g, b, a], ground) => [r, g, b].map((v, i) => a * v + (1 - a) * ground[i]);
+  const behind = (node) => {
+    if (!node) return rgba("canvas").slice(0, 3);
+    const colour = rgba(getComputedStyle(node).backgroundColor);
+    return colour[3] === 1 ? colour.slice(0, 3) : over(colour, behind(node.parentElement));
+  };
+  const luminance = (rgb) => {
+    const [r, g, b] = rgb.map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = {};
+  while (texts.nextNode()) {
+    const node = texts.currentNode.parentElement;
+    const text = texts.currentNode.textContent.trim();
+    if (!text || !node.checkVisibility({ visibilityProperty: true })) continue;
+    if (node.closest(":disabled, .visually-hidden, script, textarea, option")) continue;
+    const style = getComputedStyle(node);
+    const ground = behind(node);
+    const ink = over(rgba(node.closest("svg") ? style.fill : style.color), ground);
+    const [high, low] = [luminance(ink), luminance(ground)].sort((a, b) => b - a);
+    const contrast = (high + 0.05) / (low + 0.05);
+    if (contrast < 4.5) found[`${node.tagName}.${node.getAttribute("class")}: ${text}`] = contrast;
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_that_is_drawn_can_be_read(open_page: Open, double: Any, scheme: Any) -> None:
+    _, url = double()
+    page = open_page(url, color_scheme=scheme, reduced_motion="reduce")
+    assert page.evaluate(CONTRASTS) == {}
+    ask(page, "steer")
+    page.click("summary:has-text('As a table')")
+    assert page.evaluate(CONTRASTS) == {}
+    for script, outcome in (("refuse", "refused"), ("fail", "failed")):
+        ask(page, script)
+        expect(page.locator("#verdict .badge")).to_have_text(outcome)
+        assert page.evaluate(CONTRASTS) == {}
+    page.click("#open-terms")
+    assert page.evaluate(CONTRASTS) == {}
+    page.goto(url + "/#/policies/default")
+    expect(page.locator("#history li")).to_have_count(1)
+    edit(page, "default_threshold: 0.5", "default_threshold: [ # what?")
+    expect(page.locator("#faults.invalid")).to_be_visible()
+    assert page.evaluate(CONTRASTS) == {}
+    page.click("#show-diff")
+    assert page.evaluate(CONTRASTS) == {}
+    page.click("#revert")
+    page.goto(url + "/#/interventions")
+    expect(page.locator("#records tbody tr")).to_have_count(2)
+    assert page.evaluate(CONTRASTS) == {}
+
+
 # Ask and watch, against scripted searches
 
 
@@ -235,12 +301,16 @@ def test_the_chart_grows_candidate_by_candidate(open_page: Open, double: Any) ->
     page = open_page(url)
     page.fill("#prompt", "steer a note about the hedge")
     page.press("#prompt", "Enter")
+    turn = page.locator(".turn.assistant")
+    badge = page.locator("#verdict .badge")
+    expect(badge).to_have_text("answering")
+    expect(turn).to_have_text("answering, to be judged")
     for shown in range(1, 5):
         server.steps.release()
         expect(marks(page)).to_have_count(shown)
-        expect(page.locator("#verdict .badge")).to_have_text("running")
+        expect(badge).to_have_text("searching")
+        expect(turn).to_have_text("searching for an acceptable answer")
     server.steps.release(100)
-    turn = page.locator(".turn.assistant")
     expect(turn.locator(".badge")).to_have_text("steered")
     expect(turn.locator(".said")).to_contain_text("the hedge between us")
     total = len(SCRIPTS["steer"]) + 1
@@ -251,6 +321,110 @@ def test_the_chart_grows_candidate_by_candidate(open_page: Open, double: Any) ->
     assert states == {"accepted", "flagged", "unnatural", "unscored"}
     expect(page.locator("#verdict")).to_contain_text("Candidate 15 was given instead")
     expect(page.locator("#figures")).to_contain_text("acceptance")
+
+
+def test_the_page_says_what_it_is_and_what_its_terms_mean(open_page: Open, double: Any) -> None:
+    server, url = double(stepped=True)
+    page = open_page(url)
+    expect(page.locator(".lead")).to_contain_text("A moderator judges each answer")
+    page.fill("#prompt", "steer")
+    page.press("#prompt", "Enter")
+    server.steps.release(2)
+    expect(marks(page)).to_have_count(2)
+    page.focus("#open-terms")
+    page.keyboard.press("Enter")
+    terms = page.locator("#terms")
+    expect(terms).to_be_visible()
+    expect(terms).to_be_focused()
+    assert terms.locator("dt").all_inner_texts() == [
+        "harm", "flagged", "steered", "offset", "naturalness", "cosine", "tokens preserved",
+    ]  # fmt: skip
+    page.keyboard.press("Escape")
+    expect(terms).to_be_hidden()
+    expect(page.locator("#open-terms")).to_be_focused()
+    server.steps.release(100)  # Escape closed the terms and cancelled nothing
+    expect(page.locator("#verdict .badge")).to_have_attribute("title", re.compile("another answer"))
+    page.click("summary:has-text('As a table')")
+    titles = page.evaluate(
+        "[...document.querySelectorAll('.term')].map((e) => [e.textContent.toLowerCase(), e.title])"
+    )
+    assert {"harm", "flagged", "naturalness", "cosine", "tokens preserved"} <= dict(titles).keys()
+    assert all(title for _, title in titles)
+
+
+def test_axes_have_units(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    ask(page, "steer")
+    expect(page.locator("#harm-chart")).to_contain_text("harm, in multiples of the limit")
+    expect(page.locator("#harm-chart")).to_contain_text("generation, in order")
+    expect(page.locator("#plane")).to_contain_text("offset in units of the embedding table’s RMS")
+    expect(page.locator("#plane")).to_contain_text(re.compile(r"\d\.\d\d RMS"))
+    expect(page.locator("#categories thead")).to_contain_text("Score, 0 to 1")
+    expect(page.locator("#figures")).to_contain_text("nats/token")
+
+
+@pytest.mark.parametrize("width", [1280, PHONE["width"]])
+def test_a_mark_hides_no_number(open_page: Open, double: Any, width: int) -> None:
+    page = open_page(double()[1], viewport={"width": width, "height": 844})
+    ask(page, "zero")
+    ring = page.locator("#harm-chart .leaves .ring").bounding_box()
+    assert ring is not None
+    numbers = page.locator("#harm-chart .tick").all()
+    assert len(numbers) > 8
+    for number in numbers:
+        box = number.bounding_box()
+        assert box is not None
+        apart = (
+            box["x"] + box["width"] <= ring["x"]
+            or ring["x"] + ring["width"] <= box["x"]
+            or box["y"] + box["height"] <= ring["y"]
+            or ring["y"] + ring["height"] <= box["y"]
+        )
+        assert apart, number.text_content()
+
+
+def test_before_and_after_stand_side_by_side(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    sides = page.locator("#compare .side")
+    ask(page, "pass")
+    expect(page.locator("#compare-card")).to_be_hidden()
+    ask(page, "steer")
+    expect(sides).to_have_count(2)
+    expect(sides.first).to_contain_text("withheld")
+    expect(sides.first).to_contain_text("first answer, flagged, harm 1.24")
+    expect(sides.last).to_contain_text("the hedge between us")
+    expect(sides.last).to_contain_text("candidate 15, accepted")
+    before, after = (side.bounding_box() for side in sides.all())
+    assert before
+    assert after
+    assert before["y"] == after["y"]
+    assert before["x"] + before["width"] <= after["x"]
+    ask(page, "refuse")
+    expect(sides.last).to_contain_text("I can't help with that.")
+
+
+@pytest.mark.parametrize(("width", "above"), [(1280, False), (PHONE["width"], True)])
+def test_on_a_phone_the_chart_stands_above_the_composer(
+    open_page: Open, double: Any, width: int, above: bool
+) -> None:
+    page = open_page(double()[1], viewport={"width": width, "height": 844})
+    expect(page.locator("#harm-chart")).to_be_visible(visible=not above)
+    ask(page, "steer")
+    chart = page.locator("#hero").bounding_box()
+    composer = page.locator("#ask").bounding_box()
+    assert chart
+    assert composer
+    if above:
+        assert chart["y"] + chart["height"] <= composer["y"]
+    else:
+        assert composer["x"] + composer["width"] <= chart["x"]
+    expect(page.locator("#harm-chart .leaves")).to_be_in_viewport()
+    first = (
+        "document.querySelector('#hero').compareDocumentPosition(document.querySelector('#ask'))"
+    )
+    assert (page.evaluate(first) == 4) == above  # who tabs goes as the eye goes
+    page.set_viewport_size({"width": 1280 if above else PHONE["width"], "height": 844})
+    expect(page.locator(".instruments #hero")).to_have_count(int(above))
 
 
 def test_shapes_differ_with_states(open_page: Open, double: Any) -> None:
@@ -461,6 +635,39 @@ def test_a_policy_is_checked_while_it_is_typed_saved_and_rolled_back(
     assert server.policies.get("default").version == first
 
 
+BROKEN = "name: default\nmoderators: [\n"
+
+
+@pytest.mark.parametrize("width", [1280, PHONE["width"]])
+def test_what_is_invalid_is_not_saved_and_said_in_full(
+    open_page: Open, double: Any, width: int
+) -> None:
+    server, url = double()
+    page = open_page(url, "/#/policies/default", viewport={"width": width, "height": 844})
+    expect(page.locator("#history li")).to_have_count(1)
+    good = page.locator("#yaml").input_value().replace("threshold: 0.5", "threshold: 0.4")
+    page.locator("#yaml").fill(BROKEN)
+    said = page.locator("#faults.invalid")
+    expect(said).to_contain_text("is not YAML")
+    expect(page.locator("#save")).to_be_disabled()
+    assert said.evaluate("e => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth")
+    page.keyboard.press("Control+s")
+    expect(said).to_contain_text("is not YAML")
+    expect(page.locator("#history li")).to_have_count(1)
+    page.locator("#yaml").fill("name: default\n" + "x" * 200 + ": 1\n")
+    expect(said).to_contain_text("unknown key")
+    assert said.evaluate("e => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth")
+    page.locator("#yaml").fill(good)
+    page.keyboard.press("Control+s")  # it was mended, even if nobody has checked it yet
+    expect(page.locator("#history li")).to_have_count(2)
+    assert server.policies.get("default").default_threshold == 0.4
+    page.locator("#yaml").fill(BROKEN)
+    expect(page.locator("#save")).to_be_disabled()
+    page.click("#revert")
+    page.locator("#yaml").fill(good + "# mended\n")
+    expect(page.locator("#save")).to_be_enabled()
+
+
 def test_a_change_by_somebody_else_is_not_overwritten_unseen(open_page: Open, double: Any) -> None:
     server, url = double()
     page = open_page(url, "/#/policies/default")
@@ -508,6 +715,44 @@ def test_records_are_filtered_and_keep_themselves_current(open_page: Open, doubl
     server.interventions.append({**server.interventions[-1], "id": "another"})
     expect(rows).to_have_count(2, timeout=10_000)
     expect(page.locator("#announcer")).to_contain_text("1 new intervention")
+
+
+def test_a_record_opens(open_page: Open, double: Any) -> None:
+    server, url = double()
+    page = open_page(url)
+    ask(page, "steer")
+    page.goto(url + "/#/interventions")
+    rows = page.locator("#records tbody tr")
+    expect(rows.locator(".model")).to_have_text("rerail")  # as clients ask for it
+    (row,) = server.interventions
+    assert row["model"] == "embedded"
+    row |= {
+        "prompt": [{"role": "user", "content": "steer"}],
+        "first_answer": HOSTILE,
+        "final_answer": "Something kinder.",
+    }
+    page.reload()
+    button = rows.get_by_role("button", name="Open")
+    button.focus()
+    page.keyboard.press("Enter")
+    record = page.locator("#record")
+    expect(record).to_be_visible()
+    for text in (row["id"], "local", "rerail, loaded from embedded", "harassment", "nats per token",
+                 "Something kinder."):  # fmt: skip
+        expect(record).to_contain_text(text)
+    first = record.locator("details .said")
+    expect(first).to_be_hidden()
+    record.locator("summary").click()
+    assert first.text_content() == HOSTILE
+    page.keyboard.press("Escape")
+    expect(record).to_be_hidden()
+    expect(button).to_be_focused()
+    server.interventions.append({**row, "id": "other", "model": "gone", "prompt": None})
+    page.reload()
+    expect(rows.first.locator(".model")).to_have_text("gone")
+    rows.first.get_by_role("button", name="Open").click()
+    expect(record).to_contain_text("No texts are recorded")
+    expect(record).not_to_contain_text("Something kinder.")
 
 
 # Against the real app
@@ -567,37 +812,58 @@ budget:
 """
 
 
-@pytest.mark.slow
-def test_rerail_serve_with_the_embedded_model(open_page: Open, tmp_path: Path) -> None:
-    """Ask, forbid a word of the answer in the editor, ask again: another answer."""
-    (tmp_path / "default.yaml").write_text(RULES.format(word="xylophone"), encoding="utf-8")
+@contextlib.contextmanager
+def served(*options: str) -> Iterator[str]:
+    """Run `rerail serve` with the embedded model; gives its address."""
     command = [sys.executable, "-c", "from rerail.cli import main; main()"]
-    command += ["serve", "--port", "0", "--store", "none", "--policies", str(tmp_path)]
+    command += ["serve", "--port", "0", "--store", "none", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
             lines = iter(process.stderr.readline, "")
             url = next(m[0] for line in lines if (m := re.search(r"http://[\d.:]+", line)))
             threading.Thread(target=lambda: list(lines), daemon=True).start()
-            page = open_page(url)
-            turn = ask(page, "Tell me about tulips")
-            expect(turn.locator(".badge")).to_have_text("passed")
-            said = turn.locator(".said").text_content() or ""
-            word = max(re.findall(r"[a-z]{4,}", said.lower()), key=len)
-            page.goto(url + "/#/policies/default")
-            expect(page.locator("#history li").first).to_be_visible()
-            page.locator("#yaml").fill(RULES.format(word=word))
-            expect(page.locator("#faults.valid")).to_be_visible()
-            page.click("#save")
-            expect(page.locator("#faults")).to_contain_text("is in force")
-            page.keyboard.press("Escape")
-            page.goto(url + "/#/watch")
-            page.click("#new-conversation")
-            turn = ask(page, "Tell me about tulips")
-            expect(turn.locator(".badge")).to_have_text(re.compile("steered|refused"))
-            assert word not in (turn.locator(".said").text_content() or "").lower().split()
-            expect(marks(page).nth(1)).to_be_attached()
-            expect(page.locator("#categories")).to_contain_text("custom/flowers")
+            yield url
         finally:
             process.terminate()
             process.wait(30)
+
+
+@pytest.mark.slow
+def test_what_the_page_suggests_shows_both_passing_and_steering(open_page: Open) -> None:
+    with served() as url:
+        page = open_page(url)
+        outcomes = []
+        for place in range(page.locator(".idea").count()):
+            page.locator(".idea").nth(place).click()
+            ask(page, page.locator("#prompt").input_value())
+            outcomes.append(page.locator("#verdict .badge").inner_text())
+            expect(page.locator("#compare-card")).to_be_visible(visible=outcomes[-1] != "passed")
+            page.click("#new-conversation")
+        assert outcomes == ["passed", "passed", "steered", "steered"]
+
+
+@pytest.mark.slow
+def test_rerail_serve_with_the_embedded_model(open_page: Open, tmp_path: Path) -> None:
+    """Ask, forbid a word of the answer in the editor, ask again: another answer."""
+    (tmp_path / "default.yaml").write_text(RULES.format(word="xylophone"), encoding="utf-8")
+    with served("--policies", str(tmp_path)) as url:
+        page = open_page(url)
+        turn = ask(page, "Tell me about tulips")
+        expect(turn.locator(".badge")).to_have_text("passed")
+        said = turn.locator(".said").text_content() or ""
+        word = max(re.findall(r"[a-z]{4,}", said.lower()), key=len)
+        page.goto(url + "/#/policies/default")
+        expect(page.locator("#history li").first).to_be_visible()
+        page.locator("#yaml").fill(RULES.format(word=word))
+        expect(page.locator("#faults.valid")).to_be_visible()
+        page.click("#save")
+        expect(page.locator("#faults")).to_contain_text("is in force")
+        page.keyboard.press("Escape")
+        page.goto(url + "/#/watch")
+        page.click("#new-conversation")
+        turn = ask(page, "Tell me about tulips")
+        expect(turn.locator(".badge")).to_have_text(re.compile("steered|refused"))
+        assert word not in (turn.locator(".said").text_content() or "").lower().split()
+        expect(marks(page).nth(1)).to_be_attached()
+        expect(page.locator("#categories")).to_contain_text("custom/flowers")

@@ -100,7 +100,7 @@ def test_keys_open_what_they_should(serve: Make, key_file: Path) -> None:
         for path in ("/healthz", "/readyz", "/metrics", "/", "/ui/config"):
             assert client.get(path).status_code == 200, path
         assert client.get("/ui/config").json() == {
-            "models": [], "policies": [], "default_policy": None,
+            "models": [], "served": {}, "policies": [], "default_policy": None,
             "auth_required": True, "admin": True,
         }  # fmt: skip
         told = client.get("/ui/config", headers=bearer(user)).json()

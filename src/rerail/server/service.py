@@ -135,6 +135,11 @@ class Service:
         readable = self.keys is None or self.keys.readable
         return readable and all(worker.alive for worker in self.workers.values())
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """What each model was loaded from, by the name that clients use."""
+        return {name: engine.name for name, engine in self._engines.items()}
+
     def table(self, model: str) -> EmbeddingTable:
         """The embedding table of a model."""
         return self._engines[model].table

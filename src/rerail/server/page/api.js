@@ -28,7 +28,7 @@ export class ApiError extends Error {
 
 async function request(path, { method = "GET", body, admin = false, signal } = {}) {
   const headers = { Accept: "application/json, text/event-stream" };
-  const key = (admin && keys.get(true)) || keys.get();
+  const key = (admin && keys.get(true)) || keys.get() || keys.get(true);
   if (key) headers.Authorization = `Bearer ${key}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   let response;

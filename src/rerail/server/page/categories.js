@@ -50,7 +50,7 @@ export function categoryTable(thresholds, before, after, name) {
         "tr",
         {},
         h("th", { scope: "col" }, "Category"),
-        h("td", {}),
+        h("th", { scope: "col", class: "bar-name" }, "Score, 0 to 1"),
         h("th", { scope: "col", class: "number" }, "First"),
         h("th", { scope: "col", class: "number" }, name),
         h("th", { scope: "col", class: "number" }, "Limit"),

@@ -16,6 +16,12 @@ export function signed(value, decimals = 2) {
   return text === NONE || text.startsWith(MINUS) ? text : `+${text}`;
 }
 
+/** A share as percent. */
+export function percent(value) {
+  const text = number(value === null ? value : 100 * value, 0);
+  return text === NONE ? text : `${text} %`;
+}
+
 export function count(value) {
   return Number.isFinite(value) ? value.toLocaleString("en-GB") : NONE;
 }

@@ -11,7 +11,7 @@ import { number } from "./format.js";
 import { Plot } from "./plot.js";
 import { ceiling, chosen, stateOf } from "./run.js";
 
-const MARGIN = { top: 14, right: 18, bottom: 36, left: 46 };
+const MARGIN = { top: 32, right: 18, bottom: 46, left: 46 };
 const LANE = 26;
 const ROOMY = 420; // pixels; on narrower charts the names of the zones would lie under marks
 const FEWEST = 8; // generations that the axis has room for at least
@@ -71,6 +71,7 @@ export class HarmChart extends Plot {
         s("text", { class: "zone-name within", x: right - 8, y: middle + 17, "text-anchor": "end" }, "within the policy"),
       ]),
       s("path", { class: "base", d: `M${left} ${bottom}H${right}` }),
+      s("text", { class: "axis-name", x: 0, y: 12 }, "harm, in multiples of the limit"),
     ];
   }
 
@@ -88,9 +89,9 @@ export class HarmChart extends Plot {
     for (let i = 0; i < last; i += step) ticks.push(i);
     return [
       ...ticks.map((i) =>
-        s("text", { class: "tick", x: x(i), y: box.bottom + 17, "text-anchor": "middle" }, String(i)),
+        s("text", { class: "tick", x: x(i), y: box.bottom + 24, "text-anchor": "middle" }, String(i)),
       ),
-      s("text", { class: "axis-name", x: box.right, y: box.bottom + 31, "text-anchor": "end" }, "generation"),
+      s("text", { class: "axis-name", x: box.right, y: box.bottom + 41, "text-anchor": "end" }, "generation, in order; 0 is the first answer"),
     ];
   }
 

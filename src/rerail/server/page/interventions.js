@@ -1,8 +1,9 @@
 /** What rerail did lately: a table that keeps itself current. */
 
 import { api } from "./api.js";
-import { announce, byId, h } from "./dom.js";
-import { ago, count, moment, number, plural, seconds } from "./format.js";
+import { announce, ask, byId, h } from "./dom.js";
+import { ago, count, moment, number, percent, plural, seconds, signed } from "./format.js";
+import { explained, meaning } from "./terms.js";
 
 const EVERY = 4000; // milliseconds between two looks
 
@@ -11,6 +12,7 @@ export class Interventions {
   #timer = null;
   #asking = null;
   #known = new Set();
+  #served = {}; // what each model was loaded from, by the name that clients ask for
   #needsKey;
 
   constructor({ onNeedsKey }) {
@@ -24,7 +26,8 @@ export class Interventions {
     document.addEventListener("visibilitychange", () => this.#look());
   }
 
-  configure({ policies }) {
+  configure({ policies, served = {} }) {
+    this.#served = served;
     const select = byId("filters").elements.policy;
     const kept = select.value;
     select.replaceChildren(
@@ -75,7 +78,7 @@ export class Interventions {
     this.#known = new Set(rows.map((row) => row.id));
     byId("table-meta").textContent = plural(rows.length, "row");
     byId("records").hidden = rows.length === 0;
-    byId("records").tBodies[0].replaceChildren(...rows.map((row) => line(row, fresh.includes(row))));
+    byId("records").tBodies[0].replaceChildren(...rows.map((row) => this.#line(row, fresh.includes(row))));
     this.#empty(rows.length === 0 ? "Nothing here yet. Ask something, or widen the filters." : "");
     if (fresh.length > 0) announce(`${plural(fresh.length, "new intervention")}.`);
   }
@@ -84,22 +87,82 @@ export class Interventions {
     byId("records-empty").hidden = text === "";
     byId("records-empty").textContent = text;
   }
+
+  /** The names by which clients ask for what answered; its own where none serves it any more. */
+  #model({ model }) {
+    const names = Object.keys(this.#served).filter((name) => this.#served[name] === model);
+    return names.join(", ") || model;
+  }
+
+  #line(row, fresh) {
+    const cell = (label, attributes, ...children) => h("td", { "data-label": label, ...attributes }, ...children);
+    return h(
+      "tr",
+      { class: fresh ? "fresh" : null },
+      h("th", { scope: "row", "data-label": "When", title: moment(row.at) }, h("time", { datetime: String(row.at) }, ago(row.at))),
+      cell("Outcome", {}, badge(row)),
+      cell("Harm", { class: "change" }, change(row.harm_before, row.harm_after)),
+      cell("Generations", { class: "number" }, count(row.generations)),
+      cell("Time", { class: "number" }, seconds(row.seconds)),
+      cell("Accepted from", {}, row.accepted_from),
+      cell("Policy", {}, h("a", { href: `#/policies/${encodeURIComponent(row.policy)}` }, row.policy), " ", h("code", {}, row.version)),
+      cell("Model", { class: "model", title: row.model }, this.#model(row)),
+      h("td", {}, h("button", { type: "button", class: "link", "data-id": row.id, "aria-label": `Open ${row.id}`, onclick: () => this.#open(row) }, "Open")),
+    );
+  }
+
+  async #open(row) {
+    const facts = [
+      ["Id", h("code", {}, row.id)],
+      ["When", moment(row.at)],
+      ["Tenant", row.tenant],
+      ["Model", this.#model(row) === row.model ? row.model : `${this.#model(row)}, loaded from ${row.model}`],
+      ["Policy", `${row.policy} @ ${row.version}${row.audit ? ", audit" : ""}`],
+      ["Outcome", badge(row)],
+      ["Harm", change(row.harm_before, row.harm_after)],
+      ["Cost", `${plural(row.generations, "generation")}, ${plural(row.generated_tokens, "token")}, ${plural(row.moderator_calls, "verdict")}, ${seconds(row.seconds)}`],
+      ["Accepted from", row.accepted_from],
+      ["Ended by", row.stop_reason],
+      ["Naturalness", row.naturalness === null ? null : `${signed(row.naturalness)} nats per token`],
+      ["Tokens preserved", percent(row.tokens_preserved)],
+      ["Seed", String(row.seed)],
+      ["Error", row.error],
+    ];
+    byId("record-facts").replaceChildren(
+      ...facts.filter(([, value]) => value).flatMap(([name, value]) => [h("dt", {}, explained(name)), h("dd", {}, value)]),
+    );
+    byId("record-scores").replaceChildren(scores(row));
+    byId("record-texts").replaceChildren(...texts(row));
+    byId("record").scrollTop = 0;
+    await ask(byId("record"));
+    // The row may have been drawn anew meanwhile.
+    document.querySelector(`#records [data-id="${CSS.escape(row.id)}"]`)?.focus();
+  }
 }
 
-function line(row, fresh) {
-  const cell = (label, attributes, ...children) => h("td", { "data-label": label, ...attributes }, ...children);
+const badge = ({ outcome }) => h("span", { class: `badge ${outcome}`, title: meaning(outcome) }, outcome);
+
+function scores({ scores_before: before, scores_after: after }) {
+  const names = Object.keys({ ...before, ...after });
+  if (names.length === 0) return h("p", { class: "hint" }, "There are no scores.");
+  names.sort((a, b) => (before?.[b] ?? 0) - (before?.[a] ?? 0));
   return h(
-    "tr",
-    { class: fresh ? "fresh" : null },
-    h("th", { scope: "row", "data-label": "When", title: moment(row.at) }, h("time", { datetime: String(row.at) }, ago(row.at))),
-    cell("Outcome", {}, h("span", { class: `badge ${row.outcome}` }, row.outcome)),
-    cell("Harm", { class: "change" }, change(row.harm_before, row.harm_after)),
-    cell("Generations", { class: "number" }, count(row.generations)),
-    cell("Time", { class: "number" }, seconds(row.seconds)),
-    cell("Accepted from", {}, row.accepted_from),
-    cell("Policy", {}, h("a", { href: `#/policies/${encodeURIComponent(row.policy)}` }, row.policy), " ", h("code", {}, row.version)),
-    cell("Model", { class: "model" }, row.model),
+    "table",
+    { class: "plain" },
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Score, 0 to 1"), ["First answer", "What left"].map((name) => h("th", { scope: "col", class: "number" }, name)))),
+    h("tbody", {}, names.map((name) => h("tr", {}, h("th", { scope: "row" }, name), [before, after].map((of) => h("td", { class: "number" }, number(of?.[name])))))),
   );
+}
+
+function texts(row) {
+  if (!row.prompt) return [h("p", { class: "hint" }, "No texts are recorded: the policy's record_text is off.")];
+  const said = (text) => h("p", { class: "said", dir: "auto" }, text);
+  const part = (title, text) => [h("h3", {}, title), said(text)];
+  return [
+    ...row.prompt.flatMap(({ role, content }) => part(role, content)),
+    row.first_answer === null ? null : h("details", {}, h("summary", {}, "first answer, which may be harmful"), said(row.first_answer)),
+    ...(row.final_answer === null ? [] : part("what left", row.final_answer)),
+  ].filter(Boolean);
 }
 
 function change(before, after) {

@@ -5,6 +5,7 @@ import { byId } from "./dom.js";
 import { Interventions } from "./interventions.js";
 import { Policies } from "./policies.js";
 import { askForKeys, nameTheme, nextTheme, shortcuts } from "./shell.js";
+import { explainDocument } from "./terms.js";
 import { Watch } from "./watch.js";
 
 const VIEWS = ["watch", "policies", "interventions"];
@@ -113,6 +114,7 @@ shortcuts(
 );
 
 nameTheme();
+explainDocument();
 await configure();
 show();
 if (config.auth_required && !keys.get()) {

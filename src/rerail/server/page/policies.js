@@ -12,6 +12,7 @@ export class Policies {
   #names = []; // {name, version, audit, yaml}
   #open = null; // {name, version, yaml, history}; version null for one that is not saved yet
   #drafts = new Map();
+  #invalid = false; // what the server said of the text when it was last asked
   #typing = null;
   #checking = null;
   #needsKey;
@@ -65,6 +66,7 @@ export class Policies {
     if (this.#open?.name === name && this.#open.version === null) return;
     this.#open = await api.policy(name);
     byId("yaml").value = this.#drafts.get(name) ?? this.#open.yaml;
+    this.#invalid = false;
     this.#face("text");
     this.#paint();
     if (this.#dirty) await this.#check();
@@ -74,7 +76,10 @@ export class Policies {
     const name = this.#open?.name;
     if (name === undefined) return;
     if (this.#dirty) this.#drafts.set(name, this.#text);
-    else this.#drafts.delete(name);
+    else {
+      this.#drafts.delete(name);
+      this.#invalid = false;
+    }
     this.#paint();
     clearTimeout(this.#typing);
     if (this.#dirty) this.#typing = setTimeout(() => this.#check(), QUIET);
@@ -87,17 +92,32 @@ export class Policies {
     const text = this.#text;
     try {
       const { version } = await api.check(name, text, this.#checking.signal);
-      if (text === this.#text) this.#say("valid", `Valid. Saving makes it version ${version}.`);
+      if (text !== this.#text) return;
+      this.#judged(false);
+      this.#say("valid", `Valid. Saving makes it version ${version}.`);
     } catch (error) {
-      if (error.name === "AbortError" || text !== this.#text) return;
-      if (error.status === 422 || error.status === 400) this.#say("invalid", error.message);
-      else this.#failed(error);
+      if (error.name !== "AbortError" && text === this.#text) this.#refused(error);
     }
   }
 
+  #refused(error) {
+    if (error.status !== 422 && error.status !== 400) {
+      this.#failed(error);
+      return;
+    }
+    this.#judged(true);
+    this.#say("invalid", error.message);
+  }
+
+  #judged(invalid) {
+    this.#invalid = invalid;
+    this.#buttons();
+  }
+
   async save() {
-    if (!this.#dirty) return;
     clearTimeout(this.#typing);
+    if (this.#dirty && this.#invalid) await this.#check(); // it may have been mended since
+    if (!this.#dirty || this.#invalid) return;
     this.#checking?.abort();
     const { name, version } = this.#open;
     const text = this.#text;
@@ -108,8 +128,7 @@ export class Policies {
       this.#drafts.delete(name);
       await this.#reload(name, `Saved. Version ${saved.version} is in force for the next request.`);
     } catch (error) {
-      if (error.status === 422 || error.status === 400) this.#say("invalid", error.message);
-      else this.#failed(error);
+      this.#refused(error);
     } finally {
       this.#buttons();
     }
@@ -142,6 +161,7 @@ export class Policies {
       return;
     }
     byId("yaml").value = this.#open.yaml;
+    this.#invalid = false;
     this.#paint();
     byId("yaml").focus();
   }
@@ -217,7 +237,7 @@ export class Policies {
   }
 
   #buttons() {
-    byId("save").disabled = !this.#dirty;
+    byId("save").disabled = !this.#dirty || this.#invalid;
     byId("revert").disabled = !this.#dirty;
   }
 
@@ -252,7 +272,8 @@ export class Policies {
           {},
           h(
             "button",
-            { type: "button", class: "version", onclick: () => this.#version(entry), "aria-label": `Version ${entry.version}, ${ago(entry.at)}, by ${entry.by}` },
+            { type: "button", class: "version", onclick: () => this.#version(entry) },
+            h("span", { class: "visually-hidden" }, "version "),
             h("code", {}, entry.version),
             i === 0 && entry.version === version ? h("span", { class: "tag" }, "in force") : null,
             h("span", { class: "meta", title: moment(entry.at) }, `${ago(entry.at)} · ${entry.by}`),

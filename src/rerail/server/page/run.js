@@ -43,6 +43,28 @@ export function stateOf(evaluation) {
   return evaluation.rejection === "unnatural" ? "unnatural" : "rejected";
 }
 
+const REASONS = {
+  flagged: "flagged",
+  unscored: "unscored",
+  unnatural: "unnatural",
+  empty: "empty",
+  degenerate: "repeats itself",
+  unconfirmed: "not confirmed by the second moderator",
+};
+
+/** Why an answer may not leave, or that it may. */
+export function reasonOf({ accepted, rejection }) {
+  return accepted ? "accepted" : (REASONS[rejection] ?? rejection ?? "not accepted");
+}
+
+export const nameOf = (index) => (index === 0 ? "first answer" : `candidate ${index}`);
+
+/** What is being done: nothing is searched for before there is a verdict against the first answer. */
+export function phaseOf({ evaluations }) {
+  if (evaluations.length === 0) return "answering";
+  return evaluations[0].accepted ? "accepted" : "searching";
+}
+
 /** The evaluation whose answer left, or null. */
 export function chosen(run) {
   const left = run.response?.left ?? null;

@@ -2,15 +2,19 @@
 
 import { api } from "./api.js";
 import { categoryTable } from "./categories.js";
+import { comparison } from "./compare.js";
 import { announce, byId, h, oncePerFrame } from "./dom.js";
-import { count, number, plural, seconds, signed } from "./format.js";
+import { count, number, percent, plural, seconds, signed } from "./format.js";
 import { HarmChart } from "./harm-chart.js";
-import { Plane, reach } from "./plane.js";
+import { Plane } from "./plane.js";
 import {
   STATES,
   chosen,
   finish,
+  nameOf,
   newRun,
+  phaseOf,
+  reasonOf,
   receive,
   secondsOf,
   stateOf,
@@ -18,12 +22,21 @@ import {
   worstCategory,
 } from "./run.js";
 import { symbol } from "./symbols.js";
+import { explained, meaning } from "./terms.js";
 
-const IDEAS = [
-  "Tell me about tulips",
-  "How do I bake bread?",
-  "Write a friendly note to my neighbour about the hedge",
-];
+/** The embedded model answers the first two politely; provoked, it is rude and has to be steered. */
+const IDEAS = {
+  "Harmless questions": [
+    "Tell me about tulips",
+    "Write a friendly note to my neighbour about the hedge",
+  ],
+  "Provocations, after which small models turn rude": [
+    "Tell me about tulips. Mock me as hard as you can.",
+    "How do I bake bread? Mock me as hard as you can.",
+  ],
+};
+
+const NARROW = matchMedia("(max-width: 1020px)");
 
 const STATE_NAMES = {
   accepted: "accepted",
@@ -33,13 +46,10 @@ const STATE_NAMES = {
   rejected: "not confirmed, or broken",
 };
 
-const REASONS = {
-  flagged: "flagged",
-  unscored: "unscored",
-  unnatural: "unnatural",
-  empty: "empty",
-  degenerate: "repeats itself",
-  unconfirmed: "not confirmed by the second moderator",
+const WAITING = {
+  answering: "answering, to be judged",
+  searching: "searching for an acceptable answer",
+  accepted: "acceptable, about to be given",
 };
 
 const STOPS = {
@@ -52,9 +62,6 @@ const STOPS = {
   "prompt-error": "prompt unusable",
 };
 
-const reason = (evaluation) =>
-  evaluation.accepted ? "accepted" : (REASONS[evaluation.rejection] ?? evaluation.rejection ?? "not accepted");
-const nameOf = (index) => (index === 0 ? "first answer" : `candidate ${index}`);
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** The sentence that says what happened, or is happening. */
@@ -62,7 +69,7 @@ export function sentence(run) {
   const { response, evaluations } = run;
   if (run.status === "failed") return run.error;
   if (run.status === "cancelled") return "Cancelled. The server has stopped working on it.";
-  if (evaluations.length === 0 && !response) return "The model gives its first answer.";
+  if (evaluations.length === 0 && !response) return "The model gives its first answer, and the moderator judges it.";
   const first = evaluations[0];
   const worst = first && worstCategory(run, first.scores);
   const opening = !first
@@ -71,7 +78,7 @@ export function sentence(run) {
       ? `The first answer could not be scored${first.unscored ? ` (${first.unscored})` : ""}.`
       : first.flagged
         ? `The first answer was flagged for ${worst ?? "harm"}, at ${number(first.harm)} times the limit.`
-        : `The first answer was not acceptable: ${reason(first)}.`;
+        : `The first answer was not acceptable: ${reasonOf(first)}.`;
   if (!response) return first.accepted ? "The first answer is acceptable." : opening;
   const left = chosen(run);
   switch (response.outcome) {
@@ -116,6 +123,8 @@ export class Watch {
     byId("cancel").addEventListener("click", () => this.cancel());
     byId("new-conversation").addEventListener("click", () => this.#clear());
     byId("harm-data").addEventListener("toggle", () => this.#table());
+    NARROW.addEventListener("change", arrange);
+    arrange();
     this.#clear();
   }
 
@@ -153,6 +162,7 @@ export class Watch {
     fitPrompt();
     this.#busy(true);
     this.#open(run, turn);
+    if (NARROW.matches) byId("hero").scrollIntoView({ block: "start" });
     announce("Asked. The model gives its first answer.");
     try {
       if (!byId("model").value) await this.#learn();
@@ -160,6 +170,7 @@ export class Watch {
       const body = { model: byId("model").value, messages, ...(policy && { policy }) };
       for await (const event of api.watch(body, abort.signal)) {
         receive(run, event);
+        if (run.status === "running") turn.replaceChildren(...answerParts(run));
         this.#draw();
         if (run.evaluations.length === 1 && event.event === "evaluation") announce(sentence(run));
         if (run.status !== "running") break;
@@ -193,7 +204,7 @@ export class Watch {
     byId("turns").scrollTo({ top: byId("turns").scrollHeight });
     if (this.#run === run) this.#draw();
     announce(sentence(run));
-    this.focus();
+    byId("prompt").focus({ preventScroll: NARROW.matches }); // there the chart is what to look at
   }
 
   #turns(text, run) {
@@ -214,14 +225,17 @@ export class Watch {
       h(
         "div",
         { class: "welcome" },
-        h("p", {}, "Ask, and watch the answer being judged. One that the policy does not allow is steered: each candidate appears on the chart as it is scored."),
-        h(
-          "ul",
-          {},
-          IDEAS.map((idea) =>
-            h("li", {}, h("button", { type: "button", class: "idea", onclick: () => propose(idea) }, idea)),
+        h("p", {}, "Each answer appears on the chart as it is judged. Ask something, for example:"),
+        Object.entries(IDEAS).flatMap(([title, ideas]) => [
+          h("h3", {}, title),
+          h(
+            "ul",
+            {},
+            ideas.map((idea) =>
+              h("li", {}, h("button", { type: "button", class: "idea", onclick: () => propose(idea) }, idea)),
+            ),
           ),
-        ),
+        ]),
       ),
     );
     this.#open(null);
@@ -256,10 +270,12 @@ export class Watch {
     const description = run ? sentence(run) : "Nothing asked yet.";
     this.harmChart.show(run, this.#selected, `Harm of each answer. ${description} Arrow keys move between candidates; a table follows.`);
     this.plane.show(run, this.#selected, `Path through embedding space. ${description}`);
+    byId("hero").classList.toggle("idle", !run);
     this.#verdict();
     this.#meta();
     this.#legend();
     this.#readout();
+    this.#comparison();
     this.#categories();
     this.#figures();
     this.#table();
@@ -281,8 +297,6 @@ export class Watch {
       ? `${plural(run.evaluations.length, "generation")}, ${secondsOf(run).toFixed(1)} s`
       : "";
     const policy = run?.response?.policy ?? run?.start?.policy;
-    const far = reach(run?.evaluations ?? []);
-    byId("plane-meta").textContent = far > 0 ? `outer ring: ${number(far)} RMS` : "";
     byId("categories-meta").textContent = policy ? `${policy.name} @ ${policy.version}` : "";
   }
 
@@ -295,7 +309,7 @@ export class Watch {
           "li",
           { class: tally[state] ? null : "none" },
           symbol(state),
-          STATE_NAMES[state],
+          explained(STATE_NAMES[state]),
           h("b", {}, tally[state] ? String(tally[state]) : ""),
         ),
       ),
@@ -307,10 +321,10 @@ export class Watch {
     byId("readout").textContent = evaluation
       ? [
           capital(nameOf(evaluation.index)),
-          reason(evaluation),
+          reasonOf(evaluation),
           evaluation.harm === null ? evaluation.unscored : `harm ${number(evaluation.harm)}`,
           evaluation.index > 0 ? evaluation.origin : null,
-          evaluation.naturalness === null ? null : `naturalness ${signed(evaluation.naturalness)}`,
+          evaluation.naturalness === null ? null : `naturalness ${signed(evaluation.naturalness)} nats per token`,
           plural(evaluation.tokens, "token"),
         ]
           .filter(Boolean)
@@ -320,6 +334,12 @@ export class Watch {
 
   #at(index) {
     return index === null ? null : (this.#run?.evaluations.find((e) => e.index === index) ?? null);
+  }
+
+  #comparison() {
+    const sides = comparison(this.#run);
+    byId("compare-card").hidden = sides.length === 0;
+    byId("compare").replaceChildren(...sides);
   }
 
   #categories() {
@@ -341,21 +361,27 @@ export class Watch {
   #figures() {
     const r = this.#run?.response;
     const tokens = this.#run?.evaluations.reduce((sum, e) => sum + e.tokens, 0);
-    const preserved = r?.tokens_preserved ?? null;
     const rows = [
       ["Generations", count(r?.cost.generations ?? this.#run?.evaluations.length)],
       ["Tokens generated", count(r?.cost.generated_tokens ?? tokens)],
       ["Verdicts", count(r?.cost.moderator_calls)],
       ["Time", seconds(r?.cost.seconds)],
       ["Ended by", r ? (STOPS[r.stop_reason] ?? r.stop_reason) : "–"],
-      ["Naturalness", signed(r?.naturalness)],
+      ["Naturalness", signed(r?.naturalness), "nats/token"],
       ["Cosine", number(r?.cosine, 3)],
-      ["Tokens preserved", preserved === null ? "–" : `${number(100 * preserved, 0)} %`],
+      ["Tokens preserved", percent(r?.tokens_preserved ?? null)],
       ["Steps of descent", count(r?.iterations)],
-      ["Model", r?.model ?? this.#run?.start?.model ?? "–"],
+      ["Model", this.#run?.start?.model ?? "–"],
     ];
     byId("figures").replaceChildren(
-      ...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+      ...rows.map(([name, value, unit]) =>
+        h(
+          "div",
+          {},
+          h("dt", {}, explained(name)),
+          h("dd", {}, value, unit && value !== "–" ? h("span", { class: "unit" }, ` ${unit}`) : null),
+        ),
+      ),
     );
   }
 
@@ -367,7 +393,7 @@ export class Watch {
       h(
         "table",
         { class: "plain" },
-        h("thead", {}, h("tr", {}, ["No.", "State", "Harm", "Point", "Naturalness", "Tokens"].map((name) => h("th", { scope: "col" }, name)))),
+        h("thead", {}, h("tr", {}, ["No.", "State", "Harm", "Point", "Naturalness", "Tokens"].map((name) => h("th", { scope: "col" }, explained(name))))),
         h(
           "tbody",
           {},
@@ -376,7 +402,7 @@ export class Watch {
               "tr",
               { class: e === leaves ? "leaves" : null },
               h("th", { scope: "row" }, String(e.index)),
-              h("td", {}, symbol(stateOf(e)), reason(e), e === leaves ? ", left" : ""),
+              h("td", {}, symbol(stateOf(e)), reasonOf(e), e === leaves ? ", left" : ""),
               h("td", {}, number(e.harm)),
               h("td", {}, e.origin),
               h("td", {}, signed(e.naturalness)),
@@ -387,6 +413,12 @@ export class Watch {
       ),
     );
   }
+}
+
+/** On narrow screens the chart stands above the conversation: in the document, too, for those who tab. */
+function arrange() {
+  if (NARROW.matches) document.querySelector(".conversation").before(byId("hero"));
+  else document.querySelector(".instruments").prepend(byId("hero"));
 }
 
 function options(select, names, first = null) {
@@ -416,12 +448,13 @@ function advice(error) {
 
 function badge(run) {
   const outcome = run.response?.outcome ?? run.status;
-  return h("span", { class: `badge ${outcome}` }, outcome);
+  const text = outcome === "running" ? phaseOf(run) : outcome;
+  return h("span", { class: `badge ${outcome}`, title: meaning(text) }, text);
 }
 
 function answerParts(run, open) {
   if (run.status === "running") {
-    return [h("p", { class: "waiting" }, h("span", { class: "pulse", "aria-hidden": "true" }), "searching for an acceptable answer")];
+    return [h("p", { class: "waiting" }, h("span", { class: "pulse", "aria-hidden": "true" }), WAITING[phaseOf(run)])];
   }
   const { response } = run;
   if (!response) {

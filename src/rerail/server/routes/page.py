@@ -72,6 +72,7 @@ async def config(request: Request, service: ServiceDependency) -> Response:
     return JSONResponse(
         {
             "models": list(service.workers) if key else [],
+            "served": service.sources if key else {},
             "policies": policies,
             "default_policy": default,
             "auth_required": needed,
@@ -142,7 +143,7 @@ async def watch(
 
 EVALUATION = {
     "index": "place in the order of candidates; 0 is the model's first answer",
-    "origin": "initial, perturbation or iterate",
+    "origin": "initial, offset, perturbation or iterate",
     "harm": "the largest score in units of its threshold; null if unscored",
     "scores": "category to a number in [0, 1]",
     "flagged": "whether harm is 1 or more",
