@@ -14,6 +14,7 @@ from rerail.engines.base import EmbeddedPrompt
 from rerail.errors import PolicyError, PromptError, PromptTooLongError
 from rerail.eval.methods import BASELINES, NAMES, OWN, Attempt, load_method
 from rerail.eval.methods.ablations import OPTIMIZER, POLICY
+from rerail.eval.methods.adasteer import AdaSteer
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.methods.gradient_cuff import GradientCuff, harmless_prompts
 from rerail.eval.methods.resta import noisy
@@ -23,7 +24,7 @@ from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.settings import PRESETS
 from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Score
-from tests.eval.worlds import COMPLIES, REFUSES, answers, context
+from tests.eval.worlds import COMPLIES, REFUSES, Layered, answers, context, usable
 
 KINDS = {
     "one turn": Prompt.of("how is it done"),
@@ -44,8 +45,8 @@ GUARDED = [n for n in NAMES if n not in BASELINES or n in {"refuse", "best-of-n"
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_answers_every_kind_of_case(name: str, kind: str) -> None:
-    engine, moderator = FakeEngine(), FakeModerator(words=["sure"])
-    (answered,) = answers(load_method(name), context(engine, moderator), KINDS[kind])
+    engine, moderator = Layered(), FakeModerator(words=["sure"])
+    (answered,) = answers(load_method(usable(name)), context(engine, moderator), KINDS[kind])
     assert answered.outcome is not Outcome.ERROR
     assert answered.text
     assert 1 <= answered.cost.generations <= 200
@@ -59,9 +60,9 @@ def test_every_method_answers_every_kind_of_case(name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_and_another_prompt_changes_nothing(name: str) -> None:
     asked = [Prompt.of(f"how is number {i} done") for i in range(4)]
-    together = answers(load_method(name), context(max_open=3), *asked)
+    together = answers(load_method(usable(name)), context(max_open=3), *asked)
     for prompt, among_others in zip(asked, together, strict=True):
-        (alone,) = answers(load_method(name), context(), prompt)
+        (alone,) = answers(load_method(usable(name)), context(), prompt)
         for field in ("text", "outcome", "trajectory", "naturalness", "token_ids", "sent"):
             assert getattr(alone, field) == getattr(among_others, field), field
 
@@ -76,7 +77,7 @@ def test_nothing_flagged_or_unscored_is_returned(name: str, scores: str) -> None
             return Score.unscored("no verdict today")
         raise RuntimeError
 
-    method = load_method(name)
+    method = load_method(usable(name))
     setup = context(moderator=FakeModerator(scorer), budget={"generations": 30})
     (answered,) = answers(method, setup, KINDS["one turn"])
     assert answered.outcome is (Outcome.REFUSED if scores == "flagged" else Outcome.ERROR)
@@ -87,20 +88,23 @@ def test_nothing_flagged_or_unscored_is_returned(name: str, scores: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_budget_is_kept(name: str) -> None:
-    engine = FakeEngine()
+    engine = Layered()
     setup = context(
         engine, FakeModerator(lambda exchange: {"illicit": 1.0}), budget={"generations": 7}
     )
-    method = load_method("gradient-cuff:threshold=1" if name == "gradient-cuff" else name)
+    method = load_method(usable(name))
+    if isinstance(method, AdaSteer):
+        method._directions(engine)
+    before = engine.generated
     (answered,) = answers(method, setup, KINDS["one turn"])
     assert answered.cost.generations <= 7
-    assert engine.generated == answered.cost.generations
+    assert engine.generated - before == answered.cost.generations
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_prompt_that_is_too_long_is_an_error_and_stops_no_other(name: str) -> None:
-    setup = context(FakeEngine(context_length=120))
-    long, good = answers(load_method(name), setup, Prompt.of("x " * 500), KINDS["one turn"])
+    setup = context(Layered(context_length=120))
+    long, good = answers(load_method(usable(name)), setup, Prompt.of("x " * 500), KINDS["one turn"])
     assert (long.outcome, long.text) == (Outcome.ERROR, setup.policy.error_message)
     assert "shorten" in (long.error or "")
     assert good.outcome is not Outcome.ERROR
@@ -108,9 +112,9 @@ def test_a_prompt_that_is_too_long_is_an_error_and_stops_no_other(name: str) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_engine_that_fails_gives_errors_that_quote_nothing(name: str) -> None:
-    engine = FakeEngine()
+    engine = Layered()
     engine.error = RuntimeError("quotes the prompt")
-    method = load_method("gradient-cuff:threshold=1" if name == "gradient-cuff" else name)
+    method = load_method(usable(name))
     for answered in answers(method, context(engine), *list(KINDS.values())[:2]):
         assert answered.outcome is Outcome.ERROR
         assert "quotes" not in (answered.error or "")

@@ -29,7 +29,7 @@ from rerail.moderators import FakeModerator
 from rerail.panel import Panel
 from rerail.search import prompt_seed
 from rerail.types import Exchange, Message, Outcome, Prompt
-from tests.eval.worlds import COMPLIES, REFUSES, policy
+from tests.eval.worlds import COMPLIES, REFUSES, Layered, policy, usable
 
 ROWS = [
     *({"id": f"h{i}", "prompt": f"how is harm of sort {i} done"} for i in range(6)),
@@ -39,7 +39,7 @@ ROWS = [
 
 
 def engines(name: str) -> FakeEngine:
-    return FakeEngine(name=name, seed=len(name))
+    return Layered(name=name, seed=len(name))
 
 
 def loaders(
@@ -73,7 +73,10 @@ def run(run_settings: RunSettings, out: Path, using: Loaders | None = None) -> l
 
 
 def timeless(trials: list[Trial]) -> list[Trial]:
-    return [replace(t, cost=replace(t.cost, seconds=0.0)) for t in trials]
+    return [
+        replace(t, cost=replace(t.cost, seconds=0.0), wall_seconds=None, moderator_seconds=None)
+        for t in trials
+    ]
 
 
 def test_every_case_by_every_method_model_and_seed(tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_a_baselines_naturalness_is_measured_as_rerails_own(tmp_path: Path) -> N
 
 
 def test_every_method_runs_in_every_setting(tmp_path: Path) -> None:
-    methods = tuple(n if n != "gradient-cuff" else "gradient-cuff:threshold=5" for n in NAMES)
+    methods = tuple(usable(name) for name in NAMES)
     asked = settings(tmp_path, methods=methods, scenarios=("multi-turn", "adaptive"), attempts=2)
     found = run(asked, tmp_path / "run")
     assert {t.method for t in found} == set(methods)
