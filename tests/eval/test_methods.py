@@ -273,6 +273,52 @@ def test_resta_moves_the_users_rows_only_by_its_noise() -> None:
     assert answered.cosine < 1.0
 
 
+def test_restas_noise_may_be_in_the_embeddings_own_units() -> None:
+    engine = FakeEngine(d_model=256)
+    engine._rows *= 5
+    attempt = Attempt(context(engine), Prompt.of("a request of a few words and then some more"))
+    moved = noisy(attempt, 0.08, "absolute") - attempt.embedded.point
+    rows = attempt.embedded.steerable("last_user")
+    assert not moved[~rows].any()
+    assert moved[rows].std() == pytest.approx(0.08, rel=0.05)
+
+
+@pytest.mark.parametrize(("refusing", "wanted"), [(2, REFUSES), (1, COMPLIES)])
+def test_restas_copies_may_vote_by_their_beginnings(refusing: int, wanted: str) -> None:
+    limits: list[int] = []
+
+    class Noting(FakeEngine):
+        def generate(self, requests: Any, sampling: Sampling) -> Any:
+            limits.extend([sampling.max_new_tokens] * len(requests))
+            return super().generate(requests, sampling)
+
+    told: dict[bytes, str] = {}
+
+    def answer(embedded: EmbeddedPrompt, point: Any) -> str:
+        return told.setdefault(point.tobytes(), REFUSES if len(told) < refusing else COMPLIES)
+
+    method = load_method("resta:copies=3,prefix=4,noise=0.08,units=absolute")
+    (answered,) = answers(method, context(Noting(answer=answer)), KINDS["one turn"])
+    assert limits == [4, 4, 4, 256]
+    assert answered.cost.generations == 4
+    assert (answered.text == REFUSES) == (wanted == REFUSES)
+    assert answered.text in {REFUSES, COMPLIES}  # whole
+
+
+def test_what_the_paper_would_have_returned_is_kept() -> None:
+    method = load_method(usable("tsa"))
+    setup = context(moderator=FakeModerator(lambda exchange: {"illicit": 0.8}))
+    (answered,) = answers(method, setup, KINDS["one turn"])
+    assert answered.outcome is Outcome.REFUSED
+    assert answered.published is not None
+    assert answered.published.flagged
+    (steered,) = answers(method, context(), KINDS["one turn"])
+    if steered.outcome is Outcome.STEERED:
+        assert steered.published == steered.final
+    (other,) = answers(load_method("fast"), context(), KINDS["one turn"])
+    assert other.published is None
+
+
 def test_gradient_cuff_refuses_by_loss_and_by_norm() -> None:
     prompt = KINDS["one turn"]
     declines = context(FakeEngine(answer=lambda e, p: REFUSES))

@@ -489,3 +489,45 @@ def test_the_clock_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     real = time.perf_counter
     monkeypatch.setattr(time, "perf_counter", lambda: 1000 * real())
     assert timeless(run(settings(tmp_path), tmp_path / "late")) == timeless(found)
+
+
+def test_time_spent_on_moderators_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that only the moderator moves: all of the time is the moderator's."""
+    now = [0.0]
+
+    class Slow(FakeModerator):
+        def score(self, exchanges: Any) -> Any:
+            now[0] += 1.0
+            return super().score(exchanges)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    given = loaders(moderator=Slow(words=["sure"]))
+    found = run(settings(tmp_path, methods=("none", "fast")), tmp_path / "run", given)
+    for trial in found:
+        assert trial.moderator_seconds == trial.wall_seconds
+        assert (trial.wall_seconds == 0) == (trial.method == "none")
+
+
+def test_what_an_engine_cannot_run_is_left_out_and_said(tmp_path: Path) -> None:
+    asked = settings(tmp_path, methods=("none", "adasteer"), models=("fake", "layered"))
+    given = loaders(lambda name: (Layered if name == "layered" else FakeEngine)(name=name))
+    with Run(asked, tmp_path / "run", given) as evaluation:
+        assert evaluation.remaining == 3 * len(ROWS)
+        assert evaluation.left_out.keys() == {"fake"}
+        assert "transformers engine" in evaluation.left_out["fake"]["adasteer"]
+    found = run(asked, tmp_path / "run", given)
+    assert {(t.model, t.method) for t in found} == {
+        ("fake", "none"), ("layered", "none"), ("layered", "adasteer"),
+    }  # fmt: skip
+    only = settings(tmp_path, methods=("adasteer",))
+    with pytest.raises(EngineError, match="no hidden states"):
+        Run(only, tmp_path / "only", loaders(lambda name: FakeEngine(name=name)))
+
+
+def test_a_method_without_step_sizes_is_told_before_anything_is_answered(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    with pytest.raises(PolicyError, match="rerail tune --preset tsa"):
+        Run(settings(tmp_path, methods=("none", "tsa")), tmp_path / "a", loaders(lambda _: engine))
+    assert engine.generated == 0

@@ -81,25 +81,22 @@ def tsa_table(
 ) -> list[dict[str, Any]]:
     """Table 1 of the TSA paper: a row for each part of the prompts and each method.
 
-    A part is a benchmark, or what there is of one kind in it where it has several.
+    A part is what there is of one kind in a benchmark.
 
     Args:
         methods: trials by method.
         official: the benchmarks' own scores of some trials, by name.
     """
-    kinds: defaultdict[str, set[str]] = defaultdict(set)
-    for trials in methods.values():
+    parts: dict[tuple[str, str], dict[str, list[Trial]]] = {}
+    for method, trials in methods.items():
         for trial in trials:
-            kinds[trial.benchmark].add(trial.kind)
-    rows = []
-    for benchmark, several in kinds.items():
-        for kind in sorted(several, reverse=True):
-            for method, trials in methods.items():
-                mine = [t for t in trials if (t.benchmark, t.kind) == (benchmark, kind)]
-                if mine:
-                    part = benchmark if len(several) == 1 else f"{benchmark}, {kind}"
-                    rows.append({"part": part, "method": method, **_row(mine, official(mine))})
-    return rows
+            part = parts.setdefault((trial.benchmark, trial.kind), {})
+            part.setdefault(method, []).append(trial)
+    return [
+        {"part": f"{benchmark}, {kind}", "method": method, **_row(mine, official(mine))}
+        for (benchmark, kind), by_method in sorted(parts.items(), reverse=True)
+        for method, mine in by_method.items()
+    ]
 
 
 def _row(trials: Sequence[Trial], official: Mapping[str, Any]) -> dict[str, Any]:

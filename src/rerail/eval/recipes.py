@@ -61,8 +61,8 @@ def load_recipe(name: str) -> Recipe:
     path = Path(name).expanduser()
     if not path.is_file():
         raise InputFileError(
-            f"unknown recipe {name!r}{nearest(name, shipped)}: use {', '.join(shipped)}, or the "
-            "path of a file"
+            f"unknown recipe {name!r}{nearest(name, shipped)}; there are {', '.join(shipped)}, and "
+            "files by their path"
         )
     return _read(name, path)
 
