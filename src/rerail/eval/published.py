@@ -168,13 +168,15 @@ def paper_row(model: str, benchmark: str, kind: str, method: str) -> dict[str, A
 
     The method may have settings: those of the paper are not checked.
     """
-    table, values = tsa_paper(), known("tsa", model)
-    parts = table["models"].get(values["models"][0], {}) if values else {}
+    table, values = tsa_paper(), known("tsa", model) or {}
+    parts: dict[str, Any] = {}
+    for name in values.get("models", ()):
+        parts = table["models"].get(name, parts)
     part = f"{benchmark} {kind}"
-    row, name = parts.get(part), base_name(method)
-    if row is None or (name != "none" and name not in row):
+    row, called = parts.get(part), base_name(method)
+    if row is None or (called != "none" and called not in row):
         return None
-    own = {"after": row["before"]} if name == "none" else row[name]
+    own = {"after": row["before"]} if called == "none" else row[called]
     shared = {key: row[key] for key in ("before", "mean_before") if key in row}
     return {"prompts": table["prompts"][part], **shared, **own}
 
