@@ -881,7 +881,7 @@ def test_activations_moved_by_nothing_give_the_answers_of_plain_generation(
 def test_what_is_added_to_a_layer_is_what_the_next_one_is_given(architecture: str) -> None:
     """The last layer's vector moves the logits as the head says; the hooks are gone after."""
     engine = make_engine(architecture)
-    assert engine.layers == 2
+    assert engine.layer_count() == 2
     prompts = [asked(engine, question) for question in QUESTIONS]
     before = engine.activations(prompts)
     assert before.shape == (3, 2, engine._config.hidden_size)
@@ -911,3 +911,13 @@ def test_a_layer_that_there_is_not_is_told() -> None:
     shift = {2: np.zeros(32, dtype=np.float32)}
     with pytest.raises(EngineError, match="layers 0 to 1"):
         engine.generate_shifted([GenerationRequest(prompt, prompt.point)], GREEDY, [shift])
+
+
+def test_a_compiled_model_shows_no_layers() -> None:
+    """A hook that is set after compilation may do nothing: no defence would be taken for one."""
+    engine = make_engine()
+    engine._static_cache = True
+    prompt = asked(engine, "Hello world")
+    for call in (engine.layer_count, lambda: engine.activations([prompt])):
+        with pytest.raises(EngineError, match="without"):
+            call()

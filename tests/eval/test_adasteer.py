@@ -10,7 +10,7 @@ import pytest
 
 from rerail.engines import FakeEngine
 from rerail.engines.transformers import TransformersEngine
-from rerail.errors import PromptError
+from rerail.errors import EngineError, PromptError
 from rerail.eval.methods import load_method
 from rerail.eval.methods.adasteer import AdaSteer, Directions, contrast, directions
 from rerail.eval.methods.base import Context
@@ -110,6 +110,12 @@ def test_an_engine_without_hidden_states_is_told() -> None:
     plain = FakeEngine()
     assert "transformers" in (AdaSteer.lacks(plain) or "")
     assert AdaSteer.lacks(Layered()) is None
+
+    class Compiled(Layered):
+        def layer_count(self) -> int:
+            raise EngineError("compiled: load it without")
+
+    assert AdaSteer.lacks(Compiled()) == "compiled: load it without"
     (answered,) = answers(AdaSteer(), context(plain), Prompt.of("how is it done"))
     assert answered.outcome is Outcome.ERROR
     assert "shows no hidden states" in (answered.error or "")

@@ -62,6 +62,7 @@ def test_one_of_ones_own_is_read_by_its_path(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("benchmarks: [a]\nmethods: [none]\nlimt: 3\n", "did you mean 'limit'"),
+        ("1: 2\n", "unknown setting 1"),
         ("benchmarks: [a]\n", "methods is no list of names"),
         ("benchmarks: a\nmethods: [none]\n", "benchmarks is no list of names"),
         ("benchmarks: [1]\nmethods: [none]\n", "benchmarks is no list of names"),

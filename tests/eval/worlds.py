@@ -39,11 +39,12 @@ def usable(name: str) -> str:
 class Layered(FakeEngine):
     """The fake engine with hidden states: what a layer gives is the mean of the steered rows."""
 
-    layers = 2
+    def layer_count(self) -> int:
+        return 2
 
     def activations(self, prompts: Sequence[EmbeddedPrompt]) -> FloatArray:
         means = [p.point[p.steerable("last_user")].mean(axis=0) for p in prompts]
-        return np.repeat(np.stack(means)[:, None], self.layers, axis=1)
+        return np.repeat(np.stack(means)[:, None], self.layer_count(), axis=1)
 
     def generate_shifted(
         self,

@@ -203,9 +203,12 @@ class ActivationEngine(Engine, Protocol):
     rerail steers without: this is for methods that it is compared with.
     """
 
-    @property
-    def layers(self) -> int:
-        """How many there are."""
+    def layer_count(self) -> int:
+        """How many layers it has.
+
+        Raises:
+            EngineError: they cannot be had of this model, or as it was loaded.
+        """
         ...
 
     def activations(self, prompts: Sequence[EmbeddedPrompt]) -> FloatArray:

@@ -331,9 +331,12 @@ class TransformersEngine:
 
         return self._in_batches([len(text) for text in texts], [0] * len(texts), run)
 
-    @property
-    def layers(self) -> int:
-        """How many there are."""
+    def layer_count(self) -> int:
+        """How many layers it has.
+
+        Raises:
+            EngineError: the model has no list of them, or was loaded with ``static_cache``.
+        """
         return len(self._layers)
 
     def activations(self, prompts: Sequence[EmbeddedPrompt]) -> FloatArray:
@@ -342,6 +345,7 @@ class TransformersEngine:
         Raises:
             EngineError: memory does not suffice for one prompt, or the model failed.
         """
+        layers = range(self.layer_count())
 
         def run(batch: list[int]) -> list[FloatArray]:
             embeds, mask = self._whole([prompts[i].point for i in batch])
@@ -351,9 +355,9 @@ class TransformersEngine:
                 kept[layer] = hidden[:, -1].float().cpu()
                 return hidden
 
-            with self._hooked(range(self.layers), keep):
+            with self._hooked(layers, keep):
                 self._forward(mask, None, 1, inputs_embeds=embeds)
-            stacked = torch.stack([kept[layer] for layer in range(self.layers)], dim=1)
+            stacked = torch.stack([kept[layer] for layer in layers], dim=1)
             return list(stacked.numpy())
 
         found = self._in_batches([len(p.point) for p in prompts], [0] * len(prompts), run)
@@ -369,9 +373,9 @@ class TransformersEngine:
         """
         check_sampling(sampling)
         check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
-        moved = sorted({layer for shift in shifts for layer in shift})
-        if moved and not 0 <= moved[0] <= moved[-1] < self.layers:
-            raise EngineError(f"{self._name} has layers 0 to {self.layers - 1}, not {moved}")
+        last = self.layer_count() - 1
+        if unknown := {layer for shift in shifts for layer in shift if not 0 <= layer <= last}:
+            raise EngineError(f"{self._name} has layers 0 to {last}, not {min(unknown)}")
         limits = [self._room(len(r.point), sampling.max_new_tokens) for r in requests]
 
         def run(batch: list[int]) -> list[Generation]:
@@ -655,8 +659,12 @@ class TransformersEngine:
         """The decoder's layers: the outermost list of modules with as many as there are.
 
         Raises:
-            EngineError: there is no such list.
+            EngineError: there is no such list, or hooks on them may be without effect.
         """
+        if self._static_cache:
+            raise EngineError(
+                f"{self._name} was loaded with static_cache, and is compiled: load it without"
+            )
         for module in self._model.modules():
             listed = isinstance(module, torch.nn.ModuleList)
             if listed and len(module) == self._config.num_hidden_layers:

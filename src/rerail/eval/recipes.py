@@ -83,7 +83,9 @@ def _read(name: str, file: Traversable) -> Recipe:
     known = (*RunSettings.model_fields, "description")
     for key in values:
         if key not in known:
-            raise InputFileError(f"recipe {name}: unknown setting {key!r}{nearest(key, known)}")
+            raise InputFileError(
+                f"recipe {name}: unknown setting {key!r}{nearest(str(key), known)}"
+            )
     description, policy = values.pop("description", ""), values.pop("policy", None)
     for key, value in (("description", description), ("policy", policy or "")):
         if not isinstance(value, str):

@@ -94,6 +94,10 @@ class AdaSteer(Stepwise):
     def lacks(engine: Engine) -> str | None:
         """Why an engine cannot be had for this; None if it can."""
         if isinstance(engine, ActivationEngine):
+            try:
+                engine.layer_count()
+            except EngineError as error:
+                return str(error)
             return None
         return f"{engine.name} shows no hidden states: adasteer needs the transformers engine"
 
@@ -123,7 +127,7 @@ class AdaSteer(Stepwise):
         if not isinstance(engine, ActivationEngine):
             raise EngineError(self.lacks(engine))
         if engine.name not in self._found:
-            layer = round(self.depth * (engine.layers - 1))
+            layer = round(self.depth * (engine.layer_count() - 1))
             self._found[engine.name] = directions(engine, contrast(self.contrast), layer)
         return self._found[engine.name]
 
