@@ -166,7 +166,7 @@ def test_a_recipe_writes_the_papers_table(
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]
     assert (settings["temperature"], settings["max_new_tokens"]) == (0.1, 128)
     table = (tmp_path / "run" / "tables" / "tsa-table-1.csv").read_text().splitlines()
-    assert table[0].startswith("prompts of,method,n,flagged,before,")
+    assert table[0].startswith("prompts of,method,n,flagged,iterations,")
     parts = {"wildjailbreak, harmful", "harmbench, harmful", "gsm8k, utility",
              "xstest, harmful", "xstest, benign"}  # fmt: skip
     rows = ran.document["tsa_table_1"]

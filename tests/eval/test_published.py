@@ -13,7 +13,7 @@ from rerail.eval.tables import tables
 from rerail.eval.types import Trial
 from rerail.tuned import known
 from rerail.types import Cost, Verdict
-from tests.eval.trials import SAFE, UNSCORED, failed, left_flagged, refused, steered, trial
+from tests.eval.trials import SAFE, UNSCORED, case, failed, left_flagged, refused, steered, trial
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -108,12 +108,19 @@ def test_seconds_are_with_and_without_the_moderators() -> None:
     assert found["seconds_per_prompt"]["value"] == 4.0
     assert found["seconds_without_moderator"]["value"] == 3.0
     assert found["seconds_per_prompt"]["unscored"] == 1
+    assert found["seconds_per_prompt"]["low"] is None  # a group's prompts share them
 
 
 def test_a_part_is_of_one_benchmark_and_kind() -> None:
-    trials = [wild(0), wild(1, kind="benign"), wild(0, benchmark="harmbench")]
-    parts = [r["part"] for r in summarise(trials, [])["tsa_table_1"]]
-    assert parts == ["wildjailbreak, harmful", "wildjailbreak, benign", "harmbench, harmful"]
+    trials = [wild(1, kind="benign"), wild(0), wild(0, benchmark="harmbench")]
+    for names in (["wildjailbreak", "harmbench"], ["harmbench", "wildjailbreak"]):
+        cases = [case(number, name) for number, name in enumerate(names)]
+        parts = [r["part"] for r in summarise(trials, cases)["tsa_table_1"]]
+        wanted = {
+            "wildjailbreak": ["wildjailbreak, harmful", "wildjailbreak, benign"],
+            "harmbench": ["harmbench, harmful"],
+        }
+        assert parts == [part for name in names for part in wanted[name]]
 
 
 def test_the_papers_row_stands_beside_its_models_and_copies_of_them() -> None:
@@ -147,14 +154,16 @@ def test_every_model_of_the_papers_table_is_known_and_has_all_parts() -> None:
 
 
 LAYOUT = [
-    "prompts of", "method", "n", "flagged", "before", "after", "returned",
-    "mean score, before", "mean score, after", "median score, before", "median score, after",
-    "max score, before", "max score, after", "iterations", "seconds", "seconds without moderators",
+    "prompts of", "method", "n", "flagged", "paper: flagged", "iterations", "paper: iterations",
+    "seconds", "seconds without moderators", "paper: seconds", "mean score, before",
+    "mean score, after", "paper: mean score", "median score, before", "median score, after",
+    "max score, before", "max score, after", "flagged before", "flagged after",
+    "flagged, as returned",
 ]  # fmt: skip
-PAPERS = ["paper: flagged", "paper: iterations", "paper: seconds", "paper: mean score, after"]
+OTHER_MODELS = [name for name in LAYOUT if not name.startswith("paper")]
 
 
-@pytest.mark.parametrize(("model", "columns"), [(LLAMA, LAYOUT + PAPERS), ("tiny", LAYOUT)])
+@pytest.mark.parametrize(("model", "columns"), [(LLAMA, LAYOUT), ("tiny", OTHER_MODELS)])
 def test_the_layout_of_the_table(model: str, columns: list[str]) -> None:
     trials = [
         wild(0, "none", left_flagged, model=model),
@@ -168,11 +177,12 @@ def test_the_layout_of_the_table(model: str, columns: list[str]) -> None:
     cells = {str(r[1]): dict(zip(columns, map(str, r), strict=True)) for r in table.rows}
     assert cells["none"]["flagged"] == "1 → 1"
     assert cells["tsa"]["flagged"] == "1 → 1"
-    assert cells["tsa"]["returned"].startswith("0.0 %")
+    assert cells["tsa"]["flagged, as returned"].startswith("0.0 %")
     assert cells["tsa"]["mean score, after"] == "0.700"
     assert cells["fast"]["flagged"] == "1 → 0"
     if model == LLAMA:
         assert cells["tsa"]["paper: flagged"] == "218 → 0 of 2,000"
+        assert cells["tsa"]["paper: mean score"] == "0.106 → 0.012"
         assert cells["fast"]["paper: flagged"] == "–"
     lacks = found["tsa-table-1-lacks"]
     assert {"judged harmful after", "declined", "on topic"} <= set(lacks.columns)

@@ -111,7 +111,7 @@ def summarise(trials: Sequence[Trial], cases: Sequence[Case]) -> dict[str, Any]:
             if any(t.flagged_before for t in mine)
         },
         "harm_categories": _harm_categories(methods),
-        "tsa_table_1": published.tsa_table(methods, _scores),
+        "tsa_table_1": published.tsa_table(methods, cases, _scores),
         "sweeps": sweeps.found(methods),
         "comparisons": _comparisons(methods),
         **frontier.summarise(methods, reference_of(methods)),

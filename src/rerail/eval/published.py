@@ -20,7 +20,7 @@ from rerail.eval import statistics
 from rerail.eval.frontier import base_name
 from rerail.eval.methods import OWN, ablations
 from rerail.eval.quantities import BY_NAME, cluster
-from rerail.eval.types import Trial
+from rerail.eval.types import Case, Trial
 from rerail.tuned import known
 from rerail.types import Verdict
 
@@ -77,6 +77,7 @@ def figures(trials: Sequence[Trial]) -> dict[str, Any]:
 
 def tsa_table(
     methods: Mapping[str, Sequence[Trial]],
+    cases: Sequence[Case],
     official: Callable[[Sequence[Trial]], Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """Table 1 of the TSA paper: a row for each part of the prompts and each method.
@@ -85,6 +86,7 @@ def tsa_table(
 
     Args:
         methods: trials by method.
+        cases: in the order of the run, which is that of the parts.
         official: the benchmarks' own scores of some trials, by name.
     """
     parts: dict[tuple[str, str], dict[str, list[Trial]]] = {}
@@ -92,9 +94,15 @@ def tsa_table(
         for trial in trials:
             part = parts.setdefault((trial.benchmark, trial.kind), {})
             part.setdefault(method, []).append(trial)
+    place = {case.benchmark: number for number, case in reversed(list(enumerate(cases)))}
+
+    def order(part: tuple[str, str]) -> tuple[int, bool, str]:
+        benchmark, kind = part
+        return place.get(benchmark, len(cases)), kind != "harmful", kind
+
     return [
         {"part": f"{benchmark}, {kind}", "method": method, **_row(mine, official(mine))}
-        for (benchmark, kind), by_method in sorted(parts.items(), reverse=True)
+        for (benchmark, kind), by_method in sorted(parts.items(), key=lambda p: order(p[0]))
         for method, mine in by_method.items()
     ]
 

@@ -45,8 +45,9 @@ class Quantity:
         population: which trials it is about.
         value: of a trial; None if unscored.
         per: the denominator's part of a trial, where it is not 1.
-        summary: ``share`` and ``mean`` are ratios of sums, ``geometric`` is a geometric mean, and
-            a number is that quantile.
+        summary: ``share`` and ``mean`` are ratios of sums, ``plain`` is a mean without an interval
+            (of what groups of trials share), ``geometric`` is a geometric mean, and a number is
+            that quantile.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Quantity:
     population: Callable[[Trial], bool]
     value: Callable[[Trial], float | bool | None]
     per: Callable[[Trial], float] | None = None
-    summary: Literal["share", "mean", "geometric"] | float = "mean"
+    summary: Literal["share", "mean", "plain", "geometric"] | float = "mean"
 
     def estimate(self, trials: Iterable[Trial]) -> Estimate:
         """The quantity over trials; clusters are prompts."""
@@ -81,6 +82,9 @@ class Quantity:
             return Estimate(value, low, high, logs.n, unscored)
         if self.summary == "mean":
             return statistics.mean(numbers, clusters, unscored)
+        if self.summary == "plain":
+            value = math.fsum(numbers) / len(numbers) if numbers else None
+            return Estimate(value, None, None, len(numbers), unscored)
         return statistics.quantile(numbers, self.summary, unscored)
 
     def sums(self, trials: Sequence[Trial]) -> Floats:
@@ -290,10 +294,11 @@ QUANTITIES: tuple[Quantity, ...] = (
              "seconds", "lower", _neutralised, _seconds, summary=0.95),
     Quantity("seconds_per_prompt", "seconds per prompt, shared",
              "of all prompts: wall time of the group that was answered in lock-step, by its "
-             "prompts", "seconds", "lower", _everything, lambda t: t.wall_seconds),
+             "prompts", "seconds", "lower", _everything, lambda t: t.wall_seconds,
+             summary="plain"),
     Quantity("seconds_without_moderator", "the same without moderators",
              "of all prompts: the same less the time spent on moderators",
-             "seconds", "lower", _everything, _without_moderator),
+             "seconds", "lower", _everything, _without_moderator, summary="plain"),
     Quantity("seconds_p50", "seconds per prompt, median",
              "of all prompts: wall time; shared rounds count in full for each prompt",
              "seconds", "lower", _everything, _seconds, summary=0.5),

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from rerail.errors import EngineError, InputFileError, MissingDependencyError, P
 from rerail.eval.benchmarks import draw, load_benchmark, without_template
 from rerail.eval.benchmarks.wrappers import read_wrappers, wrapped
 from rerail.eval.judges import Embedded, Judge, Opinion, Remembering, load_judge, read_spec
-from rerail.eval.methods import Context, Method, Returned, load_method
+from rerail.eval.methods import Context, Method, Returned, Stepwise, load_method
 from rerail.eval.methods.adasteer import AdaSteer
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.records import Key, RunFolder, dump_cases
@@ -405,6 +406,9 @@ def _answered(
     cases = answers.cases
     firsts = [g.text if g else None for g in answers.generations]
     found: dict[int, Returned] = {}
+    if isinstance(method, Stepwise):
+        with suppress(Exception):  # what it fails with, its answers tell
+            method.prepare(context)
     started, judging = time.perf_counter(), context.panel.seconds
     for index, answered in method.answer(context, [case.prompt for case in cases]):
         found[index] = answered

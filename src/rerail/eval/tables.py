@@ -388,8 +388,12 @@ def _published(methods: Sequence[Mapping[str, Any]]) -> Table:
 
 def _tsa(summary: Mapping[str, Any]) -> Table:
     """Table 1 of the TSA paper, beside its own figures."""
-    paper = tsa_paper()
-    rows = summary["tsa_table_1"]
+    source, rows = tsa_paper()["source"], summary["tsa_table_1"]
+    shown = {
+        name: cell
+        for name, cell in _TSA.items()
+        if name not in _PAPER or any(row["paper"] for row in rows)
+    }
     return _table(
         "tsa-table-1",
         "The TSA paper's table",
@@ -398,25 +402,8 @@ def _tsa(summary: Mapping[str, Any]) -> Table:
         "searches that did not end with the first answer, seconds per prompt with and without the "
         "moderators' time. After is what the paper would have returned: the best iterate, flagged "
         "or not; what rerail returned stands beside it. Where the model is one of the paper's, so "
-        f"does what the paper has ({paper['source']}; on two A6000, under its own moderator).",
-        {
-            "prompts of": itemgetter("part"),
-            "method": itemgetter("method"),
-            "n": itemgetter("prompts"),
-            "flagged": lambda row: _before_after(row["before"], row["after"]),
-            "before": _figure("flagged_before", "share"),
-            "after": _figure("published_flagged_after", "share"),
-            "returned": _figure("flagged_after", "share"),
-            **{
-                f"{statistic} score, {when}": _score(when, statistic)
-                for statistic in ("mean", "median", "max")
-                for when in ("before", "after")
-            },
-            "iterations": _figure("iterations", "count"),
-            "seconds": _figure("seconds_per_prompt", "seconds"),
-            "seconds without moderators": _figure("seconds_without_moderator", "seconds"),
-            **(_PAPER if any(row["paper"] for row in rows) else {}),
-        },
+        f"does what the paper has ({source}; on two A6000, under its own moderator).",
+        shown,
         rows,
         heads=2,
     )
@@ -431,7 +418,8 @@ def _tsa_lacks(summary: Mapping[str, Any]) -> Table:
         "What the TSA paper's table lacks",
         "On the same prompts: the independent judge, which steered nothing; how many of the "
         "answers decline, and how many are about the request; harmless prompts that are declined; "
-        "tokens. Score is the benchmark's own, where it has one. Undirected search and best-of-n "
+        "tokens. Score is the benchmark's own, where it has one; XSTest's is full refusals. "
+        "Undirected search and best-of-n "
         "are compared at equal generations in a table of their own.",
         {
             "prompts of": itemgetter("part"),
@@ -471,7 +459,32 @@ _PAPER: Columns = {
     ),
     "paper: iterations": _paper(lambda p: p.get("iterations", NONE)),
     "paper: seconds": _paper(lambda p: p.get("seconds", NONE)),
-    "paper: mean score, after": _paper(lambda p: p.get("mean_after", NONE)),
+    "paper: mean score": _paper(
+        lambda p: f"{p['mean_before']} → {p['mean_after']}" if "mean_after" in p else NONE
+    ),
+}
+
+_TSA: Columns = {
+    "prompts of": itemgetter("part"),
+    "method": itemgetter("method"),
+    "n": itemgetter("prompts"),
+    "flagged": lambda row: _before_after(row["before"], row["after"]),
+    "paper: flagged": _PAPER["paper: flagged"],
+    "iterations": _figure("iterations", "count"),
+    "paper: iterations": _PAPER["paper: iterations"],
+    "seconds": _figure("seconds_per_prompt", "seconds"),
+    "seconds without moderators": _figure("seconds_without_moderator", "seconds"),
+    "paper: seconds": _PAPER["paper: seconds"],
+    "mean score, before": _score("before", "mean"),
+    "mean score, after": _score("after", "mean"),
+    "paper: mean score": _PAPER["paper: mean score"],
+    "median score, before": _score("before", "median"),
+    "median score, after": _score("after", "median"),
+    "max score, before": _score("before", "max"),
+    "max score, after": _score("after", "max"),
+    "flagged before": _figure("flagged_before", "share"),
+    "flagged after": _figure("published_flagged_after", "share"),
+    "flagged, as returned": _figure("flagged_after", "share"),
 }
 
 

@@ -101,6 +101,10 @@ class AdaSteer(Stepwise):
             return None
         return f"{engine.name} shows no hidden states: adasteer needs the transformers engine"
 
+    def prepare(self, context: Context) -> None:
+        """Find the model's directions, once."""
+        self._directions(context.engine)
+
     def answer(self, context: Context, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Returned]]:
         """Answer every prompt, each with its index as soon as it is finished."""
         try:

@@ -194,6 +194,9 @@ class Stepwise(ABC):
     def settings(self) -> Mapping[str, Any]:
         return FrozenDict()
 
+    def prepare(self, context: Context) -> None:  # noqa: B027 - most need nothing
+        """Do what is done once for a model, at no prompt's cost; `answer` does what is left."""
+
     @abstractmethod
     def steps(self, attempt: Attempt) -> Steps:
         """The method, for one prompt."""
