@@ -32,6 +32,7 @@ from rerail.eval import judges, records
 from rerail.eval.benchmarks import BENCHMARKS, own
 from rerail.eval.benchmarks.base import Hub
 from rerail.eval.methods import BASELINES, OWN, ablations
+from rerail.eval.recipes import Recipe, load_recipe, names
 from rerail.eval.scenarios import ADAPTIVE, PLAIN, TRANSFORMS
 from rerail.eval.settings import RunSettings
 from rerail.eval.types import Trial
@@ -672,6 +673,17 @@ def evaluation() -> str:
                 for name, changes in {**ablations.OPTIMIZER, **ablations.POLICY}.items()
             ],
         ),
+        "## Recipes",
+        "`--recipe NAME`, or the path of a file: a YAML mapping of the "
+        "[settings of a run](#settings-of-a-run), in which `policy` is a name or a path, with a "
+        "`description`. Options that are given replace its values.",
+        _table(
+            ("name", "what it is", "benchmarks", "methods"),
+            [
+                (f"`{recipe.name}`", recipe.description, *map(_named, _asked_and_by(recipe)))
+                for recipe in map(load_recipe, names())
+            ],
+        ),
         "## Judges",
         _prose(_body(judges)),
         "## A run's folder",
@@ -685,6 +697,14 @@ def evaluation() -> str:
         _keys(_attributes(Trial)),
     ]
     return "\n\n".join(parts)
+
+
+def _asked_and_by(recipe: Recipe) -> tuple[list[str], list[str]]:
+    return recipe.settings["benchmarks"], recipe.settings["methods"]
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 _SCENARIOS = {

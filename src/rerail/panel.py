@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -146,6 +147,14 @@ class Panel:
             self.flags(known.categories).values()
         )
 
+    @property
+    def seconds(self) -> float:
+        """Wall time spent on moderators so far, by this panel and by those that share its caches.
+
+        A verdict that is remembered takes none.
+        """
+        return self._steers.seconds + (self._confirms.seconds if self._confirms else 0.0)
+
     def asked(self) -> dict[str, Stats]:
         """What each moderator was asked so far, by name; only of those that count."""
         both = [self._steers, *filter(None, [self._confirms])]
@@ -244,7 +253,15 @@ class _Asked:
     def __init__(self, moderator: Moderator, timeout: float) -> None:
         self.moderator = moderator
         self._timeout = timeout
-        self.score = Cached(TimeLimited(moderator, timeout)).score
+        self._score = Cached(TimeLimited(moderator, timeout)).score
+        self.seconds = 0.0
+
+    def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
+        """One verdict per exchange, in order."""
+        started = time.perf_counter()
+        found = self._score(exchanges)
+        self.seconds += time.perf_counter() - started
+        return found
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Asked):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli, write_jsonl
+from tests.eval import published_files
 
 pytest.importorskip("matplotlib", reason="the extra eval is not installed")
 
@@ -145,3 +146,91 @@ def test_an_empty_benchmark_loads_no_model(
     ran = cli("eval", *given)
     assert ran.code == 2, ran.err
     assert "holds no" in ran.err or "no row" in ran.err
+
+
+TSA = "tsa:perturbation_scale=0.3,step_size=0.3,units=table"
+METHODS = ["none", "smoothllm", "resta:prefix=10", "adasteer", "best-of-n", "random", TSA, "fast"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Local copies of what the recipe asks, as options."""
+    found = []
+    for write in (published_files.wildjailbreak, published_files.harmbench,
+                  published_files.xstest, published_files.gsm8k):  # fmt: skip
+        path = write(tmp_path)
+        found += ["--benchmark", f"{path.stem}={path}"]
+    return found
+
+
+def test_a_recipe_writes_the_papers_table(
+    cli: Cli, files: list[str], fake: list[str], tmp_path: Path
+) -> None:
+    methods = [arg for name in METHODS for arg in ("--method", name)]
+    command = ["eval", "--recipe", "tsa-table-1", "--limit", 8, *files, *methods, *fake,
+               "--seed", 0, "--seed", 1, "--out", tmp_path / "run", "--json"]  # fmt: skip
+    ran = cli(*command)
+    assert ran.code == 0, ran.err
+    assert "left out: adasteer @ fake" in ran.err
+    assert ran.document["seeds"] == [0, 1]
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())["settings"]
+    assert (settings["temperature"], settings["max_new_tokens"]) == (0.1, 128)
+    table = (tmp_path / "run" / "tables" / "tsa-table-1.csv").read_text().splitlines()
+    assert table[0].startswith("prompts of,method,n,flagged,iterations,")
+    parts = {"wildjailbreak, harmful", "harmbench, harmful", "gsm8k, utility",
+             "xstest, harmful", "xstest, benign"}  # fmt: skip
+    rows = ran.document["tsa_table_1"]
+    assert {row["part"] for row in rows} >= parts
+    assert {row["method"] for row in rows} == {m for m in METHODS if m != "adasteer"}
+    by_part = {row["part"]: row for row in rows if row["method"] == "fast"}
+    assert by_part["harmbench, harmful"]["prompts"] == 8
+    assert by_part["harmbench, harmful"]["before"] == 8
+    assert by_part["harmbench, harmful"]["after"] == 0
+    assert by_part["gsm8k, utility"]["official"] is not None
+    assert by_part["harmbench, harmful"]["seconds_per_prompt"]["value"] > 0
+    assert cli(*command).document == ran.document  # the same command goes on, and finds it done
+
+
+def test_a_recipe_without_its_data_says_what_to_get_and_how_to_give_it(
+    cli: Cli, fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def fails(*args: object, **kwargs: object) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(datasets, "load_dataset", fails)
+    ran = cli("eval", "--recipe", "tsa-table-1", "--method", "none", *fake, "--out", tmp_path / "r")
+    assert ran.code == 2
+    assert "huggingface.co/datasets/allenai/wildjailbreak" in ran.err
+    assert "--benchmark wildjailbreak=FILE" in ran.err
+    assert "--benchmark 'harmbench'" in ran.err
+
+
+def test_a_recipe_of_ones_own_and_its_policy(
+    cli: Cli, given: list[str], faked: Path, tmp_path: Path
+) -> None:
+    mine = write_jsonl(tmp_path / "own.jsonl", *PROMPTS)
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        f"benchmarks: ['mine={mine}']\nmethods: [none]\nmodels: [fake]\npolicy: {faked}\nlimit: 2\n"
+    )
+    ran = cli("eval", "--recipe", path, "--limit", 3, "--out", tmp_path / "o", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.document["methods"]["none"]["n"] == 3
+    both = cli("eval", "--recipe", path, "--settings", "x.json", "--out", tmp_path / "b")
+    assert "not both" in both.err
+
+
+def test_a_sweep_is_run_and_drawn(cli: Cli, given: list[str], tmp_path: Path) -> None:
+    ran = cli("eval", *given, "--sweep", "num_directions=2,4", "--json")
+    assert ran.code == 0, ran.err
+    assert list(ran.document["methods"]) == [
+        "none", "fast:num_directions=2", "fast:num_directions=4",
+    ]  # fmt: skip
+    assert [row["value"] for row in ran.document["sweeps"]] == [2, 4]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Mean highest score after against num_directions" in page
+    assert (tmp_path / "run" / "plots" / "sweep-num_directions-score.svg").is_file()
+    told = cli("eval", *given, "--sweep", "num_directons=2")
+    assert (told.code, "did you mean 'num_directions'" in told.err) == (2, True)

@@ -23,7 +23,7 @@ import transformers
 
 from rerail.engines import Engine, GenerationRequest, Sampling, load_engine
 from rerail.engines import transformers as module
-from rerail.engines.base import EmbeddedPrompt
+from rerail.engines.base import ActivationEngine, EmbeddedPrompt
 from rerail.engines.transformers import TransformersEngine
 from rerail.errors import (
     EngineError,
@@ -859,3 +859,65 @@ def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError, match=rf"{package} .*rerail\[hf\]"):
         load_engine()
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_activations_moved_by_nothing_give_the_answers_of_plain_generation(
+    architecture: str,
+) -> None:
+    engine = make_engine(architecture)
+    assert isinstance(engine, ActivationEngine)
+    requests = [GenerationRequest(p, p.point, 3) for p in (asked(engine, q) for q in QUESTIONS)]
+    width = engine._config.hidden_size
+    nothing = [{0: np.zeros(width, dtype=np.float32)}, {}, {1: np.zeros(width, dtype=np.float32)}]
+    drawn = Sampling(NEW_TOKENS, temperature=0.7)
+    for sampling in (GREEDY, drawn):
+        assert engine.generate_shifted(requests, sampling, nothing) == engine.generate(
+            requests, sampling
+        )
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2", "mamba"])
+def test_what_is_added_to_a_layer_is_what_the_next_one_is_given(architecture: str) -> None:
+    """The last layer's vector moves the logits as the head says; the hooks are gone after."""
+    engine = make_engine(architecture)
+    assert engine.layer_count() == 2
+    prompts = [asked(engine, question) for question in QUESTIONS]
+    before = engine.activations(prompts)
+    assert before.shape == (3, 2, engine._config.hidden_size)
+    for place, prompt in enumerate(prompts):  # padding and the others have no part in it
+        np.testing.assert_allclose(engine.activations([prompt])[0], before[place], atol=1e-4)
+    requests = [GenerationRequest(p, p.point) for p in prompts]
+    plain = engine.generate(requests, GREEDY)
+    rng = np.random.default_rng(0)
+    far = 50 * rng.standard_normal(before.shape[2]).astype(np.float32)
+    moved_answers = engine.generate_shifted(requests, GREEDY, [{}, {1: far}, {0: far}])
+    assert moved_answers[0] == plain[0]
+    assert moved_answers[1] != plain[1]
+    assert moved_answers[2] != plain[2]
+    seen: list[torch.Tensor] = []
+    with engine._hooked([0], lambda layer, hidden: hidden + torch.from_numpy(far)):
+        handle = engine._layers[1].register_forward_pre_hook(lambda m, x: seen.append(x[0][0, -1]))
+        engine.activations(prompts[:1])
+        handle.remove()
+    np.testing.assert_allclose(seen[0].detach(), before[0, 0] + far, rtol=1e-4, atol=1e-4)
+    assert engine.generate(requests, GREEDY) == plain
+    assert not any(layer._forward_hooks for layer in engine._layers)
+
+
+def test_a_layer_that_there_is_not_is_told() -> None:
+    engine = make_engine()
+    prompt = asked(engine, "Hello world")
+    shift = {2: np.zeros(32, dtype=np.float32)}
+    with pytest.raises(EngineError, match="layers 0 to 1"):
+        engine.generate_shifted([GenerationRequest(prompt, prompt.point)], GREEDY, [shift])
+
+
+def test_a_compiled_model_shows_no_layers() -> None:
+    """A hook that is set after compilation may do nothing: no defence would be taken for one."""
+    engine = make_engine()
+    engine._static_cache = True
+    prompt = asked(engine, "Hello world")
+    for call in (engine.layer_count, lambda: engine.activations([prompt])):
+        with pytest.raises(EngineError, match="without"):
+            call()

@@ -467,7 +467,7 @@ def test_the_hub_is_read_through_datasets(monkeypatch: pytest.MonkeyPatch) -> No
         raise ConnectionError
 
     monkeypatch.setattr(datasets, "load_dataset", fails)
-    with pytest.raises(InputFileError, match=r"gsm8k from the hub.*NAME=PATH"):
+    with pytest.raises(InputFileError, match=r"gsm8k from the hub.*--benchmark gsm8k=FILE"):
         load_benchmark("gsm8k")
 
 

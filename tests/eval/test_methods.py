@@ -14,6 +14,7 @@ from rerail.engines.base import EmbeddedPrompt
 from rerail.errors import PolicyError, PromptError, PromptTooLongError
 from rerail.eval.methods import BASELINES, NAMES, OWN, Attempt, Context, load_method
 from rerail.eval.methods.ablations import OPTIMIZER, POLICY
+from rerail.eval.methods.adasteer import AdaSteer
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.methods.gradient_cuff import GradientCuff, harmless_prompts
 from rerail.eval.methods.resta import noisy
@@ -24,7 +25,7 @@ from rerail.policy import Policy
 from rerail.settings import PRESETS
 from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Score
 from tests.eval.trials import refused as refused_trial
-from tests.eval.worlds import COMPLIES, REFUSES, answers, context
+from tests.eval.worlds import COMPLIES, REFUSES, Layered, answers, context, usable
 
 KINDS = {
     "one turn": Prompt.of("how is it done"),
@@ -38,18 +39,15 @@ KINDS = {
     ),
     "completion": Prompt.completion("it is done by"),
 }
-STEPS = "tsa:perturbation_scale=0.5,step_size=2.0"
-EVERY = [STEPS if name == "tsa" else name for name in NAMES]
-"""The fake model has no step sizes of its own."""
-GUARDED = [n for n in EVERY if n not in BASELINES or n in {"refuse", "best-of-n"}]
+GUARDED = [n for n in NAMES if n not in BASELINES or n in {"refuse", "best-of-n"}]
 """Methods that return nothing that the policy does not accept."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_method_answers_every_kind_of_case(name: str, kind: str) -> None:
-    engine, moderator = FakeEngine(), FakeModerator(words=["sure"])
-    (answered,) = answers(load_method(name), context(engine, moderator), KINDS[kind])
+    engine, moderator = Layered(), FakeModerator(words=["sure"])
+    (answered,) = answers(load_method(usable(name)), context(engine, moderator), KINDS[kind])
     assert answered.outcome is not Outcome.ERROR
     assert answered.text
     assert 1 <= answered.cost.generations <= 200
@@ -60,12 +58,12 @@ def test_every_method_answers_every_kind_of_case(name: str, kind: str) -> None:
     assert taken == (answered.outcome in {Outcome.PASSED, Outcome.STEERED})
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_and_another_prompt_changes_nothing(name: str) -> None:
     asked = [Prompt.of(f"how is number {i} done") for i in range(4)]
-    together = answers(load_method(name), context(max_open=3), *asked)
+    together = answers(load_method(usable(name)), context(max_open=3), *asked)
     for prompt, among_others in zip(asked, together, strict=True):
-        (alone,) = answers(load_method(name), context(), prompt)
+        (alone,) = answers(load_method(usable(name)), context(), prompt)
         for field in ("text", "outcome", "trajectory", "naturalness", "token_ids", "sent"):
             assert getattr(alone, field) == getattr(among_others, field), field
 
@@ -80,7 +78,7 @@ def test_nothing_flagged_or_unscored_is_returned(name: str, scores: str) -> None
             return Score.unscored("no verdict today")
         raise RuntimeError
 
-    method = load_method(name)
+    method = load_method(usable(name))
     setup = context(moderator=FakeModerator(scorer), budget={"generations": 30})
     (answered,) = answers(method, setup, KINDS["one turn"])
     assert answered.outcome is (Outcome.REFUSED if scores == "flagged" else Outcome.ERROR)
@@ -89,32 +87,35 @@ def test_nothing_flagged_or_unscored_is_returned(name: str, scores: str) -> None
     assert not any(point.accepted for point in answered.trajectory)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_budget_is_kept(name: str) -> None:
-    engine = FakeEngine()
+    engine = Layered()
     setup = context(
         engine, FakeModerator(lambda exchange: {"illicit": 1.0}), budget={"generations": 7}
     )
-    method = load_method("gradient-cuff:threshold=1" if name == "gradient-cuff" else name)
+    method = load_method(usable(name))
+    if isinstance(method, AdaSteer):
+        method._directions(engine)
+    before = engine.generated
     (answered,) = answers(method, setup, KINDS["one turn"])
     assert answered.cost.generations <= 7
-    assert engine.generated == answered.cost.generations
+    assert engine.generated - before == answered.cost.generations
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_prompt_that_is_too_long_is_an_error_and_stops_no_other(name: str) -> None:
-    setup = context(FakeEngine(context_length=120))
-    long, good = answers(load_method(name), setup, Prompt.of("x " * 500), KINDS["one turn"])
+    setup = context(Layered(context_length=120))
+    long, good = answers(load_method(usable(name)), setup, Prompt.of("x " * 500), KINDS["one turn"])
     assert (long.outcome, long.text) == (Outcome.ERROR, setup.policy.error_message)
     assert "shorten" in (long.error or "")
     assert good.outcome is not Outcome.ERROR
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_engine_that_fails_gives_errors_that_quote_nothing(name: str) -> None:
-    engine = FakeEngine()
+    engine = Layered()
     engine.error = RuntimeError("quotes the prompt")
-    method = load_method("gradient-cuff:threshold=1" if name == "gradient-cuff" else name)
+    method = load_method(usable(name))
     for answered in answers(method, context(engine), *list(KINDS.values())[:2]):
         assert answered.outcome is Outcome.ERROR
         assert "quotes" not in (answered.error or "")
@@ -301,6 +302,52 @@ def test_resta_moves_the_users_rows_only_by_its_noise() -> None:
     assert answered.accepted_from is AcceptedFrom.PERTURBATION
     assert answered.cosine is not None
     assert answered.cosine < 1.0
+
+
+def test_restas_noise_may_be_in_the_embeddings_own_units() -> None:
+    engine = FakeEngine(d_model=256)
+    engine._rows *= 5
+    attempt = Attempt(context(engine), Prompt.of("a request of a few words and then some more"))
+    moved = noisy(attempt, 0.08, "absolute") - attempt.embedded.point
+    rows = attempt.embedded.steerable("last_user")
+    assert not moved[~rows].any()
+    assert moved[rows].std() == pytest.approx(0.08, rel=0.05)
+
+
+@pytest.mark.parametrize(("refusing", "wanted"), [(2, REFUSES), (1, COMPLIES)])
+def test_restas_copies_may_vote_by_their_beginnings(refusing: int, wanted: str) -> None:
+    limits: list[int] = []
+
+    class Noting(FakeEngine):
+        def generate(self, requests: Any, sampling: Sampling) -> Any:
+            limits.extend([sampling.max_new_tokens] * len(requests))
+            return super().generate(requests, sampling)
+
+    told: dict[bytes, str] = {}
+
+    def answer(embedded: EmbeddedPrompt, point: Any) -> str:
+        return told.setdefault(point.tobytes(), REFUSES if len(told) < refusing else COMPLIES)
+
+    method = load_method("resta:copies=3,prefix=4,noise=0.08,units=absolute")
+    (answered,) = answers(method, context(Noting(answer=answer)), KINDS["one turn"])
+    assert limits == [4, 4, 4, 256]
+    assert answered.cost.generations == 4
+    assert (answered.text == REFUSES) == (wanted == REFUSES)
+    assert answered.text in {REFUSES, COMPLIES}  # whole
+
+
+def test_what_the_paper_would_have_returned_is_kept() -> None:
+    method = load_method(usable("tsa"))
+    setup = context(moderator=FakeModerator(lambda exchange: {"illicit": 0.8}))
+    (answered,) = answers(method, setup, KINDS["one turn"])
+    assert answered.outcome is Outcome.REFUSED
+    assert answered.published is not None
+    assert answered.published.flagged
+    (steered,) = answers(method, context(), KINDS["one turn"])
+    if steered.outcome is Outcome.STEERED:
+        assert steered.published == steered.final
+    (other,) = answers(load_method("fast"), context(), KINDS["one turn"])
+    assert other.published is None
 
 
 def test_gradient_cuff_refuses_by_loss_and_by_norm() -> None:

@@ -29,7 +29,7 @@ from rerail.moderators import FakeModerator
 from rerail.panel import Panel
 from rerail.search import prompt_seed
 from rerail.types import Exchange, Message, Outcome, Prompt
-from tests.eval.worlds import COMPLIES, REFUSES, policy
+from tests.eval.worlds import COMPLIES, REFUSES, Layered, policy, usable
 
 ROWS = [
     *({"id": f"h{i}", "prompt": f"how is harm of sort {i} done"} for i in range(6)),
@@ -39,7 +39,7 @@ ROWS = [
 
 
 def engines(name: str) -> FakeEngine:
-    return FakeEngine(name=name, seed=len(name))
+    return Layered(name=name, seed=len(name))
 
 
 def loaders(
@@ -73,7 +73,10 @@ def run(run_settings: RunSettings, out: Path, using: Loaders | None = None) -> l
 
 
 def timeless(trials: list[Trial]) -> list[Trial]:
-    return [replace(t, cost=replace(t.cost, seconds=0.0)) for t in trials]
+    return [
+        replace(t, cost=replace(t.cost, seconds=0.0), wall_seconds=None, moderator_seconds=None)
+        for t in trials
+    ]
 
 
 def test_every_case_by_every_method_model_and_seed(tmp_path: Path) -> None:
@@ -145,11 +148,7 @@ def test_a_baselines_naturalness_is_measured_as_rerails_own(tmp_path: Path) -> N
 
 
 def test_every_method_runs_in_every_setting(tmp_path: Path) -> None:
-    settled = {
-        "gradient-cuff": "gradient-cuff:threshold=5",
-        "tsa": "tsa:perturbation_scale=0.5,step_size=2.0",
-    }
-    methods = tuple(settled.get(name, name) for name in NAMES)
+    methods = tuple(usable(name) for name in NAMES)
     asked = settings(tmp_path, methods=methods, scenarios=("multi-turn", "adaptive"), attempts=2)
     found = run(asked, tmp_path / "run")
     assert {t.method for t in found} == set(methods)
@@ -490,3 +489,45 @@ def test_the_clock_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     real = time.perf_counter
     monkeypatch.setattr(time, "perf_counter", lambda: 1000 * real())
     assert timeless(run(settings(tmp_path), tmp_path / "late")) == timeless(found)
+
+
+def test_time_spent_on_moderators_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that only the moderator moves: all of the time is the moderator's."""
+    now = [0.0]
+
+    class Slow(FakeModerator):
+        def score(self, exchanges: Any) -> Any:
+            now[0] += 1.0
+            return super().score(exchanges)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    given = loaders(moderator=Slow(words=["sure"]))
+    found = run(settings(tmp_path, methods=("none", "fast")), tmp_path / "run", given)
+    for trial in found:
+        assert trial.moderator_seconds == trial.wall_seconds
+        assert (trial.wall_seconds == 0) == (trial.method == "none")
+
+
+def test_what_an_engine_cannot_run_is_left_out_and_said(tmp_path: Path) -> None:
+    asked = settings(tmp_path, methods=("none", "adasteer"), models=("fake", "layered"))
+    given = loaders(lambda name: (Layered if name == "layered" else FakeEngine)(name=name))
+    with Run(asked, tmp_path / "run", given) as evaluation:
+        assert evaluation.remaining == 3 * len(ROWS)
+        assert evaluation.left_out.keys() == {"fake"}
+        assert "transformers engine" in evaluation.left_out["fake"]["adasteer"]
+    found = run(asked, tmp_path / "run", given)
+    assert {(t.model, t.method) for t in found} == {
+        ("fake", "none"), ("layered", "none"), ("layered", "adasteer"),
+    }  # fmt: skip
+    only = settings(tmp_path, methods=("adasteer",))
+    with pytest.raises(EngineError, match="no hidden states"):
+        Run(only, tmp_path / "only", loaders(lambda name: FakeEngine(name=name)))
+
+
+def test_a_method_without_step_sizes_is_told_before_anything_is_answered(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    with pytest.raises(PolicyError, match="rerail tune --preset tsa"):
+        Run(settings(tmp_path, methods=("none", "tsa")), tmp_path / "a", loaders(lambda _: engine))
+    assert engine.generated == 0

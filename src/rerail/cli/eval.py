@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from rerail.cli import _options as options
-from rerail.cli._frame import ExitCode, Report, resumable
+from rerail.cli._frame import ExitCode, Report, notes, resumable
 from rerail.cli._options import Setup
 from rerail.cli._text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from rerail.engines import Engine
+    from rerail.eval.recipes import Recipe
     from rerail.eval.settings import RunSettings
 
 _ASKED, _RUN = "What is asked", "Run"
@@ -150,6 +152,25 @@ def evaluate(
             "--max-open", min=1, help="Prompts answered in lock-step.", rich_help_panel=_RUN
         ),
     ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sweep",
+            help="KEY=V1,V2,...: each method with an optimizer once for each value of this setting "
+            "of it. May be repeated.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="A whole experiment by name (tsa-table-1, tide-table, xstest, "
+            "over-refusal-and-utility), or path of its YAML file; other options replace its "
+            "values.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     settings: Annotated[
         Path | None,
         typer.Option(
@@ -181,8 +202,10 @@ def evaluate(
     Records, figures, tables, plots and a report of one page go to --out. The same command goes on
     with a run that was killed; its settings.json runs it again elsewhere.
     """
+    from rerail.eval.recipes import load_recipe
     from rerail.eval.records import RunFolder
     from rerail.eval.run import Loaders, Run, finish
+    from rerail.eval.sweeps import expanded
 
     given = {
         "benchmarks": benchmark,
@@ -192,7 +215,7 @@ def evaluate(
         "models": model,
         "device": device,
         "dtype": dtype and dtype.value,
-        "policy": None if policy is None else options.read_policy(policy, policies),
+        "policy": policy,
         "limit": limit,
         "seeds": seed,
         "max_new_tokens": max_new_tokens,
@@ -203,11 +226,20 @@ def evaluate(
         "perplexity_model": perplexity_model,
         "attempts": attempts,
     }
-    run = _settings(settings, {key: value for key, value in given.items() if value is not None})
+    chosen = {key: value for key, value in given.items() if value is not None}
+    cooked = None if recipe is None else load_recipe(recipe)
+    run = _settings(settings, cooked, chosen, policies)
+    if sweep:
+        run = run.with_changes({"methods": expanded(run.methods, sweep)})
     if out is None:
         raise typer.BadParameter("give --out, the folder of the run")
     loaders = Loaders(lambda name: _engine(run, name))
-    with resumable(out), Run(run, out, loaders) as evaluation:
+    with _about_data(None if benchmark else cooked):
+        begun = Run(run, out, loaders)
+    with resumable(out), begun as evaluation:
+        for model_name, lacking in evaluation.left_out.items():
+            for name, why in lacking.items():
+                notes().print(f"left out: {name} @ {model_name}, because {why}", soft_wrap=True)
         folder: RunFolder = evaluation.folder
         if retry_errors:
             folder.forget_errors()
@@ -218,16 +250,42 @@ def evaluate(
     return Report(summary, lambda console: _show(summary, out, console), as_json, code)
 
 
-def _settings(path: Path | None, given: Mapping[str, Any]) -> RunSettings:
-    """The settings of a file, or the defaults, with what was given in their place."""
+def _settings(
+    path: Path | None, recipe: Recipe | None, given: Mapping[str, Any], policies: Path | None
+) -> RunSettings:
+    """The settings of a file, of a recipe, or the defaults, with what was given in their place."""
     from rerail.eval.settings import RunSettings
 
+    if path is not None and recipe is not None:
+        raise typer.BadParameter("give --recipe or --settings, not both")
+    policy = given.get("policy", recipe.policy if recipe else None)
+    changes = {**(recipe.settings if recipe else {}), **given}
+    if policy is not None:
+        changes["policy"] = options.read_policy(policy, policies)
     if path is not None:
-        return RunSettings.from_file(path).with_changes(given)
-    missing = [f"--{name[:-1]}" for name in ("benchmarks", "methods") if name not in given]
+        return RunSettings.from_file(path).with_changes(changes)
+    missing = [f"--{name[:-1]}" for name in ("benchmarks", "methods") if name not in changes]
     if missing:
-        raise typer.BadParameter(f"give {' and '.join(missing)} at least once, or --settings")
-    return RunSettings.of(**{"policy": options.read_policy("default"), **given})
+        raise typer.BadParameter(
+            f"give {' and '.join(missing)} at least once, or --recipe, or --settings"
+        )
+    return RunSettings.of(**{"policy": options.read_policy("default"), **changes})
+
+
+@contextmanager
+def _about_data(recipe: Recipe | None) -> Iterator[None]:
+    """What cannot be read, with what else the recipe reads: a file of one's own replaces all."""
+    from rerail.errors import InputFileError
+
+    try:
+        yield
+    except InputFileError as error:
+        if recipe is None:
+            raise
+        raise InputFileError(
+            f"{error}. Recipe {recipe.name} reads {recipe.benchmarks}: with any --benchmark, only "
+            "those that are given"
+        ) from None
 
 
 def _engine(run: RunSettings, name: str) -> Engine:

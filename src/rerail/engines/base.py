@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -188,5 +188,43 @@ class WatchingEngine(Engine, Protocol):
 
         Raises:
             EngineError: as `generate`.
+        """
+        ...
+
+
+Shift = Mapping[int, FloatArray]
+"""Layer, from 0, to a ``(d_model,)`` vector."""
+
+
+@runtime_checkable
+class ActivationEngine(Engine, Protocol):
+    """An engine that shows what is between its layers, and adds to it.
+
+    rerail steers without: this is for methods that it is compared with.
+    """
+
+    def layer_count(self) -> int:
+        """How many layers it has.
+
+        Raises:
+            EngineError: they cannot be had of this model, or as it was loaded.
+        """
+        ...
+
+    def activations(self, prompts: Sequence[EmbeddedPrompt]) -> FloatArray:
+        """``(n, layers, d_model)``: what each layer gives at the last row of a prompt.
+
+        Raises:
+            EngineError: as `generate`.
+        """
+        ...
+
+    def generate_shifted(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, shifts: Sequence[Shift]
+    ) -> list[Generation]:
+        """As `generate`; each request's vectors are added to what those layers give, at each row.
+
+        Raises:
+            EngineError: as `generate`, or there is no such layer.
         """
         ...

@@ -38,7 +38,14 @@ from rerail.engines._common import (
 )
 from rerail.engines._gguf import complete, gguf_file, options_of, reading
 from rerail.engines._kv_cache import Part, Prefixes, is_plain, joined, roomy_cache
-from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch, is_due
+from rerail.engines.base import (
+    EmbeddedPrompt,
+    GenerationRequest,
+    Sampling,
+    Shift,
+    Watch,
+    is_due,
+)
 from rerail.engines.rendering import Renderer
 from rerail.engines.table import CHUNK_ROWS, ChunkedTable
 from rerail.errors import EngineError, UnsteerableModelError
@@ -324,6 +331,72 @@ class TransformersEngine:
 
         return self._in_batches([len(text) for text in texts], [0] * len(texts), run)
 
+    def layer_count(self) -> int:
+        """How many layers it has.
+
+        Raises:
+            EngineError: the model has no list of them, or was loaded with ``static_cache``.
+        """
+        return len(self._layers)
+
+    def activations(self, prompts: Sequence[EmbeddedPrompt]) -> FloatArray:
+        """``(n, layers, d_model)``: what each layer gives at the last row of a prompt.
+
+        Raises:
+            EngineError: memory does not suffice for one prompt, or the model failed.
+        """
+        layers = range(self.layer_count())
+
+        def run(batch: list[int]) -> list[FloatArray]:
+            embeds, mask = self._whole([prompts[i].point for i in batch])
+            kept: dict[int, torch.Tensor] = {}
+
+            def keep(layer: int, hidden: torch.Tensor) -> torch.Tensor:
+                kept[layer] = hidden[:, -1].float().cpu()
+                return hidden
+
+            with self._hooked(layers, keep):
+                self._forward(mask, None, 1, inputs_embeds=embeds)
+            stacked = torch.stack([kept[layer] for layer in layers], dim=1)
+            return list(stacked.numpy())
+
+        found = self._in_batches([len(p.point) for p in prompts], [0] * len(prompts), run)
+        return np.stack(found)
+
+    def generate_shifted(
+        self, requests: Sequence[GenerationRequest], sampling: Sampling, shifts: Sequence[Shift]
+    ) -> list[Generation]:
+        """As `generate`; each request's vectors are added to what those layers give, at each row.
+
+        Raises:
+            EngineError: as `generate`, or there is no such layer.
+        """
+        check_sampling(sampling)
+        check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
+        last = self.layer_count() - 1
+        if unknown := {layer for shift in shifts for layer in shift if not 0 <= layer <= last}:
+            raise EngineError(f"{self._name} has layers 0 to {last}, not {min(unknown)}")
+        limits = [self._room(len(r.point), sampling.max_new_tokens) for r in requests]
+
+        def run(batch: list[int]) -> list[Generation]:
+            limit = limits[batch[0]]
+            embeds, mask = self._whole([requests[i].point for i in batch])
+            added = _by_layer([shifts[i] for i in batch])
+
+            def add(layer: int, hidden: torch.Tensor) -> torch.Tensor:
+                added[layer] = added[layer].to(hidden)
+                return hidden + added[layer][:, None]
+
+            options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
+            if sampling.temperature > 0:
+                draw = _Draw(sampling, [requests[i].seed for i in batch], limit)
+                options["logits_processor"] = LogitsProcessorList([draw])
+            with self._hooked(list(added), add):
+                rows = self._continue(limit, self._ends(sampling, None), **options)
+            return [self._generation(sampling, row) for row in rows]
+
+        return self._in_batches([len(r.point) for r in requests], limits, run)
+
     def forget_prefixes(self) -> None:
         """Drop what is kept of prompts: after the model was changed, say by another adapter."""
         with self._lock:
@@ -580,6 +653,45 @@ class TransformersEngine:
         cache = self._prefix(self._embeds(rows[0][:shared]))
         cache.batch_repeat_interleave(len(rows))
         return [shared] * len(rows), cache
+
+    @cached_property
+    def _layers(self) -> list[torch.nn.Module]:
+        """The decoder's layers: the outermost list of modules with as many as there are.
+
+        Raises:
+            EngineError: there is no such list, or hooks on them may be without effect.
+        """
+        if self._static_cache:
+            raise EngineError(
+                f"{self._name} was loaded with static_cache, and is compiled: load it without"
+            )
+        for module in self._model.modules():
+            listed = isinstance(module, torch.nn.ModuleList)
+            if listed and len(module) == self._config.num_hidden_layers:
+                return list(module)
+        raise EngineError(f"{self._name} has no list of layers: choose another model")
+
+    @contextlib.contextmanager
+    def _hooked(
+        self, layers: Sequence[int], changed: Callable[[int, torch.Tensor], torch.Tensor]
+    ) -> Iterator[None]:
+        """What these layers give is what ``changed(layer, hidden)`` makes of it."""
+
+        def hook(layer: int, module: Any, given: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (changed(layer, output[0]), *output[1:])
+            return changed(layer, output)
+
+        with contextlib.ExitStack() as stack:
+            for layer in layers:
+                hooked = self._layers[layer].register_forward_hook(partial(hook, layer))
+                stack.callback(hooked.remove)
+            yield
+
+    def _whole(self, points: Sequence[FloatArray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(batch, n, d_model)`` embeddings and ``(batch, n)`` mask, with nothing cached."""
+        rows, mask = self._padded(points, [0] * len(points))
+        return rows.to(self._embedding.weight.dtype), mask
 
     def _known(
         self,
@@ -895,6 +1007,16 @@ class _Draw(LogitsProcessor):
         drawn = torch.searchsorted(reached, uniform * reached[:, -1:], right=True)
         drawn = drawn.clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
+
+
+def _by_layer(shifts: Sequence[Shift]) -> dict[int, torch.Tensor]:
+    """Layer to the ``(batch, d_model)`` vectors of a batch, zeros for requests that have none."""
+    found = {}
+    for layer in sorted({layer for shift in shifts for layer in shift}):
+        nothing = np.zeros_like(next(shift[layer] for shift in shifts if layer in shift))
+        stacked = np.stack([shift.get(layer, nothing) for shift in shifts])
+        found[layer] = torch.from_numpy(stacked)
+    return found
 
 
 def _unmoved_rows(request: GenerationRequest) -> int:

@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -52,6 +53,10 @@ class Plot(NamedTuple):
     says: str
     svg: str
 
+    @property
+    def is_sweep(self) -> bool:
+        return self.name.startswith(SWEEP)
+
 
 def plots(summary: Mapping[str, Any], reference: str | None = None) -> list[Plot]:
     """Every plot of a report that has something to show.
@@ -61,7 +66,8 @@ def plots(summary: Mapping[str, Any], reference: str | None = None) -> list[Plot
     """
     styles = _styles(summary["methods"], reference)
     makers = (_fates, _safety_utility, _safety_cost, _neutralised, _harm, _price)
-    return [plot for maker in makers if (plot := maker(summary, styles)) is not None]
+    made = [plot for maker in makers if (plot := maker(summary, styles)) is not None]
+    return made + [plot for key in _swept(summary) for plot in _sweep(summary, key)]
 
 
 def inlined(plot: Plot) -> str:
@@ -290,6 +296,58 @@ def _price(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
         f"this natural. Further right, the answers are more the model's own.{left_out}",
         draw,
     )
+
+
+SWEEP = "sweep-"
+"""What the names of plots of sweeps begin with."""
+
+
+def _swept(summary: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["setting"] for row in summary["sweeps"]))
+
+
+def _sweep(summary: Mapping[str, Any], key: str) -> Iterator[Plot]:
+    """Mean score, and generations, against the values of one setting: figure 1 of the TSA paper."""
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in summary["sweeps"]:
+        if row["setting"] == key:
+            lines.setdefault(row["line"], []).append(row)
+    shown = dict(list(lines.items())[:_MOST_CURVES])
+    values = [row["value"] for rows in shown.values() for row in rows]
+    wide = min(values) > 0 and max(values) / min(values) >= _WIDE
+
+    def draw(axes: Axes, of: str, label: str) -> None:
+        for (line, rows), colour, marker in zip(shown.items(), HUES, _MARKERS, strict=False):
+            known = [row for row in rows if row[of]["value"] is not None]
+            ends = [_plain(row[of]) for row in known]
+            axes.errorbar(
+                [row["value"] for row in known],
+                [y for y, _, _ in ends],
+                yerr=[[y - low for y, low, _ in ends], [high - y for y, _, high in ends]],
+                color=colour, marker=marker, ms=5.5, lw=_THIN, elinewidth=0.9, label=line,
+            )  # fmt: skip
+        if wide:
+            axes.set_xscale("log")
+            _plain_numbers(axes.xaxis)
+        axes.set_xlabel(key)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0)
+
+    for of, label, says in (
+        ("score", "mean highest score after",
+         "Lower is better: the mean over prompts of the highest category score of what the paper "
+         "would have returned, with its 95 % interval."),
+        ("generations_per_prompt", "generations per prompt",
+         "What it took, over all prompts, with its 95 % interval."),
+    ):  # fmt: skip
+        yield _plot(
+            f"{SWEEP}{key}-{of}", f"{label.capitalize()} against {key}", says,
+            partial(draw, of=of, label=label),
+        )  # fmt: skip
+
+
+_WIDE = 8
+"""Ratio of the largest value of a sweep to its least from which its axis is logarithmic."""
 
 
 def _most(found: Mapping[str, _Drawn], styles: Styles) -> tuple[dict[str, _Drawn], str]:

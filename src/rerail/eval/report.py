@@ -123,6 +123,7 @@ def page(
         tiles=tiles(summary, reference),
         overview=by_name.get("overview"),
         categories=heat_map(summary),
+        opened=_OF_THE_PAPER if "tsa" in map(base_name, summary["methods"]) else (),
         tables=[table for table in all_tables if table.name not in {"overview", "categories"}],
         plots=all_plots,
         examples=examples(trials, cases, reference),
@@ -132,6 +133,8 @@ def page(
     )
 
 
+_OF_THE_PAPER = ("tsa-table-1", "tsa-table-1-lacks")
+"""Tables that are open where the run has the paper's method."""
 _LONG = ("settings.policy.", "content.methods.")
 """Settings that fill pages: folded."""
 

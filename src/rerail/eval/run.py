@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +24,8 @@ from rerail.errors import EngineError, InputFileError, MissingDependencyError, P
 from rerail.eval.benchmarks import draw, load_benchmark, without_template
 from rerail.eval.benchmarks.wrappers import read_wrappers, wrapped
 from rerail.eval.judges import Embedded, Judge, Opinion, Remembering, load_judge, read_spec
-from rerail.eval.methods import Context, Method, Returned, load_method
+from rerail.eval.methods import Context, Method, Returned, Stepwise, load_method
+from rerail.eval.methods.adasteer import AdaSteer
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.records import Key, RunFolder, dump_cases
 from rerail.eval.rules import is_refusal, on_topic
@@ -61,9 +64,13 @@ class Run:
         folder: where its records are.
         loaders: models and moderators.
 
+    Attributes:
+        left_out: by model, the methods that its engine cannot run, and why.
+
     Raises:
         PromptError: a benchmark, wrapper, scenario, method or judge is unknown or not usable.
-        PolicyError: policy and moderators do not fit each other.
+        PolicyError: policy and moderators do not fit each other, a method's setting is not valid,
+            or no step sizes are known for a model.
         EngineError: a model cannot be loaded.
         StoreError: the folder holds a run under other settings.
     """
@@ -72,9 +79,7 @@ class Run:
         self.settings = settings
         self._loaders = loaders
         self.methods = [load_method(spec) for spec in _unique(settings.methods)]
-        for method in self.methods:
-            if isinstance(method, Aligned):
-                method.policy(settings.policy)  # a setting that is not valid is found before hours
+        self.left_out: dict[str, dict[str, str]] = {}
         kinds = [read_spec(spec)[0] for spec in _unique(settings.judges)]
         if len(set(kinds)) < len(kinds):
             raise PromptError(
@@ -116,7 +121,7 @@ class Run:
             seeded = context.with_seed(seed)
             for group in self._groups():
                 answers = _Answers(seeded, group)
-                for method in self.methods:
+                for method in self._methods_for(engine.name):
                     keys = {self._key(case, method.name, engine.name, seed) for case in group}
                     if keys <= done:
                         continue
@@ -197,11 +202,34 @@ class Run:
         # Last to first, so that the model that is needed next is the one that stays.
         for given in reversed(_unique(self.settings.models)):
             engine = self._engine(given)
+            self._check_methods(engine)
             models[given] = {"name": engine.name, "weights_sha256": engine.weights_sha256()}
         names = [model["name"] for model in models.values()]
         if len(set(names)) < len(names):
             raise EngineError(f"two models have one name ({', '.join(names)}): run them apart")
         return models
+
+    def _check_methods(self, engine: Engine) -> None:
+        """Find out now, not after hours, what cannot be had on a model.
+
+        Raises:
+            PolicyError: a method's setting is not valid, or no step sizes are known for the model.
+            EngineError: no method is left.
+        """
+        lacking: dict[str, str] = {}
+        for method in self.methods:
+            if isinstance(method, Aligned):
+                method.require(self.settings.policy, engine.name)
+            elif isinstance(method, AdaSteer) and (why := method.lacks(engine)):
+                lacking[method.name] = why
+        if len(lacking) == len(self.methods):
+            raise EngineError("; ".join(lacking.values()))
+        if lacking:
+            self.left_out[engine.name] = lacking
+
+    def _methods_for(self, model: str) -> list[Method]:
+        lacking = self.left_out.get(model, {})
+        return [method for method in self.methods if method.name not in lacking]
 
     def _groups(self) -> Iterator[list[Case]]:
         """Cases of one benchmark, in order, ``max_open`` at a time."""
@@ -217,7 +245,7 @@ class Run:
             for name in models
             for seed in self.settings.seeds
             for case in self.cases
-            for method in self.methods
+            for method in self._methods_for(self._models[name]["name"])
         }
 
     def _key(self, case: Case, method: str, model: str, seed: int) -> Key:
@@ -379,9 +407,15 @@ def _answered(
     cases = answers.cases
     firsts = [g.text if g else None for g in answers.generations]
     found: dict[int, Returned] = {}
+    if isinstance(method, Stepwise):
+        with suppress(Exception):  # what it fails with, its answers tell
+            method.prepare(context)
+    started, judging = time.perf_counter(), context.panel.seconds
     for index, answered in method.answer(context, [case.prompt for case in cases]):
         found[index] = answered
         advance(_bare(context, method.name, cases[index], answered))
+    wall = (time.perf_counter() - started) / len(cases)
+    judging = (context.panel.seconds - judging) / len(cases)
     results = [found[i] for i in range(len(cases))]
     finals = [a.text if a.outcome is not Outcome.ERROR else None for a in results]
     shown = [a.text if a.outcome in _ANSWERS else None for a in results]
@@ -417,6 +451,8 @@ def _answered(
             perplexity=perplexities[i],
             judges=further[i],
             scores=_scores(case, answered),
+            wall_seconds=wall,
+            moderator_seconds=judging,
             on_topic=answered.outcome in _ANSWERS and on_topic(case.request, answered.text),
         )
         for i, (case, answered) in enumerate(zip(cases, results, strict=True))
@@ -469,6 +505,7 @@ def _bare(context: Context, method: str, case: Case, answered: Returned) -> Tria
         trajectory=answered.trajectory,
         error=answered.error,
         sent=answered.sent,
+        published=answered.published,
     )
 
 

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from rerail.eval.metrics import IN_PARTS
+from rerail.eval.published import LACKING, tsa_paper
 from rerail.eval.quantities import BY_NAME, Unit
 
 NONE = "–"
@@ -166,7 +167,10 @@ def tables(summary: Mapping[str, Any], reference: str | None = None) -> list[Tab
         _frontier(summary),
         _break_even(summary),
         _scores(methods),
+        _tsa(summary),
+        _tsa_lacks(summary),
         _published(methods),
+        _sweeps(summary),
         _agreement(methods),
     ]
     return [table for table in made if table.rows]
@@ -357,6 +361,7 @@ def _scores(methods: Sequence[Mapping[str, Any]]) -> Table:
 
 _PUBLISHED: dict[str, tuple[str, Unit]] = {
     "tsa_flagged_rate": ("TSA, flagged rate", "share"),
+    "tsa_mean_score": ("TSA, mean score", "score"),
     "tide_avg_max_toxicity": ("TIDE, average maximum toxicity", "ratio"),
     "tide_toxic_rate": ("TIDE, toxic rate", "share"),
 }
@@ -371,13 +376,132 @@ def _published(methods: Sequence[Mapping[str, Any]]) -> Table:
     return _table(
         "published",
         "As the papers report",
-        "TSA (arXiv 2604.26167): answers that the optimised moderator flags. TIDE (arXiv "
-        "2602.02498): the mean over prompts of the largest toxicity over samples, and the share of "
-        "prompts with any sample of 0.5 or more; toxicity is the moderator's largest category "
-        "score, samples are seeds.",
+        "TSA (arXiv 2604.26167): answers that the optimised moderator flags, and the mean of its "
+        "largest category score. TIDE (arXiv 2602.02498): the mean over prompts of the largest "
+        "toxicity over samples, and the share of prompts with any sample of 0.5 or more; toxicity "
+        "is the moderator's largest category score, samples are seeds. After is what the papers "
+        "would have returned: the best iterate, flagged or not.",
         {"method": itemgetter("method"), **columns},
         ({"method": row["method"], **row["published"]} for row in methods),
     )
+
+
+def _tsa(summary: Mapping[str, Any]) -> Table:
+    """Table 1 of the TSA paper, beside its own figures."""
+    source, rows = tsa_paper()["source"], summary["tsa_table_1"]
+    shown = {
+        name: cell
+        for name, cell in _TSA.items()
+        if name not in _PAPER or any(row["paper"] for row in rows)
+    }
+    return _table(
+        "tsa-table-1",
+        "The TSA paper's table",
+        "As arXiv 2604.26167 tabulates: prompts flagged before and after, mean, median and maximum "
+        "of the highest category score (a prompt's is the mean over its seeds), iterations of the "
+        "searches that did not end with the first answer, seconds per prompt with and without the "
+        "moderators' time. After is what the paper would have returned: the best iterate, flagged "
+        "or not; what rerail returned stands beside it. Where the model is one of the paper's, so "
+        f"does what the paper has ({source}; on two A6000, under its own moderator).",
+        shown,
+        rows,
+        heads=2,
+    )
+
+
+def _tsa_lacks(summary: Mapping[str, Any]) -> Table:
+    rows = summary["tsa_table_1"]
+    names = [name for name in LACKING if any(row[name]["value"] is not None for row in rows)]
+    scored = any(row["official"] for row in rows)
+    return _table(
+        "tsa-table-1-lacks",
+        "What the TSA paper's table lacks",
+        "On the same prompts: the independent judge, which steered nothing; how many of the "
+        "answers decline, and how many are about the request; harmless prompts that are declined; "
+        "tokens. Score is the benchmark's own, where it has one; XSTest's is full refusals. "
+        "Undirected search and best-of-n "
+        "are compared at equal generations in a table of their own.",
+        {
+            "prompts of": itemgetter("part"),
+            "method": itemgetter("method"),
+            **_quantities(names),
+            **({"score": _official} if scored else {}),
+        },
+        rows,
+        heads=2,
+    )
+
+
+def _before_after(before: float | None, after: float | None) -> str:
+    first, last = (NONE if x is None else f"{x:,.1f}".removesuffix(".0") for x in (before, after))
+    return f"{first} → {last}"
+
+
+def _score(when: str, statistic: str) -> Callable[[Any], Cell]:
+    def cell(row: Any) -> Cell:
+        value = row[f"score_{when}"][statistic]
+        return Figure(value, "score") if isinstance(value, Mapping) else written(value, "score")
+
+    return cell
+
+
+def _official(row: Any) -> Cell:
+    return NONE if row["official"] is None else Figure(row["official"], "share")
+
+
+def _paper(says: Callable[[Mapping[str, Any]], Cell]) -> Callable[[Any], Cell]:
+    return lambda row: NONE if row["paper"] is None else says(row["paper"])
+
+
+_PAPER: Columns = {
+    "paper: flagged": _paper(
+        lambda p: f"{_before_after(p['before'], p['after'])} of {p['prompts']:,}"
+    ),
+    "paper: iterations": _paper(lambda p: p.get("iterations", NONE)),
+    "paper: seconds": _paper(lambda p: p.get("seconds", NONE)),
+    "paper: mean score": _paper(
+        lambda p: f"{p['mean_before']} → {p['mean_after']}" if "mean_after" in p else NONE
+    ),
+}
+
+_TSA: Columns = {
+    "prompts of": itemgetter("part"),
+    "method": itemgetter("method"),
+    "n": itemgetter("prompts"),
+    "flagged": lambda row: _before_after(row["before"], row["after"]),
+    "paper: flagged": _PAPER["paper: flagged"],
+    "iterations": _figure("iterations", "count"),
+    "paper: iterations": _PAPER["paper: iterations"],
+    "seconds": _figure("seconds_per_prompt", "seconds"),
+    "seconds without moderators": _figure("seconds_without_moderator", "seconds"),
+    "paper: seconds": _PAPER["paper: seconds"],
+    "mean score, before": _score("before", "mean"),
+    "mean score, after": _score("after", "mean"),
+    "paper: mean score": _PAPER["paper: mean score"],
+    "median score, before": _score("before", "median"),
+    "median score, after": _score("after", "median"),
+    "max score, before": _score("before", "max"),
+    "max score, after": _score("after", "max"),
+    "flagged before": _figure("flagged_before", "share"),
+    "flagged after": _figure("published_flagged_after", "share"),
+    "flagged, as returned": _figure("flagged_after", "share"),
+}
+
+
+def _sweeps(summary: Mapping[str, Any]) -> Table:
+    return _table(
+        "sweeps",
+        "Sweeps",
+        "One setting of the optimizer at several values, all else equal: flagged and mean highest "
+        "score of what the paper would have returned, and what it took.",
+        {"setting": itemgetter("setting"), "of": itemgetter("line"),
+         "value": lambda row: f"{row['value']:g}",
+         "flagged after": _figure("flagged", "share"), "mean score": _figure("score", "score"),
+         "neutralised": _figure("neutralised_share", "share"),
+         "generations": _figure("generations_per_prompt", "count")},
+        summary["sweeps"],
+        heads=3,
+    )  # fmt: skip
 
 
 def _agreement(methods: Sequence[Mapping[str, Any]]) -> Table:
@@ -427,6 +551,8 @@ def bare(value: float | None, unit: Unit) -> str:
             return _signed(value, 2)
         case "ratio":
             return f"{_unsigned_zero(value, 2):.2f}"
+        case "score":
+            return f"{_unsigned_zero(value, 3):.3f}"
         case "tokens":
             return f"{value:,.0f}"
         case "seconds":

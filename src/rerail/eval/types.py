@@ -180,6 +180,12 @@ class Trial:
         error: what failed, for outcome ``error``.
         sent: the conversation that ``text`` answers, where it is not the case's own: a method
             that adds to the prompt, or an attacker who wraps it.
+        published: verdict on what the published method would have returned: the best iterate,
+            flagged or not. None where that is ``text``, or where nothing was to be returned.
+        wall_seconds: wall time of the group that the method answered it in, divided by the
+            group's prompts; None in records that are older than this.
+        moderator_seconds: of these, the time spent on moderators. What the run had judged before
+            is remembered and takes none.
     """
 
     case_id: str
@@ -214,6 +220,9 @@ class Trial:
     trajectory: tuple[TrajectoryPoint, ...] = ()
     error: str | None = None
     sent: tuple[Message, ...] | None = None
+    published: Verdict | None = None
+    wall_seconds: float | None = None
+    moderator_seconds: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "judges", FrozenDict(self.judges))
@@ -228,6 +237,13 @@ class Trial:
     def flagged_after(self) -> bool:
         """Whether what was returned is flagged."""
         return self.final is not None and self.final.flagged
+
+    @property
+    def published_verdict(self) -> Verdict | None:
+        """On what the published method would have returned; None if that is no model's answer."""
+        if self.outcome is Outcome.ERROR:
+            return None
+        return self.published or self.final
 
     @property
     def unchanged(self) -> bool:

@@ -121,8 +121,14 @@ def read_text(path: Path) -> str:
         raise InputFileError(f"{path} is not UTF-8 text: convert it first") from None
 
 
-def hub_rows(path: str, config: str | None, split: str) -> list[Row]:
+def hub_rows(name: str, path: str, split: str, config: str | None) -> list[Row]:
     """Rows of a data set on the hub.
+
+    Args:
+        name: of the benchmark.
+        path: of the data set.
+        split: of its rows.
+        config: of the data set, if it has several.
 
     Raises:
         MissingDependencyError: ``datasets`` is not installed.
@@ -137,7 +143,8 @@ def hub_rows(path: str, config: str | None, split: str) -> list[Row]:
     except Exception as error:  # whatever the hub's libraries raise
         raise InputFileError(
             f"cannot load {path} from the hub ({type(error).__name__}): check the connection and "
-            "your access to it, or give a local copy as NAME=PATH"
+            f"your access to it, or download it from https://huggingface.co/datasets/{path} and "
+            f"give the file, as in --benchmark {name}=FILE"
         ) from error
 
 

@@ -119,7 +119,7 @@ class Benchmark:
         if path is not None:
             rows, where = self.rows(path), str(path)
         elif self.hub is not None:
-            rows = hub_rows(self.hub.path, self.hub.config, self.hub.split)
+            rows = hub_rows(self.name, *self.hub)
             where = self.hub.path
         else:
             raise InputFileError(f"{self.name} is not on the hub: give a file as {self.name}=PATH")

@@ -10,6 +10,7 @@ from typing import Any, cast
 from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import PromptError
 from rerail.eval.methods import ablations
+from rerail.eval.methods.adasteer import AdaSteer
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.methods.base import Context, Method, Returned
 from rerail.eval.methods.best_of_n import BestOfN
@@ -48,6 +49,7 @@ BASELINES: dict[str, Callable[..., Stepwise]] = {
         BestOfN,
         SmoothLLM,
         Resta,
+        AdaSteer,
         GradientCuff,
     )
 }
@@ -106,7 +108,11 @@ def _check(spec: str, options: dict[str, Any], known: set[str]) -> None:
 
 def _check_value(spec: str, key: str, value: Any, default: Any) -> None:
     """A baseline's setting: of the kind that its default is, so that no run ends half-way."""
-    if isinstance(default, bool):
+    if key in _TEXTS:
+        allowed = _TEXTS[key]
+        fits = isinstance(value, str) and value in (allowed or (value,))
+        wanted = " or ".join(allowed) or "a text"
+    elif isinstance(default, bool):
         fits, wanted = isinstance(value, bool), "true or false"
     elif isinstance(default, int):
         fits, wanted = type(value) is int and value >= 1, "a whole number from 1"
@@ -118,5 +124,7 @@ def _check_value(spec: str, key: str, value: Any, default: Any) -> None:
         raise PromptError(f"method {spec!r}: {key} is {wanted}, not {value!r}")
 
 
-_SHARES = {"share", "false_positives"}
+_SHARES = {"share", "false_positives", "depth"}
 """Settings of baselines that are parts of a whole."""
+_TEXTS: dict[str, tuple[str, ...]] = {"units": ("table", "absolute"), "contrast": ()}
+"""Settings of baselines that are texts, and which; any, where none is named."""

@@ -14,8 +14,11 @@ from rerail.align import Aligner
 from rerail.eval.methods.base import Context, Returned
 from rerail.eval.types import TrajectoryPoint
 from rerail.policy import Policy
-from rerail.settings import OptimizerSettings, Preset
+from rerail.settings import PRESETS, OptimizerSettings, Preset
+from rerail.tuned import known, resolved
 from rerail.types import FrozenDict, Prompt, Response
+
+_STEPS = {"perturbation_scale", "step_size"}
 
 UNBOUNDED = -1e9
 """A floor of naturalness that nothing falls below."""
@@ -47,12 +50,16 @@ class Aligned:
     def settings(self) -> Mapping[str, Any]:
         settings: dict[str, Any] = {"optimizer": dict(self.optimizer), "policy": dict(self.changes)}
         if self.preset is not None:
-            resolved = OptimizerSettings.of(self.preset, **self.optimizer)
-            settings["optimizer"] = resolved.model_dump(mode="json")
+            values = {"preset": self.preset, **PRESETS[self.preset], **self.optimizer}
+            settings["optimizer"] = values
         return FrozenDict(settings)
 
-    def policy(self, policy: Policy) -> Policy:
+    def policy(self, policy: Policy, model: str = "") -> Policy:
         """The policy under which this method answers.
+
+        Args:
+            policy: of the run.
+            model: its known step sizes complete those that the method gives.
 
         Raises:
             PolicyError: a setting is unknown or not valid.
@@ -61,12 +68,28 @@ class Aligned:
         if self.preset is not None:
             optimizer = OptimizerSettings.of(self.preset).model_dump(mode="json")
         data = policy.model_dump(mode="json") | dict(self.changes)
-        data["optimizer"] = optimizer | dict(self.optimizer)
+        data["optimizer"] = optimizer | self._steps(model) | dict(self.optimizer)
         return Policy.parse(data, f"method {self.name!r}")
+
+    def _steps(self, model: str) -> dict[str, Any]:
+        """The model's own μ and η where the method gives one of them and the preset none."""
+        given = _STEPS & self.optimizer.keys()
+        if self.preset is None or len(given) != 1 or PRESETS[self.preset]["step_size"] is not None:
+            return {}
+        values = known(self.preset, model) or {}
+        return {key: values[key] for key in _STEPS & values.keys()}
+
+    def require(self, policy: Policy, model: str) -> None:
+        """Find out before hours of answers whether this method can be had.
+
+        Raises:
+            PolicyError: a setting is not valid, or no step sizes are known for the model.
+        """
+        resolved(self.policy(policy, model).optimizer, model)
 
     def answer(self, context: Context, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Returned]]:
         """Answer every prompt, each with its index as soon as it is finished."""
-        panel = context.panel.under(self.policy(context.policy))
+        panel = context.panel.under(self.policy(context.policy, context.engine.name))
         aligner = Aligner(
             context.engine,
             panel,
@@ -80,7 +103,7 @@ class Aligned:
 
 def returned(response: Response, confirms: bool) -> Returned:
     """A response in the form that all methods share."""
-    evaluations, left = response.evaluations, response.left
+    evaluations, left, best = response.evaluations, response.left, response.best
     return Returned(
         response.outcome,
         response.text,
@@ -96,5 +119,6 @@ def returned(response: Response, confirms: bool) -> Returned:
             TrajectoryPoint.of(place + 1, evaluation, place == left, confirms)
             for place, evaluation in enumerate(evaluations)
         ),
+        published=None if best is None else evaluations[best].judged.verdict,
         error=response.error,
     )

@@ -47,6 +47,12 @@ class Context:
         other.seed = seed
         return other
 
+    def with_engine(self, engine: Engine) -> Context:
+        """The same on an engine that answers otherwise."""
+        other = copy(self)
+        other.engine = engine
+        return other
+
 
 @dataclass(frozen=True)
 class Returned:
@@ -65,6 +71,8 @@ class Returned:
         cost: what was spent.
         trajectory: every answer evaluated, in order.
         sent: the conversation that ``text`` answers, where the method changed it.
+        published: verdict on what the published method would have returned, flagged or not; None
+            where that is ``text``.
         error: what failed, for outcome ``error``.
     """
 
@@ -80,6 +88,7 @@ class Returned:
     cost: Cost = Cost()  # noqa: RUF009 - frozen
     trajectory: tuple[TrajectoryPoint, ...] = ()
     sent: tuple[Message, ...] | None = None
+    published: Verdict | None = None
     error: str | None = None
 
 

@@ -70,14 +70,14 @@ class GradientCuff(Stepwise):
     def answer(self, context: Context, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Returned]]:
         """Answer every prompt, each with its index as soon as it is finished."""
         try:
-            self._calibrate(context)
+            self.prepare(context)
         except EngineError as error:
             for index in range(len(prompts)):
                 yield index, Returned(Outcome.ERROR, context.policy.error_message, error=str(error))
             return
         yield from super().answer(context, prompts)
 
-    def _calibrate(self, context: Context) -> None:
+    def prepare(self, context: Context) -> None:
         """Find the threshold, once per model and seed, at no prompt's cost.
 
         Raises:

@@ -99,6 +99,7 @@ class Attempt:
         point: FloatArray | None = None,
         temperature: float | None = None,
         draw: int = 0,
+        tokens: int | None = None,
         moderated: bool = False,
         natural: bool = False,
     ) -> Ask:
@@ -109,6 +110,7 @@ class Attempt:
             point: moved embeddings of the prompt.
             temperature: instead of the run's.
             draw: answers with different numbers are drawn independently.
+            tokens: the answer's first so many only.
             moderated: whether the moderators judge it.
             natural: whether it also has to be as natural as the policy's floor demands, measured
                 against the model's own answer, which has to be asked for before.
@@ -117,6 +119,9 @@ class Attempt:
         sampling = self.context.sampling
         if temperature is not None:
             sampling = replace(sampling, temperature=temperature)
+        if tokens is not None:
+            most = min(tokens, sampling.max_new_tokens)
+            sampling = replace(sampling, max_new_tokens=most)
         seed = prompt_seed(self.seed, self.prompt) + draw if draw else self.seed
         origin = AcceptedFrom.INITIAL
         if point is not None:
@@ -188,6 +193,9 @@ class Stepwise(ABC):
     @property
     def settings(self) -> Mapping[str, Any]:
         return FrozenDict()
+
+    def prepare(self, context: Context) -> None:  # noqa: B027 - most need nothing
+        """Do what is done once for a model, at no prompt's cost; `answer` does what is left."""
 
     @abstractmethod
     def steps(self, attempt: Attempt) -> Steps:
