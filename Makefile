@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rerail-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit harnesses lint fmt docs assets clean
+.PHONY: help setup demo test unit harnesses lint fmt docs pictures assets clean
 
 help:
 	@echo "make setup    .venv with everything pinned (once)"
@@ -24,6 +24,7 @@ help:
 	@echo "make lint     ruff check, ruff format --check, mypy --strict"
 	@echo "make fmt      format and mend what ruff can mend"
 	@echo "make docs     regenerate docs/reference"
+	@echo "make pictures  take docs/assets/*.png anew, with Chromium"
 	@echo "make assets   train the embedded model, the moderator and the judge anew"
 
 setup: $(STAMP)
@@ -63,6 +64,9 @@ fmt: setup
 
 docs: setup
 	$(BIN)/python scripts/reference.py
+
+pictures: setup
+	$(BIN)/python scripts/pictures.py
 
 # Beside the shipped weights, not over them: compare the figures first.
 assets: setup
