@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,16 +140,13 @@ class GenerativeGuard(ABC):
 
     Args:
         model: a folder, a hub id, or a `Loaded` pair.
-        taxonomy: from the guard's names to our categories.
-        name: what the moderator is called in policies and records.
-        map: changes of the taxonomy: name to category, or null to leave a name out.
+        taxonomy: from the guard's names to our categories, if not the class's own.
+        name: see `Options`, as for the others.
+        map: changes of the taxonomy.
         temperature: T.
-        max_batch: prompts judged together at most.
-        max_tokens: tokens of one prompt at most; the model's own limit, if that is less.
-        device: a torch device, or ``auto``.
-        dtype: of the weights, or ``auto``.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: whether code that comes with the model may run.
+        max_batch: prompts at most.
+        max_tokens: of one prompt.
+        where: see `Where`.
 
     Raises:
         MissingDependencyError: torch or transformers is not installed.
@@ -161,36 +158,28 @@ class GenerativeGuard(ABC):
     """What the guard is called, in messages and as its default name."""
     control: tuple[str, ...] = ()
     """Control words of the prompt that are no special tokens, broken up in the texts judged."""
+    taxonomy: Taxonomy
+    """From the guard's names to our categories; what they are without the option ``map``."""
 
     def __init__(
         self,
         model: str | Path | Loaded,
         *,
-        taxonomy: Taxonomy,
+        taxonomy: Taxonomy | None = None,
         name: str | None = None,
         map: Mapping[str, str | None] | None = None,
         temperature: float = 1.0,
         max_batch: int = 8,
         max_tokens: int = 4096,
-        device: str = "auto",
-        dtype: str = "auto",
-        revision: str | None = None,
-        trust_remote_code: bool = False,
+        **where: Unpack[Where],
     ) -> None:
-        self.taxonomy = taxonomy.changed(map)
+        self.taxonomy = (taxonomy or self.taxonomy).changed(map)
         self.categories = self.taxonomy.categories
         self.name = name or self.family
         self.temperature = check_temperature(temperature)
         if max_batch < 1:
             raise ModeratorError(f"max_batch is {max_batch}: it must be at least 1")
-        loaded, self.model_name = load(
-            model,
-            "causal",
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
+        loaded, self.model_name = load(model, "causal", **where)
         self._model, self._tokenizer = loaded
         self._torch, _ = libraries()
         self._max_batch = max_batch
@@ -212,9 +201,15 @@ class GenerativeGuard(ABC):
     def _render(self, turns: list[Turn], key: str) -> str:
         """A prompt's text up to what its question forces; the last turn is the answer."""
 
-    @abstractmethod
     def _names(self, readings: Sequence[Sequence[Logits]]) -> dict[str, float]:
-        """Score by the guard's names, from each question's logits: one array per `Labels`."""
+        """Score by the guard's names, from each question's logits: one array per `Labels`.
+
+        Here: of each question's key, the first label of its one verdict against the others.
+        """
+        return {
+            script.key: tempered(log_odds(verdict), self.temperature)
+            for script, (verdict,) in zip(self._scripts, readings, strict=True)
+        }
 
     def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
         """One verdict per exchange; an answer without text is unscored."""
@@ -243,10 +238,6 @@ class GenerativeGuard(ABC):
         found = [self._names(readings) for readings in windows]
         worst = {name: max(names[name] for names in found) for name in self.taxonomy.mapped}
         return Score.of(self.taxonomy.scores(worst))
-
-    def _score(self, logits: Logits, harmful: int = 0) -> float:
-        """Score of one label against the others."""
-        return tempered(log_odds(logits, harmful), self.temperature)
 
     def _attributed(self, odds: float, categories: Logits) -> list[float]:
         """Scores of categories, from the log-odds of harm and the categories' own logits.
