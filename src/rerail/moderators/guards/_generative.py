@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,16 +24,10 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rerail._batches import grouped
+from rerail._hf import pads
 from rerail.errors import ModeratorError
-from rerail.moderators.guards._models import (
-    Loaded,
-    Where,
-    check_temperature,
-    context_length,
-    libraries,
-    load,
-    tempered,
-)
+from rerail.moderators.guards._models import Loaded, LocalModel, LocalOptions, tempered
 from rerail.moderators.taxonomy import Taxonomy
 from rerail.types import EMPTY_ANSWER, Exchange, Message, Score
 
@@ -56,25 +49,18 @@ FENCES = (
 """What Llama Guard and Qwen3Guard put around categories and conversation."""
 
 _PROBE = ("amber lantern", "quiet harbour")
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
-class Options(Where, total=False):
-    """Options of every guard, beside how its model is loaded.
+class Options(LocalOptions, total=False):
+    """Options of every guard.
 
     Keys:
         name: what the moderator is called in policies and records.
         map: changes of the map from the guard's names to categories; null leaves a name out.
-        temperature: T of the score, see `GenerativeGuard`.
-        max_batch: prompts judged together at most.
-        max_tokens: tokens of one prompt at most; the model's own limit, if that is less.
     """
 
     name: str
     map: Mapping[str, str | None] | None
-    temperature: float
-    max_batch: int
-    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +111,7 @@ class _Script:
     reads: tuple[_Read, ...]
 
 
-class GenerativeGuard(ABC):
+class GenerativeGuard(LocalModel, ABC):
     """A moderator made of a guard model; the guards of this package derive from it.
 
     Its score of a name is ``1 / (1 + exp(-log-odds / T))``: with the ``temperature`` T = 1 the
@@ -141,12 +127,9 @@ class GenerativeGuard(ABC):
     Args:
         model: a folder, a hub id, or a `Loaded` pair.
         taxonomy: from the guard's names to our categories, if not the class's own.
-        name: see `Options`, as for the others.
-        map: changes of the taxonomy.
-        temperature: T.
-        max_batch: prompts at most.
-        max_tokens: of one prompt.
-        where: see `Where`.
+        name: see `Options`.
+        map: see `Options`.
+        options: see `LocalOptions`.
 
     Raises:
         MissingDependencyError: torch or transformers is not installed.
@@ -168,30 +151,15 @@ class GenerativeGuard(ABC):
         taxonomy: Taxonomy | None = None,
         name: str | None = None,
         map: Mapping[str, str | None] | None = None,
-        temperature: float = 1.0,
-        max_batch: int = 8,
-        max_tokens: int = 4096,
-        **where: Unpack[Where],
+        **options: Unpack[LocalOptions],
     ) -> None:
         self.taxonomy = (taxonomy or self.taxonomy).changed(map)
         self.categories = self.taxonomy.categories
-        self.name = name or self.family
-        self.temperature = check_temperature(temperature)
-        if max_batch < 1:
-            raise ModeratorError(f"max_batch is {max_batch}: it must be at least 1")
-        loaded, self.model_name = load(model, "causal", **where)
-        self._model, self._tokenizer = loaded
-        self._torch, _ = libraries()
-        self._max_batch = max_batch
-        limit = context_length(self._model.config, self._tokenizer)
-        self._limit = min(max_tokens, limit or max_tokens)
+        super().__init__(model, "causal", name=name or self.family, **options)
+        self._pads = pads(self._model)
         self._content_parts = False
-        self._lock = threading.Lock()
         self._scripts = [self._compile(question) for question in self._questions()]
         self._check_room()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.model_name!r})"
 
     @abstractmethod
     def _questions(self) -> Sequence[Question]:
@@ -424,27 +392,17 @@ class GenerativeGuard(ABC):
 
     def _readings(self, rows: Sequence[tuple[list[int], _Script]]) -> list[list[Logits]]:
         """For every row, and every position that its script reads: a logit per label."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1].forced))
-        batches: list[list[int]] = []
-        for i in order:
-            last = batches[-1] if batches else []
-            same = not last or self._pads or _length(rows[last[0]]) == _length(rows[i])
-            if last and len(last) < self._max_batch and same:
-                last.append(i)
-            else:
-                batches.append([i])
+        order = sorted(range(len(rows)), key=lambda i: _length(rows[i]))
+
+        def fits(batch: list[int], i: int) -> bool:
+            same = self._pads or _length(rows[batch[0]]) == _length(rows[i])
+            return len(batch) < self._max_batch and same
+
         found: dict[int, list[Logits]] = {}
         with self._lock, self._torch.no_grad():
-            for batch in batches:
+            for batch in grouped(order, fits):
                 found.update(zip(batch, self._forward([rows[i] for i in batch]), strict=True))
         return [found[i] for i in range(len(rows))]
-
-    @cached_property
-    def _pads(self) -> bool:
-        """Whether masked tokens before a prompt leave its logits alone."""
-        config = self._model.config.get_text_config(decoder=True)
-        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-        return layers <= _ATTENTION and not getattr(self._model, "_is_stateful", False)
 
     @cached_property
     def _keeps(self) -> bool:
