@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rerail.panel import Panel
@@ -136,20 +136,13 @@ def finite(value: float | None) -> float | None:
 
 def summary(responses: Sequence[Response]) -> dict[str, Any]:
     """The ``rerail`` object of a reply: the least good outcome, the most harm, the whole cost."""
-    tag = responses[0].policy
     cost = sum((r.cost for r in responses), Cost())
     return {
         "outcome": str(max((r.outcome for r in responses), key=_WORST.index)),
-        "policy": {"name": tag.name, "version": tag.version, "audit": tag.audit},
+        "policy": asdict(responses[0].policy),
         "harm_before": _most(r.initial for r in responses),
         "harm_after": _most(r.final for r in responses),
-        "cost": {
-            "generations": cost.generations,
-            "generated_tokens": cost.generated_tokens,
-            "prompt_tokens": cost.prompt_tokens,
-            "moderator_calls": cost.moderator_calls,
-            "seconds": max(r.cost.seconds for r in responses),
-        },
+        "cost": asdict(cost) | {"seconds": max(r.cost.seconds for r in responses)},
     }
 
 
