@@ -131,7 +131,16 @@ def parse_prompts(text: str) -> list[DemoPrompt]:
             data = json.loads(line)
             if data["kind"] not in KINDS:
                 raise ValueError(f"unknown kind {data['kind']!r}")
-            prompts.append(DemoPrompt(prompt=Prompt.of(data.pop("messages")), **data))
+            prompts.append(
+                DemoPrompt(
+                    id=data["id"],
+                    kind=data["kind"],
+                    prompt=Prompt.of(data["messages"]),
+                    request=data["request"],
+                    source=data["source"],
+                    licence=data["licence"],
+                )
+            )
         except (ValueError, KeyError, TypeError, PromptError) as error:
             raise InputFileError(f"demo prompts, line {number}: {error!r}; reinstall") from None
     return prompts

@@ -16,9 +16,9 @@ from typing import Annotated, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rerail._files import write_whole
 from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import RerailError
+from rerail.server._files import write_whole
 
 PREFIX = "tsk-"
 ANY = "*"

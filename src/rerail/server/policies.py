@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rerail._files import write_whole
 from rerail.align import Aligner
 from rerail.engines.base import Engine
 from rerail.errors import (
@@ -28,6 +27,7 @@ from rerail.moderators import Moderator, load_confirm, load_moderator
 from rerail.names import nearest
 from rerail.panel import Panel
 from rerail.policy import Policy
+from rerail.server._files import write_whole
 from rerail.server.errors import place
 from rerail.store import PolicyChange, Store
 
