@@ -298,8 +298,10 @@ class Store(Database):
 
     def forget(self, run: str) -> None:
         """Delete a run and its records."""
+        ids = sa.select(_records.c.id).where(_records.c.run == run)
         with self.writing() as connection:
-            _delete_records(connection, _records.c.run == run)
+            connection.execute(_evaluations.delete().where(_evaluations.c.record.in_(ids)))
+            connection.execute(_records.delete().where(_records.c.run == run))
             connection.execute(_runs.delete().where(_runs.c.run == run))
 
     def add(self, run: str, item: str, response: Response, prompt: Prompt | None = None) -> bool:
@@ -384,8 +386,10 @@ class Store(Database):
             _records.c.created_at < before,
             _records.c.run.startswith(run_prefix, autoescape=True),
         )
+        ids = sa.select(_records.c.id).where(old)
         with self.writing() as connection:
-            return _delete_records(connection, old)
+            connection.execute(_evaluations.delete().where(_evaluations.c.record.in_(ids)))
+            return connection.execute(_records.delete().where(old)).rowcount
 
     def note_policy_change(self, change: PolicyChange) -> None:
         """Record a change of a policy durably.
@@ -587,13 +591,6 @@ def _remedy(fault: str) -> str:
 def _summary(fault: object) -> str:
     """The first line of what a database says: PostgreSQL's next ones quote the row."""
     return str(fault).partition("\n")[0]
-
-
-def _delete_records(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
-    """Delete records with their evaluations; returns how many they were."""
-    ids = sa.select(_records.c.id).where(which)
-    connection.execute(_evaluations.delete().where(_evaluations.c.record.in_(ids)))
-    return connection.execute(_records.delete().where(which)).rowcount
 
 
 def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) -> dict[str, Any]:
