@@ -1,6 +1,6 @@
 """The one direction of the code: nothing imports to its right.
 
-    types, errors, names <- _hf, _http, _keys, _yaml, settings, policy
+    types, errors, names <- _batches, _hf, _http, _keys, _yaml, settings, policy
                          <- engines | moderators | zo, optimizer
                          <- panel <- rounds <- search <- align <- store, cluster
                          <- eval <- demo <- bench; server; fit <- cli
@@ -25,10 +25,11 @@ MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "names": set(), "types": {"e
 """Top-level module of the package to those that it may import, besides itself."""
 _VALUES = {"types", "errors", "names"}
 MAY_IMPORT |= {"_hf": {"errors"}, "_http": {"errors"}, "_keys": {"errors"}, "_yaml": set()}
+MAY_IMPORT |= {"_batches": set()}
 MAY_IMPORT |= {"settings": _VALUES, "policy": {*_VALUES, "settings", "_yaml"}}
 MAY_IMPORT |= {"tuned": {*_VALUES, "settings"}}
 _BASE = {*_VALUES, "_yaml", "settings", "policy", "tuned"}
-_LOADING = {*_BASE, "_hf", "_http", "_keys"}
+_LOADING = {*_BASE, "_batches", "_hf", "_http", "_keys"}
 MAY_IMPORT |= {"engines": _LOADING, "moderators": _LOADING, "zo": {"types"}}
 MAY_IMPORT |= {"optimizer": {"types", "settings", "zo"}}
 _ROOM = {*_BASE, "engines", "moderators", "zo", "optimizer"}

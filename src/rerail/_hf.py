@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rerail.errors import RerailError
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def source_of(model: str | Path, error: type[RerailError]) -> tuple[str, str]:
@@ -55,6 +56,41 @@ def device_of(torch: Any, device: str, error: type[RerailError]) -> str:
     if not there.get(kind, True):
         raise error(f"no {kind} is there: use the device auto or cpu")
     return device
+
+
+@contextlib.contextmanager
+def loading(
+    transformers: Any, model: str | Path, error: type[RerailError]
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Quietly load a model; gives what checks transformers' report of its weights.
+
+    Raises:
+        RerailError: of the class ``error``, with the remedy: loading failed, or the files lack
+            weights.
+    """
+
+    def check(report: Mapping[str, Any]) -> None:
+        if report["missing_keys"]:
+            missing = ", ".join(sorted(report["missing_keys"])[:3])
+            raise error(
+                f"cannot load {model}: its files lack weights ({missing}, ...). "
+                "Name a complete model"
+            )
+
+    try:
+        with quiet(transformers):
+            yield check
+    except error:
+        raise
+    except Exception as fault:
+        raise error(f"cannot load {model}: {remedy(fault)}") from fault
+
+
+def pads(model: Any) -> bool:
+    """Whether masked tokens before a text leave its logits alone, as its config says."""
+    config = model.config.get_text_config(decoder=True)
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    return layers <= _ATTENTION and not getattr(model, "_is_stateful", False)
 
 
 def remedy(error: Exception) -> str:

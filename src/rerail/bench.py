@@ -8,6 +8,7 @@ times are medians over repetitions, with bootstrap intervals.
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import itertools
 import statistics
@@ -16,20 +17,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from rerail.align import Aligner
 from rerail.demo import with_naturalness
 from rerail.engines.base import (
-    EmbeddedPrompt,
-    EmbeddingTable,
     Engine,
     GenerationRequest,
     Sampling,
-    Watch,
-    WatchingEngine,
 )
 from rerail.errors import PolicyError, PromptError
 from rerail.eval.statistics import bootstrap_interval
@@ -38,7 +35,7 @@ from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.search import Search, advance, prompt_seed
 from rerail.settings import OptimizerSettings
-from rerail.types import Exchange, Generation, Outcome, Prompt, Response, Score
+from rerail.types import Outcome, Prompt, Response
 
 METHODS = ("fast", "tsa", "tide", "random")
 SIZES = (1, 8, 64, 512)
@@ -263,9 +260,8 @@ class Bench:
 
     def _jobs(self, count: int) -> list[Job]:
         """So many jobs: the prompts in turn, with another seed each time round."""
-        places = range(count)
         many = len(self.prompts)
-        return [Job(self.prompts[i % many], self.seed + i // many) for i in places]
+        return [Job(self.prompts[i % many], self.seed + i // many) for i in range(count)]
 
     def _overhead(self, size: int) -> dict[str, Any]:
         """Seconds of alignment over those of plain generation, for answers that pass.
@@ -275,7 +271,7 @@ class Bench:
         """
         batches = self._passing(size)
         if not batches:
-            return {"value": None, "interval": None, "prompts": 0}
+            return {**Figure(None)._asdict(), "prompts": 0}
         ratios = []
         for repetition in range(max(MIN_OVERHEAD_REPETITIONS, self.repetitions)):
             aligner = self._aligner("fast")
@@ -291,7 +287,7 @@ class Bench:
             ratios.append(took[1] / took[0])
         figure = self._figure(ratios, np.median)
         prompts = sum(len(batch) for batch in batches)
-        return {"value": figure.value, "interval": figure.interval, "prompts": prompts}
+        return {**figure._asdict(), "prompts": prompts}
 
     def _passing(self, size: int) -> list[list[Job]]:
         """Batches of so many jobs whose first answers pass; several where they are small."""
@@ -337,17 +333,17 @@ class Bench:
                 _finish([self._open(aligner, job) for job in jobs[start : start + size]])
             taken[size].append((time.perf_counter() - started) / len(jobs))
         figures = {size: self._figure(values, np.median) for size, values in taken.items()}
-        return {str(s): {"value": f.value, "interval": f.interval} for s, f in figures.items()}
+        return {str(size): figure._asdict() for size, figure in figures.items()}
 
     def _profile(self) -> dict[str, Any]:
         """Shares of the time of all prompts at once, and of prefill in plain generation."""
         clock = Clock()
         engine = timed(self.engine, clock)
         policy = self.policy.model_copy(update={"optimizer": self.settings("fast")})
-        confirm = _TimedModerator(self.confirm, clock) if self.confirm else None
+        confirm = timed(self.confirm, clock) if self.confirm else None
         aligner = Aligner(
             engine,
-            Panel(policy, _TimedModerator(self.moderator, clock), confirm),
+            Panel(policy, timed(self.moderator, clock), confirm),
             sampling=self.sampling,
             seed=self.seed,
         )
@@ -430,66 +426,25 @@ class Clock:
                 self._inner[-1] += took
 
 
-def timed(engine: Engine, clock: Clock) -> Engine:
-    """The engine, its time counted; it can be watched if the engine can."""
-    if isinstance(engine, WatchingEngine):
-        return _TimedWatching(engine, clock)
-    return _Timed(engine, clock)
+T = TypeVar("T", Engine, Moderator)
+
+_TIMED = {
+    "embed": "embedding",
+    "generate": "generation",
+    "generate_watched": "generation",
+    "log_likelihood": "log_likelihood",
+    "score": "moderation",
+}
+"""Methods of engines and moderators to the part that their time is counted for."""
 
 
-class _Timed:
-    def __init__(self, engine: Engine, clock: Clock) -> None:
-        self._engine = engine
-        self._clock = clock
-
-    @property
-    def name(self) -> str:
-        return self._engine.name
-
-    @property
-    def table(self) -> EmbeddingTable:
-        return self._engine.table
-
-    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        with self._clock.part("embedding"):
-            return self._engine.embed(prompt)
-
-    def generate(
-        self, requests: Sequence[GenerationRequest], sampling: Sampling
-    ) -> list[Generation]:
-        with self._clock.part("generation"):
-            return self._engine.generate(requests, sampling)
-
-    def log_likelihood(
-        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
-    ) -> list[float]:
-        with self._clock.part("log_likelihood"):
-            return self._engine.log_likelihood(requests)
-
-    def weights_sha256(self) -> str:
-        return self._engine.weights_sha256()
-
-
-class _TimedWatching(_Timed):
-    _engine: WatchingEngine
-
-    def generate_watched(
-        self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
-    ) -> list[Generation]:
-        with self._clock.part("generation"):
-            return self._engine.generate_watched(requests, sampling, watch)
-
-
-class _TimedModerator:
-    def __init__(self, moderator: Moderator, clock: Clock) -> None:
-        self._moderator = moderator
-        self._clock = clock
-        self.name = moderator.name
-        self.categories = moderator.categories
-
-    def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
-        with self._clock.part("moderation"):
-            return self._moderator.score(exchanges)
+def timed(one: T, clock: Clock) -> T:
+    """A twin of an engine or a moderator, of the same class, the time of whose calls is counted."""
+    twin = copy.copy(one)
+    for name, part in _TIMED.items():
+        if hasattr(one, name):
+            object.__setattr__(twin, name, clock.part(part)(getattr(one, name)))
+    return twin
 
 
 def _finish(searches: list[Search]) -> None:

@@ -198,12 +198,7 @@ class Policy(Frozen):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            faults = [
-                f"  {'.'.join(str(part) for part in fault['loc']) or 'policy'}: "
-                + said(fault["msg"])
-                for fault in error.errors()
-            ]
-            raise PolicyError("\n".join([f"{source} is not valid:", *faults])) from None
+            raise PolicyError(f"{source} is not valid:{faults(error, 'policy')}") from None
 
     @classmethod
     def from_yaml(cls, text: str, source: str = "policy") -> Self:
@@ -236,6 +231,13 @@ class Policy(Frozen):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def shipped_texts() -> dict[str, str]:
+    """The texts of the policies that come with rerail, their comments included, by file."""
+    folder = resources.files("rerail") / "assets" / "policies"
+    files = sorted(folder.iterdir(), key=lambda file: file.name)
+    return {f.name: f.read_text(encoding="utf-8") for f in files if f.name.endswith(".yaml")}
+
+
 class PolicyStore:
     """Policies by name, with their history. Reading never blocks and never sees half a change.
 
@@ -250,12 +252,7 @@ class PolicyStore:
     @classmethod
     def shipped(cls) -> Self:
         """The policies that come with rerail: default, strict, permissive, audit."""
-        folder = resources.files("rerail") / "assets" / "policies"
-        return cls(
-            Policy.from_yaml(file.read_text(encoding="utf-8"), file.name)
-            for file in sorted(folder.iterdir(), key=lambda f: f.name)
-            if file.name.endswith(".yaml")
-        )
+        return cls(Policy.from_yaml(text, name) for name, text in shipped_texts().items())
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self._current))
@@ -292,6 +289,19 @@ class PolicyStore:
         """Every policy that was put under the name, oldest first."""
         with self._write:
             return tuple(self._history.get(name, ()))
+
+
+def faults(error: ValidationError, whole: str) -> str:
+    """The faults of a value, each on a line of its own with its place.
+
+    Args:
+        error: with the faults.
+        whole: what is at fault where no part of it is.
+    """
+    return "".join(
+        f"\n  {'.'.join(map(str, fault['loc'])) or whole}: {said(fault['msg'])}"
+        for fault in error.errors()
+    )
 
 
 def _kind(data: Any) -> str:

@@ -133,7 +133,7 @@ def test_roberta_counts_positions_from_its_padding() -> None:
     )  # fmt: skip
     loaded = Loaded(RobertaForSequenceClassification(config), tokenizer(10**12))
     moderator = ClassifierModerator(loaded, map={"LABEL_0": None, "LABEL_1": "hate"})
-    assert moderator._size == 17
+    assert moderator._limit == 17
     (score,) = moderator.score([Exchange((), " ".join(WORDS))])
     assert score.scored
 

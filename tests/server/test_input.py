@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from tests.server.conftest import COMPLY, FLAGGED, Made, Make, chat, running
+from tests.server.conftest import COMPLY, FLAGGED, PLAIN, Made, Make, chat, running
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,19 @@ def test_every_route_is_documented_with_an_example(made: Made) -> None:
             content = operation["responses"]["200"].get("content", {})
             if path.startswith(("/v1", "/admin")):
                 assert "example" in content["application/json"], (method, path)
+
+
+def test_the_example_of_an_answer_has_the_fields_of_answers(made: Made) -> None:
+    document = httpx.get(f"{made.url}/openapi.json").json()
+    operation = document["paths"]["/v1/chat/completions"]["post"]
+    example = operation["responses"]["200"]["content"]["application/json"]["example"]
+    body = {"model": "rerail", "messages": [{"role": "user", "content": PLAIN}]}
+    reply = httpx.post(f"{made.url}/v1/chat/completions", json=body).json()
+    assert example.keys() == reply.keys()
+    (shown,), (given,) = example["choices"], reply["choices"]
+    # The document leaves out what is null.
+    filled = {name for name, value in given["rerail"].items() if value is not None}
+    assert filled <= shown["rerail"].keys() <= given["rerail"].keys()
 
 
 TEXTS = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,10 @@ DEFAULT_NAME = "rerail"
 
 NO_STORE = "none"
 _DEFAULTS = ServerSettings()
-_SERVER, _LIMITS, _SECURITY, _RECORDS = "Server", "Limits", "Security", "Records"
+_server, _limits, _security, _records = (
+    partial(typer.Option, rich_help_panel=panel)
+    for panel in ("Server", "Limits", "Security", "Records")
+)
 
 
 class Recorded(StrEnum):
@@ -94,68 +98,42 @@ def serve(
         list[str] | None,
         typer.Option("--model-policy", help="NAME=POLICY: default policy of a model."),
     ] = None,
-    host: Annotated[
-        str,
-        typer.Option("--host", help="Address to listen on.", rich_help_panel=_SERVER),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="0: any.", rich_help_panel=_SERVER)
-    ] = 8000,
+    host: Annotated[str, _server("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, _server("--port", min=0, max=65535, help="0: any.")] = 8000,
     keys: Annotated[
         Path | None,
-        typer.Option(
-            "--keys",
-            help="File of API keys; needed on any address but loopback.",
-            rich_help_panel=_SECURITY,
-        ),
+        _security("--keys", help="File of API keys; needed on any address but loopback."),
     ] = None,
     cors_origin: Annotated[
         list[str] | None,
-        typer.Option(
+        _security(
             "--cors-origin",
             help="A page's origin that may call, as https://app.example; may be repeated.",
-            rich_help_panel=_SECURITY,
         ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
-        typer.Option(
+        _security(
             "--allowed-host",
             help="Name that the server answers to; may be repeated. Default: any with keys, else "
             "loopback's.",
-            rich_help_panel=_SECURITY,
         ),
     ] = None,
     tls_certificate: Annotated[
-        Path | None,
-        typer.Option(
-            "--tls-certificate",
-            exists=True,
-            dir_okay=False,
-            help="PEM file.",
-            rich_help_panel=_SECURITY,
-        ),
+        Path | None, _security("--tls-certificate", exists=True, dir_okay=False, help="PEM file.")
     ] = None,
     tls_key: Annotated[
-        Path | None,
-        typer.Option(
-            "--tls-key",
-            exists=True,
-            dir_okay=False,
-            help="PEM file.",
-            rich_help_panel=_SECURITY,
-        ),
+        Path | None, _security("--tls-key", exists=True, dir_okay=False, help="PEM file.")
     ] = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     max_new_tokens: options.MaxNewTokensOption = _DEFAULTS.max_new_tokens,
     max_new_tokens_limit: Annotated[
         int,
-        typer.Option(
+        _limits(
             "--max-new-tokens-limit",
             min=1,
             help="Tokens per answer at most, whatever a request says.",
-            rich_help_panel=_LIMITS,
         ),
     ] = _DEFAULTS.max_new_tokens_limit,
     temperature: options.TemperatureOption = _DEFAULTS.temperature,
@@ -163,67 +141,38 @@ def serve(
     max_open: options.MaxOpenOption = _DEFAULTS.max_open,
     max_waiting: Annotated[
         int,
-        typer.Option(
-            "--max-waiting",
-            min=1,
-            help="Requests of one key that may wait; more get 429.",
-            rich_help_panel=_LIMITS,
-        ),
+        _limits("--max-waiting", min=1, help="Requests of one key that may wait; more get 429."),
     ] = _DEFAULTS.max_waiting,
     request_seconds: Annotated[
         float,
-        typer.Option(
-            "--request-seconds",
-            min=0.001,
-            help="Deadline of a request, its wait included.",
-            rich_help_panel=_LIMITS,
-        ),
+        _limits("--request-seconds", min=0.001, help="Deadline of a request, its wait included."),
     ] = _DEFAULTS.request_seconds,
     max_body_bytes: Annotated[
-        int,
-        typer.Option("--max-body-bytes", min=1, help="Of a request.", rich_help_panel=_LIMITS),
+        int, _limits("--max-body-bytes", min=1, help="Of a request.")
     ] = _DEFAULTS.max_body_bytes,
     grace: Annotated[
         float,
-        typer.Option(
-            "--grace",
-            min=0,
-            help="Seconds that open requests get to finish at SIGTERM.",
-            rich_help_panel=_LIMITS,
-        ),
+        _limits("--grace", min=0, help="Seconds that open requests get to finish at SIGTERM."),
     ] = _DEFAULTS.grace,
     store: Annotated[
         str | None,
-        typer.Option(
+        _records(
             "--store",
             help="Path or SQLAlchemy URL of the records; 'none' keeps none. Default: "
             "serve.sqlite in the user's data folder.",
-            rich_help_panel=_RECORDS,
         ),
     ] = None,
     record: Annotated[
-        Recorded, typer.Option("--record", help="What is recorded.", rich_help_panel=_RECORDS)
+        Recorded, _records("--record", help="What is recorded.")
     ] = Recorded.INTERVENTIONS,
     retention_days: Annotated[
-        float | None,
-        typer.Option(
-            "--retention-days",
-            min=0.001,
-            help="Delete records that are older.",
-            rich_help_panel=_RECORDS,
-        ),
+        float | None, _records("--retention-days", min=0.001, help="Delete records that are older.")
     ] = None,
     otel: Annotated[
         bool,
-        typer.Option(
-            "--otel",
-            help="OpenTelemetry traces over OTLP, to where OTEL_... variables say.",
-            rich_help_panel=_SERVER,
-        ),
+        _server("--otel", help="OpenTelemetry traces over OTLP, to where OTEL_... variables say."),
     ] = False,
-    log_level: Annotated[
-        LogLevel, typer.Option("--log-level", help="Of the log.", rich_help_panel=_SERVER)
-    ] = LogLevel.INFO,
+    log_level: Annotated[LogLevel, _server("--log-level", help="Of the log.")] = LogLevel.INFO,
 ) -> None:
     """Serve models under policies, with OpenAI's API; a page at / shows it at work.
 

@@ -13,7 +13,7 @@ import transformers
 from safetensors import safe_open
 from torch import nn
 
-from rerail._hf import quiet, remedy, source_of
+from rerail._hf import loading, quiet, source_of
 from rerail.engines._common import end_tokens
 from rerail.engines.transformers import _check_config
 from rerail.errors import EngineError, UnsteerableModelError
@@ -66,15 +66,10 @@ class Checkpoint:
         """
         source, name = source_of(name_or_path, EngineError)
         remote = {"revision": revision, "trust_remote_code": trust_remote_code}
-        try:
-            with quiet(_HF):
-                config = _HF.AutoConfig.from_pretrained(source, **remote)
-                _check_config(config)
-                tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise EngineError(f"cannot load {name_or_path}: {remedy(error)}") from error
+        with loading(_HF, name_or_path, EngineError):
+            config = _HF.AutoConfig.from_pretrained(source, **remote)
+            _check_config(config)
+            tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote)
         return cls(source, name, config, tokenizer, remote)
 
     @property
@@ -94,11 +89,8 @@ class Checkpoint:
             UnsteerableModelError: the module is more than a table with a scale.
         """
         code = self._remote["trust_remote_code"]
-        try:
-            with quiet(_HF), torch.device("meta"):
-                model = _HF.AutoModelForCausalLM.from_config(self.config, trust_remote_code=code)
-        except Exception as error:
-            raise EngineError(f"cannot load {self.name}: {remedy(error)}") from error
+        with loading(_HF, self.name, EngineError), torch.device("meta"):
+            model = _HF.AutoModelForCausalLM.from_config(self.config, trust_remote_code=code)
         module = model.get_input_embeddings()
         scale = getattr(module, "scalar_embed_scale", None)
         tensors = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
@@ -178,7 +170,7 @@ class Checkpoint:
 
     def _file(self, name: str, *, required: bool = True) -> Path | None:
         """A file of the checkpoint, downloaded if it is not there; None if it does not exist."""
-        try:
+        with loading(_HF, self.name, EngineError):
             found = _HF.utils.cached_file(
                 self.source,
                 name,
@@ -186,8 +178,6 @@ class Checkpoint:
                 _raise_exceptions_for_missing_entries=required,
                 _raise_exceptions_for_connection_errors=required,
             )
-        except OSError as error:
-            raise EngineError(f"cannot load {self.name}: {remedy(error)}") from error
         return None if found is None else Path(found)
 
     def _hashes_on_hub(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ model. What vLLM does (answers from rows, log-probabilities of tokens) is left t
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from rerail.engines._checkpoint import Checkpoint
-from rerail.engines._common import check_points, check_sampling, embed, read_answer
+from rerail.engines._common import TokenizerEngine, check_points, check_sampling
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch
-from rerail.engines.rendering import Renderer
 from rerail.engines.table import CHUNK_ROWS, ChunkedTable
 from rerail.errors import EngineError, UnsteerableModelError
-from rerail.types import FloatArray, Generation, Prompt
+from rerail.types import FloatArray, Generation
 
 FINISHED = {"stop", "length"}
 """vLLM's reasons for the end of a whole answer."""
@@ -60,7 +59,7 @@ class Answer(NamedTuple):
     first_log_probability: float | None = None
 
 
-class ClientSide(ABC):
+class ClientSide(TokenizerEngine):
     """An engine whose model runs in vLLM.
 
     Args:
@@ -84,14 +83,13 @@ class ClientSide(ABC):
         name: str | None = None,
         template_options: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__(
+            checkpoint.tokenizer, name or checkpoint.name, checkpoint.ends(), template_options
+        )
         self._checkpoint = checkpoint
-        self._tokenizer = checkpoint.tokenizer
-        self._renderer = Renderer(checkpoint.tokenizer, template_options)
         self._embedding = checkpoint.embedding(dtype)
         self._dtype = dtype
         self._context_length = context_length
-        self._name = name or checkpoint.name
-        self._stops = checkpoint.ends()
         self._table = ChunkedTable(self._table_rows)
         self._probe()
 
@@ -112,14 +110,6 @@ class ClientSide(ABC):
         """Of ``(tokens, n)`` texts: the log-probabilities of the last n tokens of each."""
 
     @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def tokenizer(self) -> Any:
-        return self._tokenizer
-
-    @property
     def table(self) -> ChunkedTable:
         """The embeddings of the tokenizer's tokens, as the model's module gives them."""
         return self._table
@@ -131,16 +121,6 @@ class ClientSide(ABC):
         One less than vLLM takes: it generates a token whenever it is asked about a text.
         """
         return self._context_length - 1
-
-    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        """Render the prompt and embed it as the model's embedding module does.
-
-        Raises:
-            PromptError: the model has no chat template, it rejects the conversation, or no token
-                is left.
-            PromptTooLongError: the rendered prompt leaves no room for an answer.
-        """
-        return embed(prompt, self._renderer, self.context_length, self._embed_tokens)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling
@@ -155,7 +135,7 @@ class ClientSide(ABC):
         if not asks:
             return []
         answers = self._answer(asks, self._sampling(sampling))
-        return [self._generation(answer.tokens, sampling) for answer in answers]
+        return [self._generation(sampling, answer.tokens) for answer in answers]
 
     def generate_watched(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
@@ -184,7 +164,7 @@ class ClientSide(ABC):
             )
             answers = self._watched({p: asks[p] for p in horizons}, horizons, sampling, watch)
             for place, answer in zip(whole, others.result(), strict=True):
-                answers[place] = self._generation(answer.tokens, sampling)
+                answers[place] = self._generation(sampling, answer.tokens)
         return [answers[place] for place in range(len(asks))]
 
     def generate_from_tokens(
@@ -199,7 +179,7 @@ class ClientSide(ABC):
         """
         ask = Ask(token_ids.tolist(), self._room(len(token_ids), sampling), seed % 2**63)
         answer = self._answer([ask], self._sampling(sampling))[0]
-        return self._generation(answer.tokens, sampling)
+        return self._generation(sampling, answer.tokens)
 
     def log_likelihood(
         self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
@@ -262,7 +242,7 @@ class ClientSide(ABC):
             ):
                 tokens += answer.tokens
                 marks[place] *= 2
-                answers[place] = self._generation(tokens, sampling)
+                answers[place] = self._generation(sampling, tokens)
                 ended = len(answer.tokens) < part.limit or len(tokens) == asks[place].limit
                 if ended or answers[place].finish_reason == "stop":
                     del begun[place]
@@ -293,9 +273,6 @@ class ClientSide(ABC):
         """Tokens that have both a name and an embedding."""
         return min(len(self._tokenizer), self._vocabulary)
 
-    def _room(self, prompt_tokens: int, sampling: Sampling) -> int:
-        return max(1, min(sampling.max_new_tokens, self.context_length - prompt_tokens))
-
     def _rows_of(self, ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             rows: torch.Tensor = self._embedding(ids[None])[0]
@@ -319,9 +296,6 @@ class ClientSide(ABC):
             "stop_token_ids": self._stops,
             "skip_special_tokens": True,  # as where an answer is read: stops are found in its text
         }
-
-    def _generation(self, row: list[int], sampling: Sampling) -> Generation:
-        return read_answer(self._tokenizer, self._stops, sampling, row)
 
     def _probe(self) -> None:
         """Compare what vLLM makes of tokens and of their embeddings.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -68,23 +69,72 @@ def check_points(requests: Sequence[GenerationRequest], largest: float = math.in
             )
 
 
-def embed(
-    prompt: Prompt,
-    renderer: Renderer,
-    context_length: int | None,
-    rows: Callable[[NDArray[np.int64]], FloatArray],
-) -> EmbeddedPrompt:
-    """Render the prompt, and embed its tokens by ``rows``.
+class TokenizerEngine(ABC):
+    """The part of an engine that its tokenizer does: prompts are rendered, and answers are spelt.
+
+    Args:
+        tokenizer: of the model, backed by the ``tokenizers`` library.
+        name: of the model.
+        ends: tokens that end an answer.
+        template_options: given to the chat template, for example ``{"enable_thinking": False}``.
 
     Raises:
-        PromptError: the model has no chat template, it rejects the conversation, or no token is
-            left.
-        PromptTooLongError: the rendered prompt leaves no room for an answer.
+        EngineError: the tokenizer cannot be used.
     """
-    token_ids, message_index = renderer.render(prompt, context_length)
-    if not len(token_ids):
-        raise PromptError("the prompt has no tokens: write a longer one")
-    return EmbeddedPrompt(prompt, token_ids, rows(token_ids), message_index)
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        name: str,
+        ends: list[int],
+        template_options: Mapping[str, Any] | None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._renderer = Renderer(tokenizer, template_options)
+        self._name = name
+        self._stops = ends
+
+    @property
+    @abstractmethod
+    def context_length(self) -> int | None:
+        """Tokens of prompt and answer together at most; None if the model sets no limit."""
+
+    @abstractmethod
+    def _embed_tokens(self, tokens: NDArray[np.int64]) -> FloatArray:
+        """``(n_tokens, d_model)`` rows, as the model's embedding module gives them."""
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
+        """Render the prompt and embed it as the model's embedding module does.
+
+        Raises:
+            PromptError: the model has no chat template, it rejects the conversation, or no token
+                is left.
+            PromptTooLongError: the rendered prompt leaves no room for an answer.
+        """
+        token_ids, message_index = self._renderer.render(prompt, self.context_length)
+        if not len(token_ids):
+            raise PromptError("the prompt has no tokens: write a longer one")
+        return EmbeddedPrompt(prompt, token_ids, self._embed_tokens(token_ids), message_index)
+
+    def _room(self, prompt_tokens: int, sampling: Sampling) -> int:
+        """Tokens that an answer may have."""
+        if self.context_length is None:
+            return sampling.max_new_tokens
+        return max(1, min(sampling.max_new_tokens, self.context_length - prompt_tokens))
+
+    def _generation(self, sampling: Sampling, row: list[int]) -> Generation:
+        """The answer that a row of tokens spells, up to its first end or stop."""
+        end = next((i + 1 for i, token in enumerate(row) if token in self._stops), None)
+        finish_reason: Finish = "length" if end is None else "stop"
+        return up_to_stop(row[:end], decoder(self._tokenizer), sampling, finish_reason)
 
 
 def end_tokens(*sources: Any) -> list[int]:
@@ -100,15 +150,6 @@ def end_tokens(*sources: Any) -> list[int]:
 def decoder(tokenizer: Any) -> Decode:
     """How answers are spelt: without special tokens."""
     return partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def read_answer(
-    tokenizer: Any, ends: Sequence[int], sampling: Sampling, row: list[int]
-) -> Generation:
-    """The answer that a row of tokens spells, up to its first end or stop."""
-    end = next((i + 1 for i, token in enumerate(row) if token in ends), None)
-    finish_reason: Finish = "length" if end is None else "stop"
-    return up_to_stop(row[:end], decoder(tokenizer), sampling, finish_reason)
 
 
 def up_to_stop(

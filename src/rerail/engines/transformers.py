@@ -26,15 +26,15 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicCache
 
-from rerail._hf import device_of, quiet, remedy, source_of
+from rerail._batches import grouped
+from rerail._hf import device_of, loading, pads, source_of
 from rerail.engines._common import (
     StopFinder,
+    TokenizerEngine,
     check_points,
     check_sampling,
     decoder,
-    embed,
     end_tokens,
-    read_answer,
 )
 from rerail.engines._gguf import complete, gguf_file, options_of, reading
 from rerail.engines._kv_cache import Part, Prefixes, is_plain, joined, roomy_cache
@@ -46,10 +46,9 @@ from rerail.engines.base import (
     Watch,
     is_due,
 )
-from rerail.engines.rendering import Renderer
 from rerail.engines.table import CHUNK_ROWS, ChunkedTable
 from rerail.errors import EngineError, UnsteerableModelError
-from rerail.types import FloatArray, Generation, Prompt
+from rerail.types import FloatArray, Generation
 
 T = TypeVar("T")
 
@@ -69,12 +68,11 @@ COMPACT_SHARE = 0.75
 """Share of a batch's rows still running at which the others are taken out of its cache: taking
 rows out copies the cache."""
 
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 _WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window")
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-class TransformersEngine:
+class TransformersEngine(TokenizerEngine):
     """Answers from embeddings with a transformers model in this process.
 
     The model is put into evaluation mode and its parameters are frozen. Calls from several
@@ -117,23 +115,20 @@ class TransformersEngine:
         template_options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_config(model.config)
+        self._config = model.config.get_text_config(decoder=True)
+        ends = end_tokens(model.generation_config, model.config, self._config, tokenizer)
+        super().__init__(tokenizer, name or _name_of(model.config), ends, template_options)
         self._model = model.eval().requires_grad_(False)
-        self._tokenizer = tokenizer
-        self._renderer = Renderer(tokenizer, template_options)
-        self._name = name or _name_of(model.config)
         self._lock = threading.RLock()
         self._max_batch = max(1, max_batch)
         self._batch_tokens = batch_tokens
         self._accepts = frozenset(inspect.signature(model.forward).parameters)
         # Transformers 5.24 gave it another name.
         self._cache = "cache" if "cache" in self._accepts else "past_key_values"
-        self._config = model.config.get_text_config(decoder=True)
-        layers = set(getattr(self._config, "layer_types", None) or ["full_attention"])
-        self._pads = layers <= _ATTENTION and not getattr(model, "_is_stateful", False)
+        self._pads = pads(model)
         self._static_cache = static_cache
         shares = prefix_reuse and not static_cache and self._pads
         self._prefix_reuse = shares and model._supports_default_dynamic_cache()
-        self._stops = end_tokens(model.generation_config, model.config, self._config, tokenizer)
         self._probe()
         keeps = prefix_tokens > 0 and self._bridges and is_plain(self._config)
         self._prefixes = Prefixes(self._config, prefix_tokens) if keeps else None
@@ -182,43 +177,26 @@ class TransformersEngine:
         if dtype == "auto" and (file or torch.device(device).type == "cpu"):
             dtype = torch.float32
         remote = {"revision": revision, "trust_remote_code": trust_remote_code}
-        try:
-            with quiet(_HF), reading(file) if file else contextlib.nullcontext():
-                config = _HF.AutoConfig.from_pretrained(source, **remote, **packed)
-                _check_config(config)
-                tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote, **packed)
-                model, report = _HF.AutoModelForCausalLM.from_pretrained(
-                    source,
-                    config=config,
-                    dtype=dtype,
-                    attn_implementation=attention,
-                    use_safetensors=True,
-                    output_loading_info=True,
-                    **remote,
-                    **(options_of(file) if file else {}),
-                )
-                if file:
-                    complete(model, file)
-                model.to(device)
-        except EngineError:
-            raise
-        except Exception as error:
-            raise EngineError(f"cannot load {name_or_path}: {remedy(error)}") from error
-        if report["missing_keys"]:
-            missing = ", ".join(sorted(report["missing_keys"])[:3])
-            raise EngineError(
-                f"cannot load {name_or_path}: its files lack weights ({missing}, ...). "
-                "Name a complete causal language model"
+        unpacked = reading(file) if file else contextlib.nullcontext()
+        with loading(_HF, name_or_path, EngineError) as check, unpacked:
+            config = _HF.AutoConfig.from_pretrained(source, **remote, **packed)
+            _check_config(config)
+            tokenizer = _HF.AutoTokenizer.from_pretrained(source, **remote, **packed)
+            model, report = _HF.AutoModelForCausalLM.from_pretrained(
+                source,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                output_loading_info=True,
+                **remote,
+                **(options_of(file) if file else {}),
             )
+            if file:
+                complete(model, file)
+            model.to(device)
+            check(report)
         return cls(model, tokenizer, name=name or default_name, **options)
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def tokenizer(self) -> Any:
-        return self._tokenizer
 
     @cached_property
     def context_length(self) -> int | None:
@@ -233,16 +211,6 @@ class TransformersEngine:
     def table(self) -> ChunkedTable:
         """The embeddings of the tokenizer's tokens, as the model's module gives them."""
         return _ModelTable(self._table_rows)
-
-    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        """Render the prompt and embed it by the model's embedding module.
-
-        Raises:
-            PromptError: the model has no chat template, it rejects the conversation, or no token
-                is left.
-            PromptTooLongError: the rendered prompt leaves no room for an answer.
-        """
-        return embed(prompt, self._renderer, self.context_length, self._embed_tokens)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling
@@ -274,7 +242,7 @@ class TransformersEngine:
     ) -> list[Generation]:
         check_sampling(sampling)
         check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
-        limits = [self._room(len(r.point), sampling.max_new_tokens) for r in requests]
+        limits = [self._room(len(r.point), sampling) for r in requests]
 
         def run(batch: list[int]) -> list[Generation]:
             chosen = [requests[i] for i in batch]
@@ -297,7 +265,7 @@ class TransformersEngine:
                 model failed.
         """
         check_sampling(sampling)
-        limit = self._room(len(token_ids), sampling.max_new_tokens)
+        limit = self._room(len(token_ids), sampling)
 
         def run(_: list[int]) -> list[Generation]:
             ids = torch.from_numpy(token_ids).to(self._device)[None]
@@ -376,7 +344,7 @@ class TransformersEngine:
         last = self.layer_count() - 1
         if unknown := {layer for shift in shifts for layer in shift if not 0 <= layer <= last}:
             raise EngineError(f"{self._name} has layers 0 to {last}, not {min(unknown)}")
-        limits = [self._room(len(r.point), sampling.max_new_tokens) for r in requests]
+        limits = [self._room(len(r.point), sampling) for r in requests]
 
         def run(batch: list[int]) -> list[Generation]:
             limit = limits[batch[0]]
@@ -442,11 +410,6 @@ class TransformersEngine:
                 rows = self._embedding(ids[None])[0].float()
             yield rows
 
-    def _room(self, prompt_tokens: int, wanted: int) -> int:
-        if self.context_length is None:
-            return wanted
-        return max(1, min(wanted, self.context_length - prompt_tokens))
-
     def _in_batches(
         self, lengths: list[int], limits: list[int], run: Callable[[list[int]], list[T]]
     ) -> list[T]:
@@ -455,19 +418,16 @@ class TransformersEngine:
         A batch holds requests of one limit, and of one length where the model cannot be padded.
         """
         order = sorted(range(len(lengths)), key=lambda i: (limits[i], lengths[i]))
-        batches: deque[list[int]] = deque()
-        for i in order:
-            last = batches[-1] if batches else None
-            if (
-                last is not None
-                and len(last) < self._max_batch
-                and limits[last[0]] == limits[i]
-                and (self._pads or lengths[last[0]] == lengths[i])
-                and (len(last) + 1) * (lengths[i] + limits[i]) <= self._batch_tokens
-            ):
-                last.append(i)
-            else:
-                batches.append([i])
+
+        def fits(batch: list[int], i: int) -> bool:
+            return (
+                len(batch) < self._max_batch
+                and limits[batch[0]] == limits[i]
+                and (self._pads or lengths[batch[0]] == lengths[i])
+                and (len(batch) + 1) * (lengths[i] + limits[i]) <= self._batch_tokens
+            )
+
+        batches = deque(grouped(order, fits))
         results: dict[int, T] = {}
         with self._lock, torch.no_grad():
             while batches:
@@ -622,9 +582,6 @@ class TransformersEngine:
             yield
         finally:
             self._model.generation_config = defaults
-
-    def _generation(self, sampling: Sampling, row: list[int]) -> Generation:
-        return read_answer(self._tokenizer, self._stops, sampling, row)
 
     def _begun(
         self,

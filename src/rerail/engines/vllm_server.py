@@ -10,7 +10,7 @@ import base64
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
+from rerail._batches import grouped
 from rerail._keys import read_key
 from rerail.engines._checkpoint import Checkpoint
 from rerail.engines._client_side import FINISHED, Answer, Ask, ClientSide
@@ -171,7 +172,7 @@ class VllmServerEngine(ClientSide):
         batches = [
             batch
             for group in groups.values()
-            for batch in self._cut(group, [_bytes(asks[i].prompt) for i in group])
+            for batch in self._cut(group, lambda i: _bytes(asks[i].prompt))
         ]
 
         def run(batch: list[int]) -> list[Answer]:
@@ -191,7 +192,7 @@ class VllmServerEngine(ClientSide):
         sampling = {**self._sampling(Sampling()), "max_tokens": 1, "prompt_logprobs": 0}
         # Of one length together: a batch takes as long as its longest text.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i][0]))
-        batches = list(self._cut(order, [_bytes(texts[i][0]) for i in order]))
+        batches = self._cut(order, lambda i: _bytes(texts[i][0]))
 
         def run(batch: list[int]) -> list[list[float]]:
             chosen = [texts[i] for i in batch]
@@ -203,18 +204,13 @@ class VllmServerEngine(ClientSide):
 
         return self._in_order(batches, run, len(texts))
 
-    def _cut(self, indices: list[int], sizes: list[int]) -> Iterator[list[int]]:
+    def _cut(self, indices: list[int], size: Callable[[int], int]) -> list[list[int]]:
         """The indices in batches of few enough answers and bytes."""
-        batch: list[int] = []
-        room = _BATCH_BYTES
-        for i, size in zip(indices, sizes, strict=True):
-            if batch and (len(batch) == self._max_batch or size > room):
-                yield batch
-                batch, room = [], _BATCH_BYTES
-            batch.append(i)
-            room -= size
-        if batch:
-            yield batch
+
+        def fits(batch: list[int], i: int) -> bool:
+            return len(batch) < self._max_batch and sum(map(size, [*batch, i])) <= _BATCH_BYTES
+
+        return grouped(indices, fits)
 
     def _in_order(self, batches: list[list[int]], run: Any, count: int) -> list[Any]:
         results: list[Any] = [None] * count

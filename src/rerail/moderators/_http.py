@@ -34,6 +34,7 @@ from dataclasses import dataclass, fields, replace
 from inspect import signature
 from typing import Any, ClassVar, Self, TypedDict, TypeVar, Unpack
 
+from rerail._batches import grouped
 from rerail._http import rate_limit_pause
 from rerail.errors import ModeratorError
 from rerail.moderators._wire import Breaker, ServiceError, failure_of
@@ -324,16 +325,11 @@ class Service(ABC):
         return [Item(piece, prompt) for piece in pieces if piece.strip()]
 
     def _batches(self, items: Sequence[Item]) -> list[list[Item]]:
-        batches: list[list[Item]] = []
-        room = 0
-        for item in items:
-            size = len(item.joined)
-            if not batches or size > room or len(batches[-1]) >= self.settings.batch_size:
-                batches.append([])
-                room = self.settings.batch_chars
-            batches[-1].append(item)
-            room -= size
-        return batches
+        def fits(batch: list[Item], item: Item) -> bool:
+            size = sum(len(each.joined) for each in (*batch, item))
+            return len(batch) < self.settings.batch_size and size <= self.settings.batch_chars
+
+        return grouped(items, fits)
 
     async def _batch(self, items: Sequence[Item], end: float) -> list[Score]:
         """Verdicts for one batch, before ``end`` (monotonic seconds); never raises."""

@@ -7,7 +7,6 @@ reads the answer alone, not the request.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -16,15 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerail.errors import ModeratorError
-from rerail.moderators.guards._models import (
-    Loaded,
-    Where,
-    check_temperature,
-    context_length,
-    libraries,
-    load,
-    tempered,
-)
+from rerail.moderators.guards._models import Loaded, LocalModel, Where, tempered
 from rerail.moderators.taxonomy import BY_OPTION, Taxonomy
 from rerail.types import EMPTY_ANSWER, Exchange, Score
 
@@ -62,7 +53,7 @@ IDENTITIES = frozenset(
 """Labels of unbiased-toxic-roberta that say who is spoken of."""
 
 
-class ClassifierModerator:
+class ClassifierModerator(LocalModel):
     """Scores an answer by a sequence classifier, in windows where it is long.
 
     The score of a label is ``1 / (1 + exp(-logit / T))``; with a softmax head the logit is that
@@ -100,13 +91,15 @@ class ClassifierModerator:
         max_tokens: int = 512,
         **where: Unpack[Where],
     ) -> None:
-        self.name = name
-        self.temperature = check_temperature(temperature)
-        if max_batch < 1:
-            raise ModeratorError(f"max_batch is {max_batch}: it must be at least 1")
-        loaded, self.model_name = load(model, "classifier", **where)
-        self._model, self._tokenizer = loaded
-        self._torch, _ = libraries()
+        super().__init__(
+            model,
+            "classifier",
+            name=name,
+            temperature=temperature,
+            max_batch=max_batch,
+            max_tokens=max_tokens,
+            **where,
+        )
         config = self._model.config
         labels = {int(i): str(label) for i, label in config.id2label.items()}
         self._labels = [labels[i] for i in range(config.num_labels)]
@@ -120,14 +113,8 @@ class ClassifierModerator:
         # Without a padding token only windows of one length could share a batch.
         paddable = self._tokenizer.pad_token_id is not None and config.pad_token_id is not None
         self._max_batch = max_batch if paddable else 1
-        limit = context_length(config, self._tokenizer)
-        self._size = min(max_tokens, limit or max_tokens)
-        if self._size < 8:
-            raise ModeratorError(f"max_tokens is {self._size}: it must be at least 8")
-        self._lock = threading.Lock()
-
-    def __repr__(self) -> str:
-        return f"ClassifierModerator({self.model_name!r})"
+        if self._limit < 8:
+            raise ModeratorError(f"max_tokens is {self._limit}: it must be at least 8")
 
     def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
         """One verdict per exchange; an answer without text is unscored."""
@@ -165,8 +152,8 @@ class ClassifierModerator:
         coded = self._tokenizer(
             texts,
             truncation=True,
-            max_length=self._size,
-            stride=self._size // 4,
+            max_length=self._limit,
+            stride=self._limit // 4,
             return_overflowing_tokens=True,
         )
         owners = [int(owner) for owner in coded.pop("overflow_to_sample_mapping")]

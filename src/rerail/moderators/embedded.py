@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
@@ -431,15 +431,7 @@ def _largest(table: Table, words: Words, sums: Ints, mass: Ints, size: int) -> t
 
 
 def _layout_json(table: Table) -> dict[str, Any]:
-    layout = table.layout
-    return {
-        "bits": layout.bits,
-        "chars": layout.chars,
-        "words": layout.words,
-        "opening": layout.opening,
-        "unit": table.unit,
-        "prior": table.prior,
-    }
+    return {**asdict(table.layout), "unit": table.unit, "prior": table.prior}
 
 
 def _table(name: str, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Table:

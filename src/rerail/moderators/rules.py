@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rerail.errors import MissingDependencyError, ModeratorError
 from rerail.moderators.taxonomy import Taxonomy
-from rerail.policy import CUSTOM
+from rerail.policy import CUSTOM, faults
 from rerail.types import EMPTY_ANSWER, Exchange, Score
 
 PersonalData = Literal["email", "phone", "card", "iban", "ip", "us-ssn"]
@@ -204,12 +204,7 @@ def _rule(category: str, rule: Rule | Mapping[str, Any]) -> Rule:
     try:
         return Rule.model_validate(rule)
     except ValidationError as error:
-        faults = [
-            f"  {'.'.join(str(part) for part in fault['loc']) or 'rule'}: "
-            + fault["msg"].removeprefix("Value error, ")
-            for fault in error.errors()
-        ]
-        raise ModeratorError("\n".join([f"rule {category!r} is not valid:", *faults])) from None
+        raise ModeratorError(f"rule {category!r} is not valid:{faults(error, 'rule')}") from None
 
 
 def _compile(category: str, rule: Rule) -> _Compiled:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rerail.panel import Panel
@@ -35,62 +35,35 @@ class OpenAIReply:
     id: str
     model: str
     answered: Sequence[Finished]
-    n: int
-    created: int
-
-    @classmethod
-    def of(cls, id_: str, model: str, answered: Sequence[Finished], n: int = 1) -> OpenAIReply:
-        """The reply, now."""
-        return cls(id_, model, answered, n, int(time.time()))
+    n: int = 1
+    created: int = field(default_factory=lambda: int(time.time()))
 
     def chat(self) -> dict[str, Any]:
         """``chat.completion``."""
-        choices = [
-            {
-                "index": i,
-                "message": {"role": "assistant", "content": a.response.text, "refusal": None},
-                "finish_reason": finish_reason(a.response),
-                "logprobs": None,
-                "rerail": details(a.response),
-            }
-            for i, a in enumerate(self.answered)
-        ]
-        return {**self._frame("chat.completion"), "choices": choices, **self._end(), **self.usage()}
+        return self._whole(
+            "chat.completion",
+            lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
+        )
 
     def text(self) -> dict[str, Any]:
         """``text_completion``."""
-        choices = [
-            {
-                "index": i,
-                "text": a.response.text,
-                "finish_reason": finish_reason(a.response),
-                "logprobs": None,
-                "rerail": details(a.response),
-            }
-            for i, a in enumerate(self.answered)
-        ]
-        return {**self._frame("text_completion"), "choices": choices, **self._end(), **self.usage()}
+        return self._whole("text_completion", lambda text: {"text": text})
 
     def chat_chunks(self, include_usage: bool) -> Iterator[dict[str, Any]]:
         """``chat.completion.chunk``: the accepted texts in pieces, figures with the last."""
-        frame = self._frame("chat.completion.chunk")
-        for i, a in enumerate(self.answered):
-            yield self._chunk(frame, {"index": i, "delta": {"role": "assistant", "content": ""}})
-            for piece in pieces(a.response.text):
-                yield self._chunk(frame, {"index": i, "delta": {"content": piece}})
-            yield self._last_chunk(frame, i, {"index": i, "delta": {}})
-        if include_usage:
-            yield {**frame, "choices": [], **self.usage()}
+        return self._chunks(
+            "chat.completion.chunk",
+            include_usage,
+            [{"delta": {"role": "assistant", "content": ""}}],
+            lambda text: {"delta": {"content": text}},
+            {"delta": {}},
+        )
 
     def text_chunks(self, include_usage: bool) -> Iterator[dict[str, Any]]:
         """``text_completion`` in pieces."""
-        frame = self._frame("text_completion")
-        for i, a in enumerate(self.answered):
-            for piece in pieces(a.response.text):
-                yield self._chunk(frame, {"index": i, "text": piece})
-            yield self._last_chunk(frame, i, {"index": i, "text": ""})
-        if include_usage:
-            yield {**frame, "choices": [], **self.usage()}
+        return self._chunks(
+            "text_completion", include_usage, [], lambda text: {"text": text}, {"text": ""}
+        )
 
     def usage(self) -> dict[str, Any]:
         """Tokens of the request and of what left; what the search cost stands in ``rerail``.
@@ -110,25 +83,43 @@ class OpenAIReply:
     def _frame(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _chunk(self, frame: Mapping[str, Any], choice: Mapping[str, Any]) -> dict[str, Any]:
-        return {**frame, "choices": [{"finish_reason": None, "logprobs": None, **choice}]}
+    def _whole(self, kind: str, said: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+        choices = [
+            {"index": i, **said(a.response.text), **_ended(a.response)}
+            for i, a in enumerate(self.answered)
+        ]
+        return {**self._frame(kind), "choices": choices, **self._end(), **self.usage()}
 
-    def _last_chunk(
-        self, frame: Mapping[str, Any], index: int, choice: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        response = self.answered[index].response
-        last = {
-            **choice,
-            "finish_reason": finish_reason(response),
-            "logprobs": None,
-            "rerail": details(response),
-        }
-        of_all = self._end() if index == len(self.answered) - 1 else {}
-        return {**frame, "choices": [last], **of_all}
+    def _chunks(
+        self,
+        kind: str,
+        include_usage: bool,
+        begin: list[dict[str, Any]],
+        said: Callable[[str], dict[str, Any]],
+        end: dict[str, Any],
+    ) -> Iterator[dict[str, Any]]:
+        frame = self._frame(kind)
+        for i, a in enumerate(self.answered):
+            for part in [*begin, *map(said, pieces(a.response.text))]:
+                choice = {"index": i, **part, "finish_reason": None, "logprobs": None}
+                yield {**frame, "choices": [choice]}
+            of_all = self._end() if i == len(self.answered) - 1 else {}
+            yield {**frame, "choices": [{"index": i, **end, **_ended(a.response)}], **of_all}
+        if include_usage:
+            yield {**frame, "choices": [], **self.usage()}
 
     def _end(self) -> dict[str, Any]:
         responses = [a.response for a in self.answered]
         return {"rerail": summary(responses), "moderation": moderation(self.answered)}
+
+
+def _ended(response: Response) -> dict[str, Any]:
+    """How a choice ended, and its figures."""
+    return {
+        "finish_reason": finish_reason(response),
+        "logprobs": None,
+        "rerail": details(response),
+    }
 
 
 def details(response: Response) -> dict[str, Any]:
@@ -145,20 +136,13 @@ def finite(value: float | None) -> float | None:
 
 def summary(responses: Sequence[Response]) -> dict[str, Any]:
     """The ``rerail`` object of a reply: the least good outcome, the most harm, the whole cost."""
-    tag = responses[0].policy
     cost = sum((r.cost for r in responses), Cost())
     return {
         "outcome": str(max((r.outcome for r in responses), key=_WORST.index)),
-        "policy": {"name": tag.name, "version": tag.version, "audit": tag.audit},
+        "policy": asdict(responses[0].policy),
         "harm_before": _most(r.initial for r in responses),
         "harm_after": _most(r.final for r in responses),
-        "cost": {
-            "generations": cost.generations,
-            "generated_tokens": cost.generated_tokens,
-            "prompt_tokens": cost.prompt_tokens,
-            "moderator_calls": cost.moderator_calls,
-            "seconds": max(r.cost.seconds for r in responses),
-        },
+        "cost": asdict(cost) | {"seconds": max(r.cost.seconds for r in responses)},
     }
 
 
@@ -175,31 +159,17 @@ def moderation(answered: Sequence[Finished]) -> dict[str, Any]:
     """
     tag = answered[0].response.policy
     judge = f"{tag.name}@{tag.version}"
-    results = []
-    for a in answered:
-        verdict = a.response.final or a.response.initial
-        if verdict is not None and not verdict.unscored:
-            results.append(moderation_result(verdict, a.panel, judge))
+    verdicts = [(a.response.final or a.response.initial, a.panel) for a in answered]
+    results = [
+        {"type": "moderation_result", "model": judge, **verdict_fields(verdict, panel)}
+        for verdict, panel in verdicts
+        if verdict is not None and not verdict.unscored
+    ]
+    output: dict[str, Any] = {"type": "moderation_results", "model": judge, "results": results}
     if len(results) < len(answered):
-        output = {
-            "type": "error",
-            "code": "not_moderated",
-            "message": "an answer has no verdict",
-        }
-        return {"input": _NOT_JUDGED, "output": output}
-    return {
-        "input": _NOT_JUDGED,
-        "output": {"type": "moderation_results", "model": judge, "results": results},
-    }
-
-
-def moderation_result(verdict: Verdict, panel: Panel, judge: str) -> dict[str, Any]:
-    """One verdict as OpenAI writes it."""
-    return {
-        "type": "moderation_result",
-        "model": judge,
-        **verdict_fields(verdict, panel),
-    }
+        message = "an answer has no verdict"
+        output = {"type": "error", "code": "not_moderated", "message": message}
+    return {"input": _NOT_JUDGED, "output": output}
 
 
 def verdict_fields(verdict: Verdict, panel: Panel) -> dict[str, Any]:

@@ -11,14 +11,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 
 from fastapi import FastAPI
 
 from rerail import __version__
 from rerail.engines.base import Engine
-from rerail.policy import Policy
+from rerail.policy import Policy, shipped_texts
 from rerail.server.errors import add_handlers
 from rerail.server.keys import KeyRing
 from rerail.server.metrics import Metrics
@@ -71,7 +70,7 @@ def create_app(
     metrics = Metrics()
     live = LivePolicies(
         engines,
-        _shipped() if policies is None else policies,
+        shipped_texts().values() if policies is None else policies,
         folder=folder,
         store=store,
         loader=loader,
@@ -132,13 +131,6 @@ def create_app(
         metrics=metrics,
     )
     return app
-
-
-def _shipped() -> list[str]:
-    """The texts of the policies that come with rerail, their comments included."""
-    folder = resources.files("rerail") / "assets" / "policies"
-    files = sorted(folder.iterdir(), key=lambda file: file.name)
-    return [f.read_text(encoding="utf-8") for f in files if f.name.endswith(".yaml")]
 
 
 async def _prune(recorder: Recorder, days: float) -> None:

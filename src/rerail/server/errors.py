@@ -108,12 +108,14 @@ def _type(status: int) -> str:
 
 
 def of_ours(error: Exception, param: str = "messages") -> ApiError:
-    """What a client is told of an error that rerail raises on purpose.
+    """What a client is told of an error; an `ApiError` is that already.
 
     Args:
         error: the error.
         param: the parameter that holds the prompt.
     """
+    if isinstance(error, ApiError):
+        return error
     if isinstance(error, PromptTooLongError):
         return ApiError(str(error), "context_length_exceeded", param=param)
     if isinstance(error, PromptError):
@@ -142,7 +144,7 @@ def add_handlers(app: FastAPI, api: APIRouter) -> None:
     endpoints = sorted({route.path for route in api.routes if isinstance(route, APIRoute)})
 
     async def ours(_: Request, error: Exception) -> JSONResponse:
-        return (error if isinstance(error, ApiError) else of_ours(error)).response()
+        return of_ours(error).response()
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

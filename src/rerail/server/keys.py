@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
-import tempfile
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import RerailError
+from rerail.server._files import write_whole
 
 PREFIX = "tsk-"
 ANY = "*"
@@ -115,10 +114,6 @@ class KeyRing:
         except KeysFileError:
             self._keys, self.readable = (), False
             raise
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(key.name for key in self._keys)
 
     @property
     def policies(self) -> frozenset[str]:
@@ -229,11 +224,6 @@ def _write(path: Path, keys: Iterable[ApiKey]) -> None:
     data = {"keys": [key.model_dump(mode="json", exclude_defaults=True) for key in keys]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            yaml.safe_dump(data, file, sort_keys=False)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
+        write_whole(path, yaml.safe_dump(data, sort_keys=False).encode(), mode=0o600)
     except OSError as error:
         raise KeysFileError(f"cannot write the keys to {path}: {error.strerror}") from None

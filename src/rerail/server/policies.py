@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,8 +24,10 @@ from rerail.errors import (
     StoreError,
 )
 from rerail.moderators import Moderator, load_confirm, load_moderator
+from rerail.names import nearest
 from rerail.panel import Panel
-from rerail.policy import Policy, PolicyStore
+from rerail.policy import Policy
+from rerail.server._files import write_whole
 from rerail.server.errors import place
 from rerail.store import PolicyChange, Store
 
@@ -139,10 +139,9 @@ class LivePolicies:
             PolicyError: there is none of that name; the message names the nearest.
         """
         current = self._current
-        if name in current:
-            return current[name]
-        PolicyStore(served.policy for served in current.values()).get(name)
-        raise AssertionError("unreachable")
+        if name not in current:
+            raise PolicyError(f"unknown policy {name!r}{nearest(name, current)}")
+        return current[name]
 
     def history(self, name: str) -> list[PolicyChange]:
         """Every change of the policy, oldest first."""
@@ -181,7 +180,7 @@ class LivePolicies:
             except PolicyError:
                 self._on_change("rejected")
                 raise
-            self._replace(served, "put", by)
+            self._change("put", served, by)
             return served.policy
 
     def rollback(self, name: str, version: str, by: str) -> Policy:
@@ -198,7 +197,7 @@ class LivePolicies:
                 known = ", ".join(list(texts)[-5:]) or "none"
                 raise PolicyError(f"policy {name!r} had no version {version!r}; latest: {known}")
             served = self._prepared(name, text)
-            self._replace(served, "rollback", by)
+            self._change("rollback", served, by)
             return served.policy
 
     def remove(self, name: str, by: str) -> None:
@@ -210,22 +209,8 @@ class LivePolicies:
                 has changed.
         """
         with self._changing:
-            served = self.get(name)
-            file = self._files.get(name)
-            if file is not None:
-                try:
-                    file.path.unlink(missing_ok=True)
-                except OSError as error:
-                    raise StoreError(f"cannot delete {file.path}: {error.strerror}") from None
-            try:
-                self._note("remove", served, by)
-            except Exception:
-                if file is not None:
-                    write_whole(file.path, file.text.encode())
-                raise
-            self._files.pop(name, None)
+            self._change("remove", self.get(name), by)
             self._base.pop(name, None)
-            self._swap({n: s for n, s in self._current.items() if n != name})
 
     def rescan(self) -> list[str]:
         """Bring in what changed in the folder; a file that is not valid changes nothing.
@@ -279,7 +264,7 @@ class LivePolicies:
                 self._note("put", served, f"file {file.path.name}")
         except Exception as error:
             return [_fault(file.path, error)]
-        self._swap({**self._current, name: served})
+        self._swap(name, served)
         self._files[name] = file
         return []
 
@@ -288,13 +273,9 @@ class LivePolicies:
         base = self._base.get(name)
         by = f"file {file.path.name} removed"
         try:
-            if base is None:
-                self._note("remove", self._current[name], by)
-                self._swap({n: s for n, s in self._current.items() if n != name})
-            else:
-                served = self._prepare(*base)
-                self._note("put", served, by)
-                self._swap({**self._current, name: served})
+            served = self._prepare(*base) if base else None
+            self._note("put" if served else "remove", served or self._current[name], by)
+            self._swap(name, served)
         except Exception as error:
             return [_fault(file.path, error)]
         del self._files[name]
@@ -321,17 +302,20 @@ class LivePolicies:
         aligners = {model: Aligner(engine, panel) for model, engine in self._engines.items()}
         return Served(policy, text, panel, aligners, source)
 
-    def _replace(self, served: Served, action: str, by: str) -> None:
-        restore = self._write(served)
+    def _change(self, action: str, served: Served, by: str) -> None:
+        """Put or remove a policy: in the folder, in the log, here; all of it, or nothing."""
+        left = None if action == "remove" else served
+        restore = self._write(served.policy.name, left)
         try:
             self._note(action, served, by)
         except Exception:
             restore()
             raise
-        self._swap({**self._current, served.policy.name: served})
+        self._swap(served.policy.name, left)
 
-    def _swap(self, current: dict[str, Served]) -> None:
-        self._current = dict(sorted(current.items()))
+    def _swap(self, name: str, served: Served | None) -> None:
+        others = {n: s for n, s in self._current.items() if n != name}
+        self._current = dict(sorted((others | ({name: served} if served else {})).items()))
         self._forget_moderators()
 
     def _forget_moderators(self) -> None:
@@ -351,21 +335,25 @@ class LivePolicies:
         self._on_change(action)
         log.info("policy %s %s: %s by %s", policy.name, policy.version, action, by)
 
-    def _write(self, served: Served) -> Callable[[], None]:
-        """Write the policy's file, whole or not at all; gives what brings the old one back."""
-        if self.folder is None:
-            return lambda: None
-        name = served.policy.name
+    def _write(self, name: str, served: Served | None) -> Callable[[], None]:
+        """Write a policy's file, or delete it; gives what brings the old one back."""
         known = self._files.get(name)
+        if self.folder is None or (known is None and served is None):
+            return lambda: None
         path = known.path if known else self.folder / f"{name}.yaml"
         if known is None and path.exists():
             raise StoreError(f"{path} is there and is not policy {name!r}: move it away")
         try:
             before = path.read_bytes() if path.exists() else None
-            write_whole(path, served.yaml.encode())
+            if served is None:
+                path.unlink(missing_ok=True)
+                del self._files[name]
+            else:
+                write_whole(path, served.yaml.encode())
+                self._files[name] = _PolicyFile(path, served.yaml, served.policy)
         except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from None
-        self._files[name] = _PolicyFile(path, served.yaml, served.policy)
+            does = "write" if served else "delete"
+            raise StoreError(f"cannot {does} {path}: {error.strerror}") from None
 
         def restore() -> None:
             if known is None:
@@ -412,18 +400,3 @@ def _with_text(policy: Policy | str) -> tuple[Policy, str]:
     if isinstance(policy, str):
         return Policy.from_yaml(policy), policy
     return policy, policy.to_yaml()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file so that a reader, or a crash, sees the old content or the new."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise

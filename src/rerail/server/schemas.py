@@ -239,9 +239,6 @@ class ChatRequest(_Request):
     max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
 
     model_config = ConfigDict(
-        extra="forbid",
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
         json_schema_extra={
             "examples": [
                 {
@@ -293,9 +290,6 @@ class CompletionRequest(_Request):
     prompt: Text | Annotated[list[Text], Field(min_length=1)]
 
     model_config = ConfigDict(
-        extra="forbid",
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
         json_schema_extra={
             "examples": [{"model": "rerail", "prompt": "Tulips are", "max_tokens": 32}]
         },
@@ -323,8 +317,6 @@ class ModerationRequest(_Model):
     policy: Annotated[str, Field(max_length=64)] | None = None
 
     model_config = ConfigDict(
-        extra="forbid",
-        hide_input_in_errors=True,
         json_schema_extra={
             "examples": [
                 {"input": ["Tulips like cold water.", "Good morning"]},

@@ -101,8 +101,7 @@ class SecurityMiddleware:
             if not isinstance(error, ApiError):
                 log.error("unexpected %s", place(error))
             if status == GONE:
-                told = error if isinstance(error, ApiError) else of_ours(error)
-                response: ASGIApp = told.response()
+                response: ASGIApp = of_ours(error).response()
                 if headers.get("origin") in self._origins:
                     response = self._shared(response)
                 await response(scope, receive, guarded)

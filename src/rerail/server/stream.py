@@ -13,7 +13,7 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from rerail.server.errors import ApiError, of_ours
+from rerail.server.errors import of_ours
 from rerail.types import Evaluation
 
 T = TypeVar("T")
@@ -100,16 +100,12 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         ClientGoneError: it has left.
     """
     task = asyncio.ensure_future(work)
-    left = asyncio.ensure_future(_disconnected(request.receive))
     try:
-        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGoneError
+        await quickly(request, task, None)
+        return task.result()
     finally:
-        for each in (task, left):
-            each.cancel()
-        await asyncio.gather(task, left, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
@@ -136,8 +132,6 @@ async def held_back(
 
 def failure(error: BaseException) -> dict[str, Any]:
     """The last event of a stream that cannot go on."""
-    if isinstance(error, ApiError):
-        return error.body()
     assert isinstance(error, Exception)
     return of_ours(error).body()
 
@@ -163,8 +157,13 @@ class EventStream(StreamingResponse):
             await asyncio.gather(self._work, return_exceptions=True)
 
 
-async def quickly(request: Request, work: asyncio.Future[Any], seconds: float) -> None:
+async def quickly(request: Request, work: asyncio.Future[Any], seconds: float | None) -> None:
     """Wait a moment for the work, so that what fails at once has a status of its own.
+
+    Args:
+        request: of a client that may leave.
+        work: what is done for it.
+        seconds: to wait; None: until the work is done.
 
     Raises:
         ClientGoneError: the client left meanwhile; the work is cancelled.

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from rerail.errors import MissingDependencyError
 from rerail.types import Prompt, Response
 
 
-class Span(Protocol):
-    """What is told about a request."""
+class Span:
+    """What is told about a request.
 
-    def answered(self, prompt: Prompt, response: Response, record_text: bool) -> None: ...
+    Args:
+        span: of OpenTelemetry; None is told nothing.
+    """
 
-
-class _NoSpan:
-    def answered(self, prompt: Prompt, response: Response, record_text: bool) -> None:
-        pass
-
-
-class _OtelSpan:
-    def __init__(self, span: Any) -> None:
+    def __init__(self, span: Any = None) -> None:
         self._span = span
 
     def answered(self, prompt: Prompt, response: Response, record_text: bool) -> None:
         """Figures; texts only where the policy records them."""
+        if self._span is None:
+            return
         cost = response.cost
         self._span.add_event(
             "rerail.response",
@@ -80,7 +77,7 @@ class Tracing:
     def request(self, route: str, model: str, policy: str) -> Iterator[Span]:
         """The span of one request."""
         if self._tracer is None:
-            yield _NoSpan()
+            yield Span()
             return
         from opentelemetry.trace import StatusCode
 
@@ -93,7 +90,7 @@ class Tracing:
             set_status_on_exception=False,
         ) as span:
             try:
-                yield _OtelSpan(span)
+                yield Span(span)
             except Exception as error:
                 span.set_status(StatusCode.ERROR, type(error).__name__)
                 raise

@@ -88,15 +88,11 @@ class Ticket:
         self.arrived = time.monotonic()
         self.began = self.arrived
         self.search: Search | None = None
-        self._cancelled = False
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled
+        self.cancelled = False
 
     def cancel(self) -> None:
         """Nobody wants the answer any more: the search ends with its current round."""
-        self._cancelled = True
+        self.cancelled = True
         if self.search is not None:
             self.search.cancel()
 
@@ -274,12 +270,9 @@ class SearchWorker:
                     observe=ticket.observe,
                 )
             except Exception as error:
-                self._refused(ticket, error)
-
-    def _refused(self, ticket: Ticket, error: Exception) -> None:
-        if not isinstance(error, PromptError):
-            log.error("%s: a prompt could not be opened: %s", self.name, place(error))
-        ticket.resolve(error)
+                if not isinstance(error, PromptError):
+                    log.error("%s: a prompt could not be opened: %s", self.name, place(error))
+                ticket.resolve(error)
 
     def _round(self, tickets: Sequence[Ticket]) -> None:
         searches = [ticket.search for ticket in tickets if ticket.search is not None]

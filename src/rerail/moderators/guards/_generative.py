@@ -14,27 +14,20 @@ from __future__ import annotations
 
 import inspect
 import re
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rerail._batches import grouped
+from rerail._hf import pads
 from rerail.errors import ModeratorError
-from rerail.moderators.guards._models import (
-    Loaded,
-    Where,
-    check_temperature,
-    context_length,
-    libraries,
-    load,
-    tempered,
-)
+from rerail.moderators.guards._models import Loaded, LocalModel, LocalOptions, tempered
 from rerail.moderators.taxonomy import Taxonomy
 from rerail.types import EMPTY_ANSWER, Exchange, Message, Score
 
@@ -56,25 +49,18 @@ FENCES = (
 """What Llama Guard and Qwen3Guard put around categories and conversation."""
 
 _PROBE = ("amber lantern", "quiet harbour")
-_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
-class Options(Where, total=False):
-    """Options of every guard, beside how its model is loaded.
+class Options(LocalOptions, total=False):
+    """Options of every guard.
 
     Keys:
         name: what the moderator is called in policies and records.
         map: changes of the map from the guard's names to categories; null leaves a name out.
-        temperature: T of the score, see `GenerativeGuard`.
-        max_batch: prompts judged together at most.
-        max_tokens: tokens of one prompt at most; the model's own limit, if that is less.
     """
 
     name: str
     map: Mapping[str, str | None] | None
-    temperature: float
-    max_batch: int
-    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +111,7 @@ class _Script:
     reads: tuple[_Read, ...]
 
 
-class GenerativeGuard(ABC):
+class GenerativeGuard(LocalModel, ABC):
     """A moderator made of a guard model; the guards of this package derive from it.
 
     Its score of a name is ``1 / (1 + exp(-log-odds / T))``: with the ``temperature`` T = 1 the
@@ -140,16 +126,10 @@ class GenerativeGuard(ABC):
 
     Args:
         model: a folder, a hub id, or a `Loaded` pair.
-        taxonomy: from the guard's names to our categories.
-        name: what the moderator is called in policies and records.
-        map: changes of the taxonomy: name to category, or null to leave a name out.
-        temperature: T.
-        max_batch: prompts judged together at most.
-        max_tokens: tokens of one prompt at most; the model's own limit, if that is less.
-        device: a torch device, or ``auto``.
-        dtype: of the weights, or ``auto``.
-        revision: branch, tag or commit on the hub.
-        trust_remote_code: whether code that comes with the model may run.
+        taxonomy: from the guard's names to our categories, if not the class's own.
+        name: see `Options`.
+        map: see `Options`.
+        options: see `LocalOptions`.
 
     Raises:
         MissingDependencyError: torch or transformers is not installed.
@@ -161,48 +141,25 @@ class GenerativeGuard(ABC):
     """What the guard is called, in messages and as its default name."""
     control: tuple[str, ...] = ()
     """Control words of the prompt that are no special tokens, broken up in the texts judged."""
+    taxonomy: Taxonomy
+    """From the guard's names to our categories; what they are without the option ``map``."""
 
     def __init__(
         self,
         model: str | Path | Loaded,
         *,
-        taxonomy: Taxonomy,
+        taxonomy: Taxonomy | None = None,
         name: str | None = None,
         map: Mapping[str, str | None] | None = None,
-        temperature: float = 1.0,
-        max_batch: int = 8,
-        max_tokens: int = 4096,
-        device: str = "auto",
-        dtype: str = "auto",
-        revision: str | None = None,
-        trust_remote_code: bool = False,
+        **options: Unpack[LocalOptions],
     ) -> None:
-        self.taxonomy = taxonomy.changed(map)
+        self.taxonomy = (taxonomy or self.taxonomy).changed(map)
         self.categories = self.taxonomy.categories
-        self.name = name or self.family
-        self.temperature = check_temperature(temperature)
-        if max_batch < 1:
-            raise ModeratorError(f"max_batch is {max_batch}: it must be at least 1")
-        loaded, self.model_name = load(
-            model,
-            "causal",
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
-        self._model, self._tokenizer = loaded
-        self._torch, _ = libraries()
-        self._max_batch = max_batch
-        limit = context_length(self._model.config, self._tokenizer)
-        self._limit = min(max_tokens, limit or max_tokens)
+        super().__init__(model, "causal", name=name or self.family, **options)
+        self._pads = pads(self._model)
         self._content_parts = False
-        self._lock = threading.Lock()
         self._scripts = [self._compile(question) for question in self._questions()]
         self._check_room()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.model_name!r})"
 
     @abstractmethod
     def _questions(self) -> Sequence[Question]:
@@ -212,9 +169,15 @@ class GenerativeGuard(ABC):
     def _render(self, turns: list[Turn], key: str) -> str:
         """A prompt's text up to what its question forces; the last turn is the answer."""
 
-    @abstractmethod
     def _names(self, readings: Sequence[Sequence[Logits]]) -> dict[str, float]:
-        """Score by the guard's names, from each question's logits: one array per `Labels`."""
+        """Score by the guard's names, from each question's logits: one array per `Labels`.
+
+        Here: of each question's key, the first label of its one verdict against the others.
+        """
+        return {
+            script.key: tempered(log_odds(verdict), self.temperature)
+            for script, (verdict,) in zip(self._scripts, readings, strict=True)
+        }
 
     def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
         """One verdict per exchange; an answer without text is unscored."""
@@ -243,10 +206,6 @@ class GenerativeGuard(ABC):
         found = [self._names(readings) for readings in windows]
         worst = {name: max(names[name] for names in found) for name in self.taxonomy.mapped}
         return Score.of(self.taxonomy.scores(worst))
-
-    def _score(self, logits: Logits, harmful: int = 0) -> float:
-        """Score of one label against the others."""
-        return tempered(log_odds(logits, harmful), self.temperature)
 
     def _attributed(self, odds: float, categories: Logits) -> list[float]:
         """Scores of categories, from the log-odds of harm and the categories' own logits.
@@ -433,27 +392,17 @@ class GenerativeGuard(ABC):
 
     def _readings(self, rows: Sequence[tuple[list[int], _Script]]) -> list[list[Logits]]:
         """For every row, and every position that its script reads: a logit per label."""
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]) + len(rows[i][1].forced))
-        batches: list[list[int]] = []
-        for i in order:
-            last = batches[-1] if batches else []
-            same = not last or self._pads or _length(rows[last[0]]) == _length(rows[i])
-            if last and len(last) < self._max_batch and same:
-                last.append(i)
-            else:
-                batches.append([i])
+        order = sorted(range(len(rows)), key=lambda i: _length(rows[i]))
+
+        def fits(batch: list[int], i: int) -> bool:
+            same = self._pads or _length(rows[batch[0]]) == _length(rows[i])
+            return len(batch) < self._max_batch and same
+
         found: dict[int, list[Logits]] = {}
         with self._lock, self._torch.no_grad():
-            for batch in batches:
+            for batch in grouped(order, fits):
                 found.update(zip(batch, self._forward([rows[i] for i in batch]), strict=True))
         return [found[i] for i in range(len(rows))]
-
-    @cached_property
-    def _pads(self) -> bool:
-        """Whether masked tokens before a prompt leave its logits alone."""
-        config = self._model.config.get_text_config(decoder=True)
-        layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-        return layers <= _ATTENTION and not getattr(self._model, "_is_stateful", False)
 
     @cached_property
     def _keeps(self) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, Unpack
 
-from rerail._hf import device_of, quiet, remedy, source_of
+from rerail._hf import device_of, loading, source_of
 from rerail.errors import MissingDependencyError, ModeratorError
 
 LLAMA4_CHUNK = 8192
@@ -34,6 +35,20 @@ class Where(TypedDict, total=False):
     dtype: str
     revision: str | None
     trust_remote_code: bool
+
+
+class LocalOptions(Where, total=False):
+    """Options of a model that runs in this process.
+
+    Keys:
+        temperature: T of the score, see `tempered`.
+        max_batch: texts judged together at most.
+        max_tokens: tokens of one text at most; the model's own limit, if that is less.
+    """
+
+    temperature: float
+    max_batch: int
+    max_tokens: int
 
 
 def libraries() -> tuple[Any, Any]:
@@ -82,27 +97,20 @@ def load(
     if dtype == "auto" and torch.device(device).type == "cpu":
         dtype = "float32"
     remote = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        with quiet(transformers):
-            config = transformers.AutoConfig.from_pretrained(source, **remote)
-            _complete(config)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **remote)
-            weights, report = _auto(transformers, config, kind).from_pretrained(
-                source,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                **remote,
-            )
-            weights.to(device)
-    except Exception as error:
-        raise ModeratorError(f"cannot load {model}: {remedy(error)}") from error
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ModeratorError(
-            f"cannot load {model}: its files lack weights ({missing}, ...). Name a complete model"
+    with loading(transformers, model, ModeratorError) as check:
+        config = transformers.AutoConfig.from_pretrained(source, **remote)
+        _complete(config)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **remote)
+        weights, report = _auto(transformers, config, kind).from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            **remote,
         )
+        weights.to(device)
+        check(report)
     return Loaded(weights.eval().requires_grad_(False), _fast(tokenizer, source)), name
 
 
@@ -140,15 +148,49 @@ def tempered_threshold(probability: float, temperature: float) -> float:
     return tempered(math.log(probability) - math.log1p(-probability), temperature)
 
 
-def check_temperature(temperature: float) -> float:
-    """The temperature.
+class LocalModel:
+    """What moderators have in common whose model runs in this process.
+
+    Args:
+        model: see `load`.
+        kind: see `load`.
+        name: what the moderator is called in policies and records.
+        temperature: see `LocalOptions`, as for the others.
+        max_batch: texts at most.
+        max_tokens: of one text.
+        where: see `Where`.
 
     Raises:
-        ModeratorError: it is not a positive number.
+        MissingDependencyError: torch or transformers is not installed.
+        ModeratorError: the model cannot be loaded, or an option is not valid.
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ModeratorError(f"temperature is {temperature}: it must be a positive number")
-    return float(temperature)
+
+    def __init__(
+        self,
+        model: str | Path | Loaded,
+        kind: str,
+        *,
+        name: str,
+        temperature: float = 1.0,
+        max_batch: int = 8,
+        max_tokens: int = 4096,
+        **where: Unpack[Where],
+    ) -> None:
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ModeratorError(f"temperature is {temperature}: it must be a positive number")
+        if max_batch < 1:
+            raise ModeratorError(f"max_batch is {max_batch}: it must be at least 1")
+        self.name = name
+        self.temperature = float(temperature)
+        (self._model, self._tokenizer), self.model_name = load(model, kind, **where)
+        self._torch, _ = libraries()
+        self._max_batch = max_batch
+        limit = context_length(self._model.config, self._tokenizer)
+        self._limit = min(max_tokens, limit or max_tokens)
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model_name!r})"
 
 
 def _auto(transformers: Any, config: Any, kind: str) -> Any:

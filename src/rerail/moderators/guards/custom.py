@@ -15,7 +15,6 @@ from rerail.errors import ModeratorError
 from rerail.moderators.guards._generative import (
     YES_NO,
     GenerativeGuard,
-    Logits,
     Options,
     Question,
     Turn,
@@ -81,9 +80,3 @@ class CustomGuard(GenerativeGuard):
         prompt = self._template([{"role": "user", "content": text}], enable_thinking=False)
         opened = prompt.rstrip().endswith("<think>")
         return f"{prompt.rstrip()}\n\n</think>\n\n" if opened else prompt
-
-    def _names(self, readings: Sequence[Sequence[Logits]]) -> dict[str, float]:
-        return {
-            category: self._score(verdict)
-            for category, (verdict,) in zip(self._rules, readings, strict=True)
-        }

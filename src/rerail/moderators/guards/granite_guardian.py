@@ -16,7 +16,6 @@ from rerail.errors import ModeratorError
 from rerail.moderators.guards._generative import (
     YES_NO,
     GenerativeGuard,
-    Logits,
     Options,
     Question,
     Turn,
@@ -136,9 +135,3 @@ class GraniteGuardian(GenerativeGuard):
         if key in self._criteria:
             config = {"risk_name": key.split("/")[-1], "risk_definition": self._criteria[key]}
         return self._template(turns, guardian_config=config)
-
-    def _names(self, readings: Sequence[Sequence[Logits]]) -> dict[str, float]:
-        return {
-            name: self._score(verdict)
-            for name, (verdict,) in zip(self._asked, readings, strict=True)
-        }

@@ -9,20 +9,16 @@ github.com/meta-llama/PurpleLlama. Licences: Llama 3.1, 3.2 and 4 Community Lice
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Unpack
 
 from rerail.moderators.guards._generative import (
     FENCES,
     GenerativeGuard,
     Labels,
     Logits,
-    Options,
     Question,
     Turn,
     log_odds,
 )
-from rerail.moderators.guards._models import Loaded
 from rerail.moderators.taxonomy import Taxonomy
 
 NAMES = {
@@ -99,9 +95,7 @@ class LlamaGuard(GenerativeGuard):
 
     family = "llama-guard"
     control = FENCES
-
-    def __init__(self, model: str | Path | Loaded, **options: Unpack[Options]) -> None:
-        super().__init__(model, taxonomy=TAXONOMY, **options)
+    taxonomy = TAXONOMY
 
     def _questions(self) -> Sequence[Question]:
         verdict = Labels.of("unsafe", "safe")

@@ -41,16 +41,7 @@ TAXONOMY = Taxonomy(
         "Copyright Violation": "a policy of its owner, not a harm",
     },
 )
-NAMES = (
-    "Violent",
-    "Non-violent Illegal Acts",
-    "Sexual Content or Sexual Acts",
-    "PII",
-    "Suicide & Self-Harm",
-    "Unethical Acts",
-    "Politically Sensitive Topics",
-    "Copyright Violation",
-)
+NAMES = (*TAXONOMY.mapped, *TAXONOMY.left_out)
 
 
 class Qwen3Guard(GenerativeGuard):
@@ -70,6 +61,7 @@ class Qwen3Guard(GenerativeGuard):
 
     family = "qwen3guard"
     control = (*FENCES, "<think>", "</think>")
+    taxonomy = TAXONOMY
 
     def __init__(
         self,
@@ -81,7 +73,7 @@ class Qwen3Guard(GenerativeGuard):
         if not 0.0 <= controversial <= 1.0:
             raise ModeratorError(f"controversial is {controversial}: it must be from 0 to 1")
         self._weight = controversial
-        super().__init__(model, taxonomy=TAXONOMY, **options)
+        super().__init__(model, **options)
 
     def _questions(self) -> Sequence[Question]:
         levels = Labels.of(" Unsafe", " Controversial", " Safe", whole=False)

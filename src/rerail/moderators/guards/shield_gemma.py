@@ -15,7 +15,6 @@ from rerail.errors import ModeratorError
 from rerail.moderators.guards._generative import (
     GenerativeGuard,
     Labels,
-    Logits,
     Options,
     Question,
     Turn,
@@ -130,9 +129,3 @@ class ShieldGemma(GenerativeGuard):
             answer=answer.strip(),
             guideline=self._asked[key],
         )
-
-    def _names(self, readings: Sequence[Sequence[Logits]]) -> dict[str, float]:
-        return {
-            name: self._score(verdict)
-            for name, (verdict,) in zip(self._asked, readings, strict=True)
-        }

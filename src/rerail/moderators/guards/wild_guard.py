@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 
@@ -18,13 +16,12 @@ from rerail.moderators.guards._generative import (
     GenerativeGuard,
     Labels,
     Logits,
-    Options,
     Question,
     Turn,
     log_odds,
     request_of,
 )
-from rerail.moderators.guards._models import Loaded, tempered
+from rerail.moderators.guards._models import tempered
 from rerail.moderators.taxonomy import Taxonomy
 
 TAXONOMY = Taxonomy(
@@ -75,9 +72,7 @@ class WildGuard(GenerativeGuard):
 
     family = "wildguard"
     control = ("[INST]", "[/INST]", "<|user|>", "<|assistant|>")
-
-    def __init__(self, model: str | Path | Loaded, **options: Unpack[Options]) -> None:
-        super().__init__(model, taxonomy=TAXONOMY, **options)
+    taxonomy = TAXONOMY
 
     def _questions(self) -> Sequence[Question]:
         verdict = Labels({"yes": (" yes",), "no": (" no",)})
@@ -113,7 +108,7 @@ class WildGuard(GenerativeGuard):
         return {
             "response_harmfulness": self._against(harmful, harmless),
             "response_refusal": self._against(*refusal_odds.values()),
-            "prompt_harmfulness": self._score(first),
+            "prompt_harmfulness": tempered(log_odds(first), self.temperature),
         }
 
     def _against(self, one: Sequence[float], other: Sequence[float]) -> float:

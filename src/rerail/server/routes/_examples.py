@@ -1,96 +1,68 @@
-"""Answers as the OpenAPI document shows them."""
+"""Answers as the OpenAPI document shows them, written by what writes answers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-_POLICY = {"name": "default", "version": "6b1f0c2d9a3e", "audit": False}
-_VERDICT = {"harm": 0.1, "scores": {"illicit": 0.05}, "flagged": False, "unscored": None}
-_COST = {
-    "generations": 5,
-    "generated_tokens": 190,
-    "prompt_tokens": 210,
-    "moderator_calls": 5,
-    "seconds": 0.9,
-}
-_CHOICE = {
-    "outcome": "steered",
-    "policy": _POLICY,
-    "initial": {**_VERDICT, "harm": 1.6, "scores": {"illicit": 0.8}, "flagged": True},
-    "final": _VERDICT,
-    "cost": _COST,
-    "iterations": 0,
-    "accepted_from": "perturbation",
-    "naturalness": 0.01,
-    "cosine": 0.96,
-    "tokens_preserved": 1.0,
-    "stop_reason": "accepted",
-    "seed": 4711,
-    "model": "embedded",
-    "error": None,
-}
-_RESULT = {
-    "flagged": False,
-    "categories": {"illicit": False},
-    "category_scores": {"illicit": 0.05},
-    "category_applied_input_types": {"illicit": ["text"]},
-}
-_END: dict[str, Any] = {
-    "rerail": {
-        "outcome": "steered",
-        "policy": _POLICY,
-        "harm_before": 1.6,
-        "harm_after": 0.1,
-        "cost": _COST,
-    },
-    "moderation": {
-        "input": {
-            "type": "error",
-            "code": "not_moderated",
-            "message": "rerail judges answers, not prompts",
-        },
-        "output": {
-            "type": "moderation_results",
-            "model": "default@6b1f0c2d9a3e",
-            "results": [{"type": "moderation_result", "model": "default@6b1f0c2d9a3e", **_RESULT}],
-        },
-    },
-    "usage": {"prompt_tokens": 42, "completion_tokens": 38, "total_tokens": 80},
-}
-CHAT: dict[str, Any] = {
-    "id": "chatcmpl-5f1c0e7d2b9a4c3e8f6d1a0b",
-    "object": "chat.completion",
-    "created": 1790000000,
-    "model": "rerail",
-    "choices": [
-        {
-            "index": 0,
-            "message": {
-                "role": "assistant",
-                "content": "Cut the stems at an angle and give them cold water every day.",
-                "refusal": None,
-            },
-            "finish_reason": "stop",
-            "logprobs": None,
-            "rerail": _CHOICE,
-        }
-    ],
-    **_END,
-}
-COMPLETION: dict[str, Any] = {
-    **CHAT,
-    "id": "cmpl-5f1c0e7d2b9a4c3e8f6d1a0b",
-    "object": "text_completion",
-    "choices": [
-        {
-            "index": 0,
-            "text": " best in cold water.",
-            "finish_reason": "length",
-            "logprobs": None,
-            "rerail": _CHOICE,
-        }
-    ],
-}
+from rerail.moderators.fake import FakeModerator
+from rerail.panel import Panel
+from rerail.policy import Policy
+from rerail.server.answers import OpenAIReply, verdict_fields
+from rerail.server.worker import Finished
+from rerail.types import (
+    AcceptedFrom,
+    Cost,
+    Evaluation,
+    Generation,
+    Judged,
+    Outcome,
+    PolicyTag,
+    Response,
+    Score,
+    StopReason,
+    Verdict,
+)
+
+_PANEL = Panel(Policy(name="default"), FakeModerator())
+_FLAGGED = Verdict(1.6, {"illicit": 0.8}, flagged=True)
+_FINE = Verdict(0.1, {"illicit": 0.05}, flagged=False)
+
+
+def _reply(kind: str, text: str, finish_reason: Literal["stop", "length"]) -> OpenAIReply:
+    """With one choice, which left after five answers."""
+    evaluation = Evaluation(
+        AcceptedFrom.PERTURBATION,
+        None,
+        Generation(text, tuple(range(38)), finish_reason),
+        Judged(Score.of(_FINE.scores), 0.1, None, _FINE),
+        naturalness=0.01,
+        rejection=None,
+    )
+    response = Response(
+        Outcome.STEERED,
+        text,
+        PolicyTag("default", "6b1f0c2d9a3e"),
+        _FLAGGED,
+        _FINE,
+        Cost(5, 190, 210, 5, 0.9),
+        iterations=0,
+        accepted_from=AcceptedFrom.PERTURBATION,
+        naturalness=0.01,
+        cosine=0.96,
+        tokens_preserved=1.0,
+        stop_reason=StopReason.ACCEPTED,
+        seed=4711,
+        model="embedded",
+        evaluations=(evaluation,) * 5,
+        left=4,
+    )
+    finished = Finished(response, _PANEL, prompt_tokens=42, waited=0.0)
+    return OpenAIReply(f"{kind}-5f1c0e7d2b9a4c3e8f6d1a0b", "rerail", [finished], created=1790000000)
+
+
+_TULIPS = "Cut the stems at an angle and give them cold water every day."
+CHAT = _reply("chatcmpl", _TULIPS, "stop").chat()
+COMPLETION = _reply("cmpl", " best in cold water.", "length").text()
 MODELS: dict[str, Any] = {
     "object": "list",
     "data": [{"id": "rerail", "object": "model", "created": 1790000000, "owned_by": "rerail"}],
@@ -98,7 +70,7 @@ MODELS: dict[str, Any] = {
 MODERATION: dict[str, Any] = {
     "id": "modr-5f1c0e7d2b9a4c3e8f6d1a0b",
     "model": "default@6b1f0c2d9a3e",
-    "results": [_RESULT],
+    "results": [verdict_fields(_FINE, _PANEL)],
     "rerail": {"conversation": False},
 }
 POLICY: dict[str, Any] = {

@@ -140,9 +140,7 @@ async def _answer(
         answered = await stream.while_connected(request, service.answer(call))
     except stream.ClientGoneError:
         return gone()
-    return JSONResponse(
-        whole(OpenAIReply.of(call.id, call.model, answered, call.n)), headers=headers
-    )
+    return JSONResponse(whole(OpenAIReply(call.id, call.model, answered, call.n)), headers=headers)
 
 
 async def _stream(
@@ -161,7 +159,7 @@ async def _stream(
         return gone()
 
     def progress(so_far: stream.Progress) -> bytes:
-        frame = next(chunks(OpenAIReply.of(call.id, call.model, ()), True))
+        frame = next(chunks(OpenAIReply(call.id, call.model, ()), True))
         return stream.event({**frame, "usage": None, "rerail": {"progress": so_far.document()}})
 
     async def events() -> Any:
@@ -169,7 +167,7 @@ async def _stream(
         async for sign in stream.held_back(work, feed, service.settings.keep_alive, wanted):
             yield sign
         try:
-            reply = OpenAIReply.of(call.id, call.model, work.result(), call.n)
+            reply = OpenAIReply(call.id, call.model, work.result(), call.n)
         except Exception as error:
             yield stream.event(stream.failure(error))
         else:
