@@ -329,12 +329,23 @@ def test_names_are_broken_before_settings_and_model(
     assert plots._broken(name, width).split("\n") == lines
 
 
+def test_the_papers_table_is_open_where_its_method_was_run(tmp_path: Path) -> None:
+    for method, is_open in (("tsa:num_directions=4", True), ("fast", False)):
+        folder = write_run(tmp_path / method, [steered(0, method)], [case(0)])
+        report.write(folder)
+        html = (folder / "report.html").read_text(encoding="utf-8")
+        assert ('<details id="tsa-table-1" open>' in html) is is_open
+        assert '<details id="scores" open>' not in html
+
+
 def test_long_names_may_break_in_tables_and_stay_text(tmp_path: Path) -> None:
     name = "fast:directions=rows,subspace_rank=null<i>"
     folder = write_run(tmp_path / "run", [steered(i, name) for i in range(3)], [case(0)])
     report.write(folder)
     html = (folder / "report.html").read_text(encoding="utf-8")
-    assert "fast:<wbr>directions=rows,<wbr>subspace_rank=null&lt;i&gt;</th>" in html
+    broken = "fast:<wbr>directions=rows,<wbr>subspace_rank=null&lt;i&gt;"
+    assert f"{broken}</th>" in html
+    assert f"{broken} gives another answer" in html  # a finding
     assert "<i>" not in html
 
 

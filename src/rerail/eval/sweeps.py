@@ -13,6 +13,7 @@ from typing import Any
 
 from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import PromptError
+from rerail.eval import published
 from rerail.eval.methods import OWN, ablations
 from rerail.eval.quantities import BY_NAME
 from rerail.eval.types import Trial
@@ -70,8 +71,6 @@ def _spec(name: str, settings: Mapping[str, str]) -> str:
 
 def found(methods: Mapping[str, Sequence[Trial]]) -> list[dict[str, Any]]:
     """Settings of which methods differ in the number alone: what they score and what they cost."""
-    from rerail.eval import published
-
     lines: defaultdict[tuple[str, ...], dict[float, str]] = defaultdict(dict)
     for method in methods:
         name, settings, model = parts(method)
