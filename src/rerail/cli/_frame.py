@@ -46,7 +46,8 @@ _MEANINGS = {
     ExitCode.BAD_INPUT: "an option, prompt, policy or file cannot be used",
     ExitCode.REFUSED: "align --prompt: no acceptable answer, the policy's message was given",
     ExitCode.FAILED: "the model, a moderator or the store failed",
-    ExitCode.PARTLY: "some lines of the input have no answer or no verdict; the others have",
+    ExitCode.PARTLY: "some lines of the input have no answer or no verdict while the others have, "
+    "or tune found nothing that is better than no steering",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C",
 }
 
