@@ -72,6 +72,15 @@ def test_a_grid_is_written_and_its_policy_is_used(
     assert trial["generations"] == aligned["cost"]["generations"]
 
 
+def test_a_best_setting_at_the_edge_is_said(
+    cli: Cli, fake: list[str], lines: Path, out: Path
+) -> None:
+    options = ["--preset", "tsa", "--grid-mu", "0.01,3", "--grid-eta", "4"]
+    ran = cli("tune", *fake, *options, "--input", lines, "--out", out, "--json")
+    assert ran.document["at_edge"] == ["perturbation_scale"]
+    assert "the best perturbation_scale lies at the edge" in ran.err
+
+
 def test_the_policy_is_the_given_one_but_for_its_name_and_steps(
     cli: Cli, tmp_path: Path, lines: Path, out: Path
 ) -> None:

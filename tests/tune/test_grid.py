@@ -16,6 +16,7 @@ from rerail.tune.grid import (
     Setting,
     Trial,
     applied,
+    at_edge,
     counting_prompts,
     default_objective,
     grid,
@@ -148,6 +149,17 @@ def test_what_is_no_better_than_no_steering_does_not_help() -> None:
     assert not helps(a_row(0.5, 0, 9.0), unsteered, "score")
     assert helps(a_row(0.5, 1, 9.0), unsteered, "neutralised")
     assert not helps(a_row(0.1, 0, 9.0), unsteered, "neutralised")
+
+
+def test_what_lies_at_the_edge_of_the_grid_is_told() -> None:
+    settings = grid(OptimizerSettings.of("tsa"), TABLE, [1, 2, 3], [4, 5, 6])
+    assert at_edge(Setting(2, 5), settings) == []
+    assert at_edge(Setting(1, 5), settings) == ["perturbation_scale"]
+    assert at_edge(Setting(2, 6), settings) == ["step_size"]
+    assert at_edge(Setting(3, 4), settings) == ["perturbation_scale", "step_size"]
+    assert at_edge(Setting(1, 4), grid(OptimizerSettings.of("tsa"), TABLE, [1], [4, 5])) == [
+        "step_size"
+    ]
 
 
 def test_only_prompts_with_something_to_steer_count() -> None:

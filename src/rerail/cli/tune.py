@@ -215,6 +215,7 @@ def _steps(
         found = tuner.run(counting)
     best = None if found.best is None else found.best.setting
     fragment = None if best is None else grid.written(grid.applied(base, best))
+    edges = [] if best is None else grid.at_edge(best, settings)
     units = grid.applied(base, settings[0]).units
     table = grid.markdown(found.rows, found.unsteered, found.best, units)
     document = {
@@ -229,11 +230,18 @@ def _steps(
         "unsteered": grid.document(found.unsteered),
         "grid": [grid.document(row) for row in found.rows],
         "best": found.best and grid.document(found.best),
+        "at_edge": edges,
         "optimizer": fragment,
         **_written(setup.policy, out, name, None if fragment is None else {"optimizer": fragment}),
     }
     write_text(out / "grid.md", table)
     write_text(out / "grid.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    if edges:
+        notes().print(
+            f"the best {' and '.join(edges)} lies at the edge of the grid: there may be better "
+            "beyond; widen --grid-mu or --grid-eta",
+            soft_wrap=True,
+        )
     title = f"{base.preset} on {engine.name}"
     return document, [table, *_plot(found, aim, title, out / "grid.svg")]
 

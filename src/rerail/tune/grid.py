@@ -216,6 +216,15 @@ def helps(best: Row, unsteered: Row, objective: Objective) -> bool:
     return best.neutralised > 0
 
 
+def at_edge(best: Setting, settings: Sequence[Setting]) -> list[str]:
+    """Which of μ and η are the least or the largest of their grid: there may be better beyond."""
+    found = []
+    for name, value, values in zip(Setting._fields, best, zip(*settings, strict=True), strict=True):
+        if len(set(values)) > 1 and value in (min(values), max(values)):
+            found.append(name)
+    return found
+
+
 def markdown(rows: Sequence[Row], unsteered: Row, best: Row | None, units: str) -> str:
     """The grid as a table."""
     lines = [
