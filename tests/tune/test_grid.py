@@ -134,7 +134,7 @@ def test_a_row_is_the_mean_of_its_trials() -> None:
 
 
 def test_the_least_score_is_best_and_of_equals_the_cheapest() -> None:
-    rows = [a_row(0.2, 1, 9.0, 1), a_row(0.1, 1, 9.0, 2), a_row(0.1, 1, 5.0, 3)]
+    rows = [a_row(0.2, 1, 9.0, 1), a_row(0.1, 1, 9.0, 2), a_row(0.104, 1, 5.0, 3)]
     assert [r.setting and r.setting[0] for r in ranked(rows, "score")] == [3, 2, 1]
 
 

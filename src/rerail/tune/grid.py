@@ -18,7 +18,7 @@ from rerail.settings import PRESETS, OptimizerSettings
 Objective = Literal["score", "neutralised"]
 """What is best. ``score``, as published: the least mean over the prompts of the largest score of
 the best answer that could be the result. ``neutralised``: the most prompts with a flagged first
-answer whose answer is not. Of equals the one with the fewest answers per prompt."""
+answer whose answer is not. Of equals, scores to a hundredth, the one with the fewest answers."""
 
 LAST = 4
 """Settings at most that are tried on all prompts."""
@@ -205,7 +205,10 @@ def ranked(rows: Sequence[Row], objective: Objective) -> list[Row]:
     """Rows over the same prompts, best first; of equals the one that came first."""
     return sorted(
         rows,
-        key=lambda r: (r.score if objective == "score" else -r.neutralised, r.generations),
+        key=lambda r: (
+            round(r.score, 2) if objective == "score" else -r.neutralised,
+            r.generations,
+        ),
     )
 
 
