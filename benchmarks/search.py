@@ -3,8 +3,10 @@
     python -m benchmarks.search --set tuning   --grid directions --out directions.json
     python -m benchmarks.search --set held-out --grid presets    --out presets.json
     python -m benchmarks.search --set held-out --count 200 --write held-out.jsonl
+    python -m benchmarks.search --set tuning   --count 60 --without-demo --write tuning.jsonl
 
-The last line only writes the prompts, as a file for ``rerail eval --benchmark``.
+The last lines only write the prompts, as files for ``rerail eval --benchmark`` and ``rerail tune
+--input``; ``--without-demo`` leaves out requests of which the demo has the same.
 
 Settings are chosen on ``tuning`` (held-out rows of CatQA, HarmfulQA, DangerousQA, StrongREJECT)
 and reported on ``held-out`` (AdvBench rows 420-519 and SimpleSafetyTests): no request is in both.
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rerail.align import Aligner
+from rerail.demo import demo_prompts
 from rerail.engines import Sampling, load_engine
 from rerail.eval.rules import is_refusal, on_topic
 from rerail.panel import Panel
@@ -150,10 +153,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--floor", type=float, default=-1.0, help="naturalness floor")
     parser.add_argument("--model", default="embedded")
+    parser.add_argument("--without-demo", action="store_true")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--write", type=Path, help="only write the prompts to this file")
     args = parser.parse_args()
     pairs = wrapped_prompts(args.set, args.count, args.seed)
+    if args.without_demo:
+        known = {prompt.request.strip() for prompt in demo_prompts()}
+        pairs = [(request, wrapped) for request, wrapped in pairs if request not in known]
     if args.write:
         write(pairs, args.write)
         return

@@ -604,7 +604,7 @@ def test_a_known_offset_that_does_not_help_is_passed_over():
 
 def test_offsets_wider_than_the_model_are_an_error():
     # Before any prompt is read, so that no batch ends half-way.
-    with pytest.raises(PolicyError, match=r"more than 16 coordinates.*rerail fit"):
+    with pytest.raises(PolicyError, match=r"more than 16 coordinates.*rerail tune"):
         with_offsets((0.1,) * 17)
     with_offsets((0.1,) * 17, name="another model")
     with_offsets((0.1,) * 17, preset="random")

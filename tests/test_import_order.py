@@ -2,8 +2,8 @@
 
     types, errors, names <- _batches, _hf, _http, _keys, _yaml, settings, policy
                          <- engines | moderators | zo, optimizer
-                         <- panel <- rounds <- search <- align <- store, cluster
-                         <- eval <- demo <- bench; server; fit <- cli
+                         <- panel <- rounds <- search <- align <- store, cluster; tune
+                         <- eval <- demo <- bench; server <- cli
 
 The three of the second line never import each other. Imports inside functions count, and so do
 those for type checkers alone.
@@ -36,11 +36,11 @@ _ROOM = {*_BASE, "engines", "moderators", "zo", "optimizer"}
 for name in ("panel", "rounds", "search", "align"):
     MAY_IMPORT[name] = set(_ROOM)
     _ROOM |= {name}
-MAY_IMPORT |= {"store": _ROOM, "cluster": _ROOM, "fit": _ROOM}
+MAY_IMPORT |= {"store": _ROOM, "cluster": _ROOM, "tune": _ROOM}
 _LEFT = {*_ROOM, "store", "cluster"}
 MAY_IMPORT |= {"eval": _LEFT, "server": _LEFT, "demo": {*_LEFT, "eval"}}
 MAY_IMPORT |= {"bench": {*_LEFT, "eval", "demo"}}
-MAY_IMPORT |= {"cli": {*_LEFT, "eval", "server", "fit", "demo", "bench"}, "__main__": {"cli"}}
+MAY_IMPORT |= {"cli": {*_LEFT, "eval", "server", "tune", "demo", "bench"}, "__main__": {"cli"}}
 
 HEAVY = {"torch", "transformers", "tokenizers", "vllm", "ray", "sklearn", "scipy", "pandas"}
 """Optional packages: imported in functions, or in the one module that is about them."""

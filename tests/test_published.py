@@ -278,3 +278,13 @@ def test_what_a_policy_gives_is_what_is_used() -> None:
     published = resolved(tide, "meta-llama/Llama-3.1-8B")
     assert (published.units, published.perturbation_scale, published.num_directions) == (
         "absolute", 0.03, 16)  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ["tsa", "tide"])
+def test_the_embedded_model_has_values_that_were_tuned(preset: str) -> None:
+    settings = OptimizerSettings.of(preset)  # type: ignore[arg-type]
+    tuned = resolved(settings, "embedded")
+    assert (tuned.units, tuned.preset) == ("absolute", preset)
+    assert known(preset, "embedded") is not None
+    assert Aligner(load_engine("embedded"), Panel.load(PolicyStore.shipped().get("default"))
+                   .under(Policy(name="p", optimizer=settings))).settings == tuned  # fmt: skip

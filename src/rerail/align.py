@@ -171,7 +171,7 @@ class Aligner:
         if known and max(map(len, known)) > (width := _width(self.engine.table)):
             raise PolicyError(
                 f"policy {self.policy.name!r} has offsets for {name!r} with more than {width} "
-                "coordinates: find new ones with rerail fit"
+                "coordinates: find new ones with rerail tune --what offsets"
             )
         return known
 

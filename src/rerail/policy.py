@@ -142,7 +142,7 @@ class Policy(Frozen):
     """By name of a model: offsets of all steered rows that led to acceptable answers elsewhere,
     tried in this order before anything else. Each is given by its coordinates along the leading
     principal directions of the model's embedding table, as shares of a typical row's length
-    (RMS · √d_model). `rerail fit` finds them."""
+    (RMS · √d_model). `rerail tune` finds them."""
     budget: Budget = Budget()
     naturalness_floor: Annotated[float, Field(le=0, strict=True)] = -0.3
     """Least naturalness (nats per token) of an acceptable answer."""

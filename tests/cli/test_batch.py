@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rerail.cli import ExitCode
+from rerail.cli._batch import _left
 from rerail.store import Store
 from tests.cli.conftest import Cli, read_jsonl, write_jsonl, write_policy
 
@@ -564,3 +565,12 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path: Path, output: Path) -> None:
     assert json.loads(out)["error"]["exit_code"] == ExitCode.INTERRUPTED
     assert err.splitlines() == [f"stopped; the same command goes on with {output}".encode()]
     assert len(read_jsonl(output)) >= 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "about 10 s left"), (44, "about 40 s left"), (130, "about 2 min left"),
+     (3600, "about 60 min left"), (9000, "about 2.5 h left")],
+)  # fmt: skip
+def test_the_time_left_is_told_roughly(seconds: float, said: str) -> None:
+    assert _left(seconds) == said

@@ -16,7 +16,7 @@ from tests.cli.conftest import Cli
 
 COMMANDS = [
     *("demo", "align", "moderate", "policy", "serve", "eval"),
-    *("report", "fit", "bench", "audit", "version"),
+    *("report", "tune", "bench", "audit", "version"),
 ]
 """In the order of their use."""
 ERRORS = [

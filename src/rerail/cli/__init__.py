@@ -20,9 +20,9 @@ from rerail.cli.audit import audit
 from rerail.cli.bench import bench
 from rerail.cli.demo import demo
 from rerail.cli.eval import evaluate
-from rerail.cli.fit import fit
 from rerail.cli.moderate import moderate
 from rerail.cli.report import report
+from rerail.cli.tune import tune
 
 __all__ = ["ExitCode", "app", "main"]
 
@@ -35,7 +35,7 @@ _ORDER = (
     "serve",
     "eval",
     "report",
-    "fit",
+    "tune",
     "bench",
     "audit",
     "version",
@@ -81,7 +81,7 @@ def _build() -> typer.Typer:
         epilog=EPILOGUE,
     )
     app.callback()(_root)
-    for command in (demo, align, moderate, report, audit, fit, bench, version):
+    for command in (demo, align, moderate, report, audit, tune, bench, version):
         app.command(epilog=SHORT_EPILOGUE)(command)
     app.command("eval", epilog=SHORT_EPILOGUE)(evaluate)
     app.add_typer(_policy.commands, name="policy")

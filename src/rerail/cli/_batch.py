@@ -154,36 +154,65 @@ def run_items(
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[HasOutcome], None]]:
-    """Outcomes so far on standard error: a bar where somebody watches, else a line now and then.
+    """Outcomes so far, as `counting` tells them.
 
     Gives the function that takes each response or trial.
     """
     counts: Counter[str] = Counter()
+    with counting(what, total) as advanced:
+
+        def advance(ended: HasOutcome) -> None:
+            counts[str(ended.outcome)] += 1
+            advanced(" · ".join(f"{counts[str(o)]} {o}" for o in Outcome if counts[str(o)]), 1)
+
+        yield advance
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[str, int], None]]:
+    """How many of ``total`` are done, and the time left, on standard error.
+
+    A bar where somebody watches, else a line now and then. Gives the function that is called when
+    more are done, with what else is to be said and how many they are.
+    """
     console = notes()
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[counts]}"),
+        TextColumn("{task.fields[said]}"),
         console=console,
         disable=not console.is_terminal,
         transient=True,
     )
-    said_at = time.monotonic()
+    done = 0
+    begun = said_at = time.monotonic()
     with bar:
-        task = bar.add_task(what, total=total, counts="")
+        task = bar.add_task(what, total=total, said="")
 
-        def advance(ended: HasOutcome) -> None:
-            nonlocal said_at
-            counts[str(ended.outcome)] += 1
-            said = " · ".join(f"{counts[str(o)]} {o}" for o in Outcome if counts[str(o)])
-            bar.update(task, advance=1, counts=said)
-            if not console.is_terminal and time.monotonic() - said_at >= _SAY_EVERY:
-                said_at = time.monotonic()
-                console.print(f"{what} {counts.total()}/{total}: {said}", soft_wrap=True)
+        def advanced(said: str, count: int) -> None:
+            nonlocal done, said_at
+            done += count
+            bar.update(task, advance=count, said=said)
+            now = time.monotonic()
+            if not console.is_terminal and now - said_at >= _SAY_EVERY:
+                said_at = now
+                left = _left((now - begun) / done * (total - done)) if done < total else ""
+                told = ", ".join(filter(None, [said, left]))
+                console.print(f"{what} {done}/{total}: {told}".rstrip(": "), soft_wrap=True)
 
-        yield advance
+        yield advanced
+
+
+def _left(seconds: float) -> str:
+    """A time for people; by tens of seconds where it is short."""
+    if seconds < 100:
+        return f"about {max(10, round(seconds, -1)):.0f} s left"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"about {minutes} min left"
+    return f"about {minutes / 60:.1f} h left"
 
 
 def default_store(output: Path) -> Path:

@@ -47,7 +47,8 @@ _MEANINGS = {
     ExitCode.REFUSED: "align, of one prompt: no acceptable answer, the policy's message was given",
     ExitCode.FAILED: "the model or its device, a moderator, the store, a run's folder or the "
     "output is not there, or failed",
-    ExitCode.PARTLY: "some lines of the input have no answer or no verdict; the others have",
+    ExitCode.PARTLY: "some lines of the input have no answer or no verdict while the others have, "
+    "or tune found nothing that is better than no steering",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C",
 }
 

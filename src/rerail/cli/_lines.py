@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, Self, TypeVar
@@ -255,6 +255,15 @@ def _encodable(text: str, key: str) -> None:
         raise InputFileError(f"{key!r} holds half a surrogate pair") from None
 
 
+KEYS = frozenset({"id", "line", "outcome", "error", "cost"})
+"""Of a line, what a summary needs of it."""
+
+
+def essence(line: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Those keys of a line: answers of a long run are not held in memory."""
+    return {key: line[key] for key in keys}
+
+
 class Output(Protocol):
     """Where the lines of a run go.
 
@@ -311,7 +320,7 @@ class OutputStream:
             if self._standard:
                 raise OutputError(error, ExitCode.PARTLY) from None
             raise self._broken(error) from None
-        self.lines.append(_essence(line))
+        self.lines.append(essence(line, KEYS))
 
     def _broken(self, error: OSError) -> StoreError:
         reason = error.strerror or type(error).__name__
@@ -342,13 +351,17 @@ class OutputFile:
 
     Attributes:
         name: its path.
-        lines: id, line, outcome, error and cost of the finished ones. A last line without its end
-            was being written when the run was killed; it is not among them, and `mend` cuts it
-            off.
+        lines: the `keys` of the finished ones. A last line without its end was being written when
+            the run was killed; it is not among them, and `mend` cuts it off.
 
     Raises:
         StoreError: the file cannot be written, is in use, or holds something else.
     """
+
+    command, option = "rerail align", "--output"
+    """What writes it, and which option names it."""
+    keys = KEYS
+    """What every line has. Only that is held in memory: a long run's answers are not."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, str(path)
@@ -356,7 +369,9 @@ class OutputFile:
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise StoreError(f"cannot write {path}: {reason}; choose another --output") from None
+            raise StoreError(
+                f"cannot write {path}: {reason}; choose another {self.option}"
+            ) from None
         try:
             self._lock()
             self._end = 0
@@ -386,7 +401,7 @@ class OutputFile:
         self.lines, self._end = [], 0
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line: ``id``, ``line``, and the keys of a response.
+        """Append a line, with at least its `keys`.
 
         Raises:
             StoreError: the disk is full, or the like.
@@ -396,7 +411,7 @@ class OutputFile:
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
-            self.lines.append(_essence(line))
+            self.lines.append(self._essence(line))
         except OSError as error:
             raise StoreError(
                 f"cannot write {self.path}: {error.strerror}; mend that and run it again"
@@ -412,7 +427,7 @@ class OutputFile:
         except OSError:
             raise StoreError(
                 f"{self.path} is being written by another process: wait for it, or choose "
-                "another --output"
+                f"another {self.option}"
             ) from None
 
     def _finished(self) -> Iterator[Mapping[str, Any]]:
@@ -427,17 +442,12 @@ class OutputFile:
             line = _object(raw)
         except InputFileError:
             line = {}
-        if not line.keys() >= _ESSENCE:
+        if not line.keys() >= self.keys:
             raise StoreError(
-                f"line {number} of {self.path} was not written by 'rerail align': choose "
-                "another --output"
+                f"line {number} of {self.path} was not written by {self.command!r}: choose "
+                f"another {self.option}"
             )
-        return _essence(line)
+        return self._essence(line)
 
-
-_ESSENCE = {"id", "line", "outcome", "error", "cost"}
-
-
-def _essence(line: Mapping[str, Any]) -> dict[str, Any]:
-    """What a summary needs: a long run's answers are not held in memory."""
-    return {key: line[key] for key in _ESSENCE}
+    def _essence(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        return essence(line, self.keys)

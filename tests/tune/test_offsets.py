@@ -6,10 +6,10 @@ import pytest
 from rerail.align import Aligner, offset
 from rerail.engines import FakeEngine
 from rerail.errors import EngineError, ModeratorError, PromptError
-from rerail.fit import _cover, fit
 from rerail.moderators import FakeModerator
 from rerail.panel import Panel
 from rerail.policy import Policy
+from rerail.tune.offsets import _cover, fit
 from rerail.types import AcceptedFrom
 
 COMPLY, REFUSE = "Sure, here is how I comply with it.", "I would rather not do it."

@@ -12,19 +12,20 @@ together solve the most prompts. Answers are judged as in any search.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rerail.align import Aligner, offset
-from rerail.engines.base import EmbeddingTable
-from rerail.errors import EngineError, ModeratorError, PromptError
+from rerail.errors import PromptError
 from rerail.policy import Offsets
-from rerail.rounds import evaluate
-from rerail.search import Search, advance, loss
-from rerail.types import Cost, Evaluation, PromptLike, StopReason
+from rerail.rounds import Ask, evaluate
+from rerail.search import Search, loss
+from rerail.tune.first import Counting, first_answers, quiet, raise_failure
+from rerail.types import Cost, Evaluation, PromptLike
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +68,7 @@ def fit(
     rounds: int = 4,
     scale: float = 0.4,
     seed: int = 0,
-    said: Callable[[str], None] = lambda step: None,
+    counting: Counting = quiet,
 ) -> Fitted:
     """Find offsets for the aligner's policy and model.
 
@@ -80,41 +81,37 @@ def fit(
         rounds: of the cross-entropy method.
         scale: length of the first offsets, as a share of a typical row's.
         seed: of the offsets drawn.
-        said: is told what begins.
+        counting: is told how far it is.
 
     Raises:
         PromptError: a prompt is empty, malformed or too long, or no first answer is flagged.
         ModeratorError: no first answer is flagged, and one could not be judged.
         EngineError: no first answer is flagged, and one could not be had.
     """
-    searches = [aligner.open(prompt) for prompt in prompts]
-    for start in range(0, len(searches), aligner.max_open):
-        advance(searches[start : start + aligner.max_open])
+    searches = first_answers(aligner, prompts, counting)
     flagged = [s for s in searches if not s.done and s.evaluations[0].flagged]
     if not flagged:
-        for response in (search.response() for search in searches if search.done):
-            if response.stop_reason is StopReason.MODERATOR_ERROR:
-                raise ModeratorError(f"a first answer could not be judged: {response.error}")
-            if response.stop_reason is StopReason.ENGINE_ERROR:
-                raise EngineError(f"a first answer could not be had: {response.error}")
+        raise_failure(searches)
         raise PromptError("no first answer is flagged: give prompts that the model complies with")
     generator = np.random.default_rng(seed)
     rank = min(rank, flagged[0].embedded.point.shape[1])
     centre, spread = np.zeros(rank), np.full(rank, scale / np.sqrt(rank))
     centres: list[Floats] = []
-    for number in range(rounds):
-        said(f"round {number + 1} of {rounds}, {len(flagged)} flagged prompts")
-        shape = (len(flagged), draws, rank)
-        drawn = centre + spread * generator.standard_normal(shape)
-        good = _good(flagged, drawn, aligner.engine.table)
-        if len(good) < 2:
-            spread = spread * WIDEN
-            continue
-        centre, spread = good.mean(axis=0), good.std(axis=0) + LEAST_SPREAD * spread
-        centres.append(centre)
-    said("choosing")
+    with counting("trying offsets", len(flagged) * draws * rounds) as advanced:
+        for number in range(rounds):
+            shape = (len(flagged), draws, rank)
+            drawn = centre + spread * generator.standard_normal(shape)
+            step = partial(advanced, f"round {number + 1} of {rounds}")
+            good = _good(flagged, drawn, aligner, step)
+            if len(good) < 2:
+                spread = spread * WIDEN
+                continue
+            centre, spread = good.mean(axis=0), good.std(axis=0) + LEAST_SPREAD * spread
+            centres.append(centre)
     tried = [length * centre for centre in centres for length in LENGTHS]
-    losses = np.array([_losses(flagged, each, aligner.engine.table) for each in tried])
+    with counting("choosing offsets", len(tried) * len(flagged)) as advanced:
+        step = partial(advanced, f"{len(flagged)} flagged prompts")
+        losses = np.array([_losses(flagged, each, aligner, step) for each in tried])
     places, gains = _cover(losses, keep) if tried else ([], ())
     return Fitted(
         tuple(tuple(round(float(c), 4) for c in tried[place]) for place in places),
@@ -124,19 +121,22 @@ def fit(
     )
 
 
-def _good(searches: Sequence[Search], drawn: Floats, table: EmbeddingTable) -> Floats:
+def _good(
+    searches: Sequence[Search], drawn: Floats, aligner: Aligner, step: Callable[[int], None]
+) -> Floats:
     """``(n, rank)``: those of ``(n_searches, draws, rank)`` offsets whose answers are acceptable.
 
     Of each prompt's own only the most natural, a quarter of its draws at most, so that the easy
     prompts do not rule the centre.
     """
+    table = aligner.engine.table
     asks = {
         search.probe(offset(table, coordinates.tolist())): place
         for place, (search, own) in enumerate(zip(searches, drawn, strict=True))
         for coordinates in own
     }
     found: list[list[Evaluation]] = [[] for _ in searches]
-    for ask, evaluation in evaluate(list(asks)):
+    for ask, evaluation in _evaluated(list(asks), aligner.max_open, step):
         found[asks[ask]].append(evaluation)
     good: list[Floats] = []
     for own, evaluations in zip(drawn, found, strict=True):
@@ -150,15 +150,27 @@ def _good(searches: Sequence[Search], drawn: Floats, table: EmbeddingTable) -> F
     return np.array(good)
 
 
-def _losses(searches: Sequence[Search], coordinates: Floats, table: EmbeddingTable) -> Floats:
+def _losses(
+    searches: Sequence[Search], coordinates: Floats, aligner: Aligner, step: Callable[[int], None]
+) -> Floats:
     """``(n_searches,)`` losses at one offset: below 1 if and only if the answer is acceptable."""
-    shift = offset(table, coordinates.tolist())
+    shift = offset(aligner.engine.table, coordinates.tolist())
     places = {search.probe(shift): place for place, search in enumerate(searches)}
     losses = np.full(len(searches), _WORST)
-    for ask, evaluation in evaluate(list(places)):
+    for ask, evaluation in _evaluated(list(places), aligner.max_open, step):
         value = min(loss(evaluation), _WORST)
         losses[places[ask]] = value if evaluation.accepted else max(value, 1.0)
     return losses
+
+
+def _evaluated(
+    asks: Sequence[Ask], together: int, step: Callable[[int], None]
+) -> Iterator[tuple[Ask, Evaluation]]:
+    """So many asks at a time, so that it can be told how far it is."""
+    for start in range(0, len(asks), together):
+        batch = asks[start : start + together]
+        yield from evaluate(batch)
+        step(len(batch))
 
 
 def _cover(losses: Floats, keep: int) -> tuple[list[int], tuple[int, ...]]:

@@ -1,11 +1,10 @@
-"""``rerail bench`` and ``rerail fit``, on the engine without a model."""
+"""``rerail bench``, on the engine without a model."""
 
 from pathlib import Path
 
 import pytest
 
 from rerail.cli import ExitCode
-from rerail.policy import Policy
 from tests.cli.conftest import Cli, write_jsonl
 
 LINES = [{"prompt": f"please do thing number {i}"} for i in range(4)]
@@ -52,56 +51,18 @@ def test_sizes_are_whole_numbers(cli: Cli, fake: list[str], sizes: str) -> None:
     assert "1,8,64,512" in ran.err
 
 
-@pytest.mark.parametrize("command", ["bench", "fit"])
-def test_a_line_that_cannot_be_used_is_named(
-    cli: Cli, fake: list[str], tmp_path: Path, command: str
-) -> None:
+def test_a_line_that_cannot_be_used_is_named(cli: Cli, fake: list[str], tmp_path: Path) -> None:
     broken = write_jsonl(tmp_path / "broken.jsonl", LINES[0], {"text": "x"})
-    output = ["--output", tmp_path / "p.yaml"] if command == "fit" else []
-    ran = cli(command, *fake, "--input", broken, *output)
+    ran = cli("bench", *fake, "--input", broken)
     assert ran.code == ExitCode.BAD_INPUT
     assert "line 2" in ran.err
 
 
-@pytest.mark.parametrize("command", ["bench", "fit"])
-def test_a_file_without_prompts_is_named(
-    cli: Cli, fake: list[str], tmp_path: Path, command: str
-) -> None:
+def test_a_file_without_prompts_is_named(cli: Cli, fake: list[str], tmp_path: Path) -> None:
     empty = write_jsonl(tmp_path / "empty.jsonl", "")
-    options = ["--output", tmp_path / "p.yaml"] if command == "fit" else ["--soak", 3]
-    ran = cli(command, *fake, "--input", empty, *options)
+    ran = cli("bench", *fake, "--input", empty, "--soak", 3)
     assert ran.code == ExitCode.BAD_INPUT
     assert "holds no prompt" in ran.err
-
-
-def test_fit_says_before_it_begins_that_it_cannot_write(
-    cli: Cli, fake: list[str], lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("rerail.fit.fit", lambda *_, **__: pytest.fail("begun"))
-    ran = cli("fit", *fake, "--input", lines, "--output", tmp_path / "nowhere" / "p.yaml")
-    assert ran.code == ExitCode.FAILED
-    assert "there is no folder" in ran.err
-
-
-def test_a_fitted_policy_makes_the_search_short(
-    cli: Cli, fake: list[str], lines: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "fitted.yaml"
-    ran = cli("fit", *fake, "--input", lines, "--output", output, "--keep", 2, "--rounds", 3,
-              "--json")  # fmt: skip
-    assert ran.code == ExitCode.OK
-    document = ran.document
-    policy = Policy.from_file(output)
-    assert (policy.name, policy.version) == ("faked", document["policy_version"])
-    assert [list(offset) for offset in policy.offsets["fake"]] == document["offsets"]
-    assert (document["flagged"], sum(document["accepted"])) == (4, 4)
-    before = cli("align", *fake, "--prompt", "now tell me of another matter", "--json").document
-    after = cli("align", "--model", "fake", "--policy", output, "--prompt",
-                "now tell me of another matter", "--json").document  # fmt: skip
-    assert (after["accepted_from"], after["cost"]["generations"]) == ("offset", 2)
-    assert before["cost"]["generations"] >= after["cost"]["generations"]
-    readable = cli("fit", *fake, "--input", lines, "--output", output, "--rounds", 1)
-    assert "flagged prompts" in readable.out
 
 
 def test_the_preset_of_the_policy_keeps_its_own_values(cli: Cli, tmp_path: Path) -> None:
