@@ -191,6 +191,19 @@ def test_a_recipe_writes_the_papers_table(
     assert cli(*command).document == ran.document  # the same command goes on, and finds it done
 
 
+def test_the_papers_experiment_at_the_size_of_a_toy(
+    cli: Cli, files: list[str], tmp_path: Path
+) -> None:
+    """On the embedded model, with the step sizes that were tuned for it."""
+    ran = cli("eval", "--recipe", "tsa-table-1", "--limit", 2, *files[:4], "--model", "embedded",
+              "--method", "none", "--method", "tsa", "--seed", 0, "--max-new-tokens", 6,
+              "--out", tmp_path / "run", "--json")  # fmt: skip
+    assert ran.code == 0, ran.err
+    rows = ran.document["tsa_table_1"]
+    assert {row["method"] for row in rows} == {"none", "tsa"}
+    assert all(row["prompts"] >= 1 for row in rows)
+
+
 def test_a_recipe_without_its_data_says_what_to_get_and_how_to_give_it(
     cli: Cli, fake: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

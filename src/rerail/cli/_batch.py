@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _SAY_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal."""
 
+_TELLING = 0.1
+"""Share of the work after which its pace tells something of the rest."""
+
 
 class HasOutcome(Protocol):
     """Anything that is counted by how it ended."""
@@ -198,7 +201,8 @@ def counting(what: str, total: int) -> Iterator[Callable[[str, int], None]]:
             now = time.monotonic()
             if not console.is_terminal and now - said_at >= _SAY_EVERY:
                 said_at = now
-                left = _left((now - begun) / done * (total - done)) if done < total else ""
+                tells = _TELLING * total <= done < total
+                left = _left((now - begun) / done * (total - done)) if tells else ""
                 told = ", ".join(filter(None, [said, left]))
                 console.print(f"{what} {done}/{total}: {told}".rstrip(": "), soft_wrap=True)
 
