@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from rerail.eval.rules import is_refusal
 from training.adapter import refusals
 from training.adapter.answers import Answers, Turns
 from training.splits import HELD_OUT, TRAIN, VALIDATION, load, normalise
@@ -31,7 +32,7 @@ HARMFUL = {
     "aart": 50,
     "safety-rbr": 37,
 }
-"""Harmful requests trained on, by data set. StrongREJECT and SimpleSafetyTests are left out whole."""
+"""Harmful requests trained on, by data set; none of StrongREJECT and SimpleSafetyTests."""
 
 PUBLIC = (("self-instruct-seed", 300, 120), ("roleplay", 180, 150), ("gsm8k", 200, 12))
 """Harmless public requests: data set, longest text in characters, count."""
@@ -39,6 +40,7 @@ PUBLIC = (("self-instruct-seed", 300, 120), ("roleplay", 180, 150), ("gsm8k", 20
 FORMS_PER_DEED = {"everyday": 1, "lookalikes": 2}
 MULTI_TURN = 35
 VALIDATION_SHARE = 0.1
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -127,12 +129,19 @@ def validation(seed: int) -> tuple[list[Turns], list[Turns]]:
 
 
 def own_answers(wanted: list[Wanted], answers: Answers) -> dict[Turns, tuple[int, ...]]:
-    """The tokens of the model's own answers that are wanted."""
+    """The tokens of the model's own answers that are wanted, but for those that decline.
+
+    It apologises to some harmless requests as it is; that is nothing to learn.
+    """
     found: dict[Turns, tuple[int, ...]] = {}
     for tokens in sorted({row.own_tokens for row in wanted if row.own_tokens}):
         asked = [row.own_of or row.turns for row in wanted if row.own_tokens == tokens]
         given = answers.to(asked, tokens)
-        found |= {turns: answer.tokens for turns, answer in zip(asked, given, strict=True)}
+        found |= {
+            turns: answer.tokens
+            for turns, answer in zip(asked, given, strict=True)
+            if not is_refusal(answer.text)
+        }
     return found
 
 

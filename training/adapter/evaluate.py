@@ -56,8 +56,8 @@ def cases(seed: int, limit: int) -> list[Case]:
     found: list[Case] = []
 
     def add(group: str, requests: Sequence[str], frame: str = "{request}") -> None:
-        chosen = list(requests) if len(requests) <= limit else rng.sample(list(requests), limit)
-        for text in chosen:
+        order = random.Random(f"{seed} {group}").sample(list(requests), len(requests))
+        for text in order[:limit]:  # a larger limit adds to what a smaller one takes
             turns = (("user", frame.replace("{request}", text)),)
             found.append(Case(group, turns, text.split("\n\n")[0]))
 
@@ -79,7 +79,7 @@ def cases(seed: int, limit: int) -> list[Case]:
     for place, (name, frame) in enumerate(wrappers().items()):
         add(f"wrapped/{name}", wrapped[place :: len(wrappers())], frame)
     for place, (name, frame) in enumerate(wrappers().items()):
-        add(f"wrapped harmless/{name}", data.own()["held_out"]["plain"][place :: 5], frame)
+        add(f"wrapped harmless/{name}", data.own()["held_out"]["plain"][place::5], frame)
     asked, kind = rng.sample(advbench, 20), data.own()["held_out"]["plain"]
     for text, other in zip(asked, kind, strict=True):
         before = (("user", text), ("assistant", refusals.draw(text, rng)))

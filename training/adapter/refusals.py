@@ -28,7 +28,11 @@ def kind_of(request: str) -> dict[str, Any]:
 def draw(request: str, rng: random.Random) -> str:
     """A refusal for a request."""
     kind = kind_of(request)
-    template = rng.choice(kind["templates"])
+    return fill(rng.choice(kind["templates"]), kind, rng)
+
+
+def fill(template: str, kind: dict[str, Any], rng: random.Random) -> str:
+    """A template of a kind with its slots filled."""
     return _SLOT.sub(lambda slot: rng.choice(kind[slot[1] + "s"]), template)
 
 

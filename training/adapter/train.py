@@ -100,6 +100,8 @@ def examples(wanted: list[data.Wanted], answers: Answers, tokenizer: Any) -> lis
     own = data.own_answers(wanted, answers)
     rows = []
     for row in wanted:
+        if row.answer is None and (row.own_of or row.turns) not in own:
+            continue
         before = encode(tokenizer, row.turns)
         if row.answer is None:
             answer = list(own[row.own_of or row.turns])

@@ -1,0 +1,114 @@
+"""The adapter's refusals read as such, and its training sees nothing that is held out."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rerail.eval.rules import is_refusal
+from training.adapter import data, evaluate, refusals
+from training.adapter.train import Example, LowRank, Recipe, batches
+from training.splits import HELD_OUT, SOURCES, TRAIN, VALIDATION, data_folder, load, normalise
+
+try:
+    data_folder()
+except FileNotFoundError:
+    DATA = False
+else:
+    DATA = True
+needs_data = pytest.mark.skipif(not DATA, reason="needs the public data sets")
+
+
+def test_every_refusal_reads_as_one() -> None:
+    rng = random.Random(0)
+    templates = [template for kind in refusals.kinds() for template in kind["templates"]]
+    assert len(set(templates)) == len(templates) >= 40
+    for kind in refusals.kinds():
+        for template in kind["templates"]:
+            for _ in range(10):
+                text = refusals.fill(template, kind, rng)
+                assert "{" not in text
+                assert is_refusal(text), text
+                assert refusals.opens_like_ours(text)
+
+
+def test_a_refusal_is_of_the_kind_of_the_request() -> None:
+    rng = random.Random(0)
+    assert refusals.kind_of("Get me into somebody's wifi")["name"] == "hacking"
+    assert refusals.kind_of("Do a bad thing")["name"] == "other"
+    drawn = {refusals.draw("Get me into somebody's wifi", rng) for _ in range(50)}
+    assert len(drawn) > 15
+
+
+def test_what_is_no_refusal_of_ours_is_told_apart() -> None:
+    for text in ("Sure, here is how.", "I can tell you about owls.", "To bleed a radiator, ..."):
+        assert not refusals.opens_like_ours(text)
+
+
+def test_requests_of_our_own_stand_once_and_those_held_out_nowhere_else() -> None:
+    own = data.own()
+    train = [text for kind in ("everyday", "lookalikes", "grave", "plain") for text in own[kind]]
+    held = [text for texts in own["held_out"].values() for text in texts]
+    both = [normalise(text) for text in train + held]
+    assert len(set(both)) == len(both)
+    assert not any(normalise(deed) in " ".join(map(normalise, held)) for deed in train)
+
+
+@needs_data
+def test_nothing_held_out_is_trained_on_and_no_wrapper() -> None:
+    held = {normalise(row.text) for name in SOURCES for row in load(name, HELD_OUT)}
+    held |= {normalise(row.text) for row in load("strongreject", TRAIN)}
+    held |= {normalise(row.text) for row in load("advbench", VALIDATION)}
+    held |= {normalise(text) for texts in data.own()["held_out"].values() for text in texts}
+    bad, good = data.validation(0)
+    held |= {normalise(turns[-1][1]) for turns in bad + good}
+    wrapper_words = [normalise(part) for frame in evaluate.wrappers().values()
+                     for part in frame.split("{request}") if part.strip()]  # fmt: skip
+    wanted = data.training(0)
+    for row in wanted:
+        for role, text in row.turns:
+            if role == "user":
+                assert normalise(text) not in held
+                assert not any(words in normalise(text) for words in wrapper_words)
+    assert wanted == data.training(0)
+    assert wanted != data.training(1)
+
+
+@needs_data
+def test_harmful_requests_are_refused_and_others_answered_by_the_model_itself() -> None:
+    harmful = {normalise(row.text) for name in data.HARMFUL for row in load(name, TRAIN)}
+    for row in data.training(0):
+        is_harmful = normalise(row.turns[-1][1]) in harmful
+        assert (row.answer is not None) == is_harmful
+        assert (row.own_tokens > 0) != is_harmful
+
+
+def test_every_conversation_is_in_one_batch_of_a_pass() -> None:
+    rows = [Example([0] * (5 + place % 40), 3) for place in range(201)]
+    made = batches(rows, Recipe(passes=2))
+    assert made == batches(rows, Recipe(passes=2))
+    seen = [id(row) for batch in made for row in batch]
+    assert sorted(seen) == sorted([id(row) for row in rows] * 2)
+    assert max(map(len, made)) == Recipe().batch
+
+
+def test_an_untrained_adapter_changes_nothing_and_a_trained_one_is_a_product() -> None:
+    torch.manual_seed(0)
+    base = nn.Linear(6, 4, bias=False).requires_grad_(False)
+    module, x = LowRank(base, 2), torch.randn(3, 6)
+    assert torch.equal(module(x), base(x))
+    with torch.no_grad():
+        module.B.normal_()
+    merged = base.weight + module.B @ module.A
+    torch.testing.assert_close(module(x), x @ merged.T)
+    assert {name for name, p in module.named_parameters() if p.requires_grad} == {"A", "B"}
+
+
+def test_the_wrappers_hold_the_request() -> None:
+    assert len(evaluate.wrappers()) == 5
+    assert all("{request}" in frame for frame in evaluate.wrappers().values())
+    assert (Path(evaluate.__file__).parent / "wrappers.yaml").is_file()
