@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rerail import engines
 from rerail.demo import demo_prompts
 from rerail.engines import SMOLLM2, SMOLLM2_SAFE, GenerationRequest, Sampling, load_engine
 from rerail.engines import _packaged as packaged
@@ -69,8 +70,12 @@ def load(name: str, **options: Any) -> Any:
     return load_engine(name, **{"device": "cpu", **options})
 
 
-def test_it_is_the_file_in_the_package_and_made_once(made: list[str], tmp_path: Path) -> None:
+def test_it_is_the_file_in_the_package_and_made_once(
+    made: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    capfd.readouterr()
     engine, file = load(SMOLLM2), load(str(tmp_path / "tiny.gguf"))
+    assert capfd.readouterr() == ("", "")
     assert engine.name == SMOLLM2
     assert engine._model.dtype == torch.float32
     assert engine.weights_sha256() == file.weights_sha256()
@@ -80,6 +85,23 @@ def test_it_is_the_file_in_the_package_and_made_once(made: list[str], tmp_path: 
     [folder] = [path for path in (tmp_path / "cache" / "models").iterdir() if path.is_dir()]
     assert folder == packaged.packaged_folder(SMOLLM2)
     assert not list(folder.glob("*.bin"))
+
+
+def test_vllm_runs_the_same_folder(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    class Vllm:
+        @staticmethod
+        def load(*, model: str, name: str, urls: Any = None) -> None:
+            given.append((model, name))
+
+    monkeypatch.setattr(engines, "_engine_class", lambda kind: Vllm)
+    load_engine(f"vllm:{SMOLLM2}")
+    load_engine(f"vllm-server:http://127.0.0.1:1?model={SMOLLM2}")
+    load_engine(f"vllm:{SMOLLM2}?name=other")
+    folder = packaged.packaged_folder(SMOLLM2)
+    assert given == [(folder, SMOLLM2), (folder, SMOLLM2), (folder, "other")]
+    assert made == [SMOLLM2]
 
 
 def test_a_spoilt_file_is_made_anew(made: list[str]) -> None:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from filelock import FileLock
 from platformdirs import user_cache_path
 from safetensors.torch import load_file
 
+from rerail._hf import quiet
 from rerail.engines.transformers import TransformersEngine
 from rerail.errors import EngineError
 
@@ -115,8 +117,9 @@ def _make(name: str, source: str | Path, adapter: Path | None, folder: Path) -> 
         ) from error
     if adapter is not None:
         merge(engine._model, adapter)
-    engine._model.save_pretrained(folder)
-    engine.tokenizer.save_pretrained(folder)
+    with quiet(transformers):
+        engine._model.save_pretrained(folder)
+        engine.tokenizer.save_pretrained(folder)
     sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     (folder / _SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
 
