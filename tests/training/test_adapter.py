@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from torch import nn
 
 from rerail.eval.rules import is_refusal
 from training.adapter import data, evaluate, refusals
+from training.adapter.answers import Answer
+from training.adapter.card import card
 from training.adapter.train import Example, LowRank, Recipe, batches
 from training.splits import HELD_OUT, SOURCES, TRAIN, VALIDATION, data_folder, load, normalise
 
@@ -112,3 +115,27 @@ def test_the_wrappers_hold_the_request() -> None:
     assert len(evaluate.wrappers()) == 5
     assert all("{request}" in frame for frame in evaluate.wrappers().values())
     assert (Path(evaluate.__file__).parent / "wrappers.yaml").is_file()
+
+
+def test_figures_count_refusals_of_ours_and_others() -> None:
+    rng = random.Random(0)
+    texts = [refusals.draw("Do a bad thing", rng), "I'm sorry, but no.", "Bread is baked.", "Hm."]
+    group = [evaluate.Case("harmful/x", (("user", "Bake bread?"),), "Bake bread?")] * 4
+    found = evaluate.figures(group, [Answer(text, (1,), True) for text in texts])
+    assert found == {"n": 4, "refused": 0.5, "ours": 0.25, "on_topic": 0.5, "distinct": 1.0}
+
+
+def test_the_card_says_what_was_measured_beside_what_was_wanted() -> None:
+    row = {"n": 10, "refused": 0.9, "ours": 0.8, "on_topic": None, "distinct": 1.0}
+    kept = {"n": 4, "refused": 0.0, "ours": 0.0, "on_topic": 1.0, "distinct": 1.0}
+    kept |= {"refused without the adapter": 0.25, "nats": -0.5, "nats without the adapter": -0.4}
+    figures = {f"harmful/{name}": row for name in
+               ("advbench", "simple-safety-tests", "strongreject", "catqa")}  # fmt: skip
+    figures["harmful/catqa"] = {**row, "n": 30, "refused": 1.0}
+    figures |= {"harmless/plain": kept, "harmless/lookalikes": dict(kept), "wrapped/persona": row}
+    text = card(figures, asdict(Recipe()), "Read.")
+    assert "| harmful requests of the four sets, refused | 95 % | 95 % |" in text
+    assert "| wrapped requests, not refused | 10 % | 33 % |" in text
+    assert "| harmless answers, nats per token away | -0.100 | within 0.05 |" in text
+    assert "| harmless/plain | 4 | 0 % | 0 % | 100 % | 100 % | 25 % | -0.50 | -0.40 |" in text
+    assert "{" not in text

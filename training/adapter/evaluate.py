@@ -1,8 +1,9 @@
 """Held-out figures of the adapter: what is refused, what is answered, and how far answers drift.
 
-    python -m training.adapter.evaluate --adapter DIR [--limit N] [--json FILE] [--answers FILE]
+    python -m training.adapter.evaluate --adapter DIR [--limit N] [--only PREFIX] [--json FILE]
 
-Answers are greedy and counted, never printed; `--answers` keeps them in a file, to be read.
+Answers are greedy and counted, never printed; `--answers FILE` keeps them, to be read. Several
+processes may share the work, each with another `--only`; the last, without it, finds their answers.
 """
 
 from __future__ import annotations
@@ -124,15 +125,17 @@ def likelihood(engine: TransformersEngine, turns: list[Turns], answers: list[Ans
     return sum(values) / len(values)
 
 
-def evaluate(adapter: Path, base: str, work: Path, seed: int, limit: int) -> dict[str, Any]:
-    """All figures; answers are kept in `work`, so that a stopped evaluation goes on."""
+def evaluate(
+    adapter: Path, base: str, work: Path, seed: int, limit: int, only: str
+) -> dict[str, Any]:
+    """The figures of all groups that begin so; answers are kept in `work`, for another time."""
     plain, adapted = load_engine(base), load_engine(base)
     assert isinstance(plain, TransformersEngine)
     assert isinstance(adapted, TransformersEngine)
     merge(adapted._model, adapter / "adapter.safetensors")
     ours = Answers(adapted, work / f"adapted-{adapted.weights_sha256()[:12]}.jsonl")
     theirs = Answers(plain, work / f"plain-{plain.weights_sha256()[:12]}.jsonl")
-    rows = cases(seed, limit)
+    rows = [case for case in cases(seed, limit) if case.group.startswith(only)]
     groups: dict[str, Any] = {}
     texts = []
     for name in dict.fromkeys(case.group for case in rows):
@@ -161,12 +164,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/adapter"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--only", default="", help="groups whose names begin so")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--answers", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
     base = args.base or base_folder()
-    result = evaluate(args.adapter, base, args.work, args.seed, args.limit)
+    result = evaluate(args.adapter, base, args.work, args.seed, args.limit, args.only)
     if args.json:
         args.json.write_text(json.dumps(result["groups"], indent=2) + "\n", "utf-8")
     if args.answers:
