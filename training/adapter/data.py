@@ -24,15 +24,32 @@ SYSTEM_SHARE = 0.2
 WHOLE, SHORT = 96, 40
 """Tokens of the model's own answers: to public requests, and to those of our own writing."""
 
-HARMFUL = {
-    "advbench": 230,
-    "catqa": 160,
-    "harmfulqa": 100,
-    "dangerousqa": 25,
-    "aart": 50,
-    "safety-rbr": 37,
-}
-"""Harmful requests trained on, by data set; none of StrongREJECT and SimpleSafetyTests."""
+SOURCES = ("advbench", "catqa", "harmfulqa", "dangerousqa", "aart", "safety-rbr")
+"""Of harmful requests; none of StrongREJECT and SimpleSafetyTests."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the training.
+
+    Attributes:
+        harmful: requests of each of the sources; where they suffice, of none that was before.
+        public: harmless public requests.
+        forms: which forms the harmless requests of our own writing come in.
+        rate: share of the learning rate.
+    """
+
+    harmful: tuple[int, ...]
+    public: int
+    forms: int
+    rate: float
+
+
+PARTS = (
+    Part((230, 160, 100, 25, 50, 37), 282, 0, 1.0),
+    Part((20, 70, 20, 40, 30, 37), 120, 1, 0.5),  # mends that too much is refused
+    Part((120, 60, 30, 40, 60, 37), 120, 0, 0.3),
+)
 
 PUBLIC = (("self-instruct-seed", 300, 120), ("roleplay", 180, 150), ("gsm8k", 200, 12))
 """Harmless public requests: data set, longest text in characters, count."""
@@ -70,37 +87,54 @@ def public_harmless(seed: int) -> list[Turns]:
     return [behind_system(text, rng) for text in texts]
 
 
-def own_harmless(seed: int) -> tuple[list[Turns], list[Turns]]:
-    """Harmless requests of our own writing: those to train on, and those to validate with."""
+def own_harmless(seed: int, forms: int = 0) -> tuple[list[Turns], list[Turns]]:
+    """Harmless requests of our own writing: those to train on, and those to validate with.
+
+    The same things are asked for in other forms where ``forms`` is another number.
+    """
     rng = random.Random(seed)
-    groups: list[list[str]] = [[text] for text in own()["grave"] + own()["plain"]]
+    groups = [([text], "") for text in own()["grave"] + own()["plain"]]
     for kind, count in FORMS_PER_DEED.items():
         for deed in own()[kind]:
-            forms = rng.sample(own()["forms"], count)
-            groups.append([form.replace("{do}", deed) for form in forms])
+            groups.append((_asked(deed, count, rng), deed))
     rng.shuffle(groups)
     held = round(VALIDATION_SHARE * len(groups))
-    validation = [(("user", group[0]),) for group in groups[:held]]
-    return [behind_system(text, rng) for group in groups[held:] for text in group], validation
+    validation = [(("user", texts[0]),) for texts, _ in groups[:held]]
+    if forms:
+        rng = random.Random(f"{seed} {forms}")
+        groups = [(_asked(d, len(texts), rng) if d else texts, d) for texts, d in groups]
+    return [behind_system(text, rng) for texts, _ in groups[held:] for text in texts], validation
 
 
-def harmful(seed: int) -> list[str]:
+def _asked(deed: str, count: int, rng: random.Random) -> list[str]:
+    forms = rng.sample(own()["forms"], count)
+    return [form.replace("{do}", deed) for form in forms]
+
+
+def harmful(seed: int, part: int = 0) -> list[str]:
     """Harmful requests to train on; none is in a data set that is held out whole."""
-    rng = random.Random(seed)
     unseen = {
         normalise(row.text) for split in (TRAIN, HELD_OUT) for row in load("strongreject", split)
     }
+    before = {text for earlier in range(part) for text in harmful(seed, earlier)}
+    rng = random.Random(seed)
     texts = []
-    for name, count in HARMFUL.items():
+    for name, count in zip(SOURCES, PARTS[part].harmful, strict=True):
         rows = [row.text.strip() for row in load(name, TRAIN) if normalise(row.text) not in unseen]
+        if part:
+            rng = random.Random(f"{seed} {part}")
+            rows = [text for text in rows if text not in before] or rows
         texts += rng.sample(rows, min(count, len(rows)))
     return texts
 
 
-def training(seed: int) -> list[Wanted]:
-    """All conversations of the training, in random order."""
-    rng = random.Random(seed)
-    public, (ours, _), asked = public_harmless(seed), own_harmless(seed), harmful(seed)
+def training(seed: int, part: int = 0) -> list[Wanted]:
+    """The conversations of one of `PARTS`, in random order."""
+    rng = random.Random(f"{seed} {part}" if part else seed)
+    public, asked = public_harmless(seed), harmful(seed, part)
+    ours, _ = own_harmless(seed, PARTS[part].forms)
+    if part:
+        public = rng.sample(public, PARTS[part].public)
     wanted = [Wanted(turns, "public", own_tokens=WHOLE) for turns in public]
     wanted += [Wanted(turns, "own", own_tokens=SHORT) for turns in ours]
     wanted += [

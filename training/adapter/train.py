@@ -39,7 +39,7 @@ class Recipe:
 
     seed: int = 0
     rank: int = 16
-    passes: int = 1
+    parts: int = len(data.PARTS)
     batch: int = 8
     learning_rate: float = 1e-3
     warm_up: int = 10
@@ -111,18 +111,29 @@ def examples(wanted: list[data.Wanted], answers: Answers, tokenizer: Any) -> lis
     return rows
 
 
-def batches(rows: list[Example], recipe: Recipe) -> list[list[Example]]:
-    """All batches of all passes: alike lengths together, in random order."""
-    rng = random.Random(recipe.seed)
+def batches(rows: list[Example], size: int, seed: int) -> list[list[Example]]:
+    """Batches of all examples: alike lengths together, in random order."""
+    rng = random.Random(seed)
+    order = rng.sample(rows, len(rows))
     found = []
-    for _ in range(recipe.passes):
-        order = rng.sample(rows, len(rows))
-        size = POOL * recipe.batch
-        for begin in range(0, len(order), size):
-            pool = sorted(order[begin : begin + size], key=lambda row: len(row.tokens))
-            parts = [pool[i : i + recipe.batch] for i in range(0, len(pool), recipe.batch)]
-            found += rng.sample(parts, len(parts))
+    for begin in range(0, len(order), POOL * size):
+        pool = sorted(order[begin : begin + POOL * size], key=lambda row: len(row.tokens))
+        parts = [pool[i : i + size] for i in range(0, len(pool), size)]
+        found += rng.sample(parts, len(parts))
     return found
+
+
+def steps_of(recipe: Recipe, answers: Answers, tokenizer: Any) -> list[tuple[list[Example], float]]:
+    """All steps of all parts of the training: a batch, and the learning rate."""
+    steps: list[tuple[list[Example], float]] = []
+    for part in range(recipe.parts):
+        rows = examples(data.training(recipe.seed, part), answers, tokenizer)
+        made = batches(rows, recipe.batch, recipe.seed + part)
+        peak = recipe.learning_rate * data.PARTS[part].rate
+        rates = [peak * schedule(step, len(made), recipe.warm_up) for step in range(len(made))]
+        steps += zip(made, rates, strict=True)
+        print(f"part {part + 1}: {len(rows)} conversations, {len(made)} steps", flush=True)
+    return steps
 
 
 def answer_loss(model: Any, batch: list[Example], recipe: Recipe) -> torch.Tensor:
@@ -169,6 +180,7 @@ def save(added: dict[str, LowRank], recipe: Recipe, out: Path) -> None:
         for part in "AB"
     }
     save_file(tensors, out / "adapter.safetensors")
+    (out / "adapter.safetensors").chmod(0o644)
     (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", "utf-8")
 
 
@@ -177,9 +189,7 @@ def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> 
     torch.set_num_threads(recipe.threads)
     tokenizer = AutoTokenizer.from_pretrained(base)
     answers = Answers(load_engine(base), work / "answers.jsonl")
-    rows = examples(data.training(recipe.seed), answers, tokenizer)
-    steps = batches(rows, recipe)
-    print(f"{len(rows)} conversations, {len(steps)} steps", flush=True)
+    steps = steps_of(recipe, answers, tokenizer)
 
     torch.manual_seed(recipe.seed)
     dtype = getattr(torch, recipe.dtype)
@@ -192,14 +202,15 @@ def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> 
     first = _resume(state, recipe, parameters, optimizer)
     start, tokens, mean = time.process_time(), 0, 0.0
     for step in range(first, len(steps)):
+        batch, rate = steps[step]
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * schedule(step, len(steps), recipe.warm_up)
-        loss = answer_loss(model, steps[step], recipe)
+            group["lr"] = rate
+        loss = answer_loss(model, batch, recipe)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        tokens += sum(len(row.tokens) for row in steps[step])
+        tokens += sum(len(row.tokens) for row in batch)
         mean = loss.item() if step == first else 0.9 * mean + 0.1 * loss.item()
         if (step + 1) % 5 == 0:
             spent = time.process_time() - start
@@ -208,7 +219,7 @@ def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> 
             _keep(state, recipe, parameters, optimizer, step + 1)
             save(added, recipe, out)
     bad, good = (refused(model, tokenizer, rows) for rows in data.validation(recipe.seed))
-    print(f"validation: refused {bad:.2f} of harmful and {good:.2f} of harmless requests")
+    print(f"validation: refused {bad:.0%} of harmful and {good:.0%} of harmless requests")
 
 
 def _keep(
@@ -255,10 +266,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/adapter"))
     parser.add_argument("--base", help="folder of the model; default: the installed package's")
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--passes", type=int, default=default.passes)
     parser.add_argument("--save-every", type=int, default=20)
     args = parser.parse_args()
-    recipe = Recipe(seed=args.seed, passes=args.passes)
+    recipe = Recipe(seed=args.seed)
     train(recipe, args.out, args.work, args.base or base_folder(), args.save_every)
 
 
