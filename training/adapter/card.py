@@ -13,6 +13,8 @@ from typing import Any
 from training.adapter import data, evaluate, refusals
 
 TEMPLATE = Path(__file__).with_name("card.md")
+CONVERSATIONS = "1,281 and 744"
+"""Of the parts, as the training says."""
 
 
 def card(figures: dict[str, dict[str, Any]], recipe: dict[str, Any], reading: str) -> str:
@@ -36,7 +38,8 @@ def card(figures: dict[str, dict[str, Any]], recipe: dict[str, Any], reading: st
         table="\n".join(lines) + "\n",
         summary=_summary(figures),
         reading=reading.strip() + "\n",
-        conversations=1280,
+        conversations=CONVERSATIONS,
+        rates=", ".join(f"{recipe['learning_rate'] * part.rate:g}" for part in data.PARTS),
         templates=sum(len(kind["templates"]) for kind in refusals.kinds()),
         whole=data.WHOLE,
         short=data.SHORT,

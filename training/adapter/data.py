@@ -48,7 +48,6 @@ class Part:
 PARTS = (
     Part((230, 160, 100, 25, 50, 37), 282, 0, 1.0),
     Part((20, 70, 20, 40, 30, 37), 120, 1, 0.5),  # mends that too much is refused
-    Part((120, 60, 30, 40, 60, 37), 120, 0, 0.3),
 )
 
 PUBLIC = (("self-instruct-seed", 300, 120), ("roleplay", 180, 150), ("gsm8k", 200, 12))
