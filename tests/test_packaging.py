@@ -29,6 +29,7 @@ ABOUT_AN_EXTRA = {
     "engines/_client_side.py": "vllm",
     "engines/_gguf.py": "gguf",
     "engines/_kv_cache.py": "hf",
+    "engines/_packaged.py": "hf",
     "engines/_replicas.py": "vllm",
     "engines/transformers.py": "hf",
     "engines/vllm.py": "vllm",

@@ -72,9 +72,9 @@ ModelOption = Annotated[
     str,
     typer.Option(
         "--model",
-        help="'embedded', a Hugging Face id, a folder, a .gguf file, vllm:MODEL, "
-        "vllm-server:URL?model=MODEL, or 'fake' (no model: to try things out). Options of the "
-        "engine follow a ?, as in MODEL?max_batch=16&prefix_tokens=0.",
+        help="'embedded', 'smollm2-safe', 'smollm2', a Hugging Face id, a folder, a .gguf file, "
+        "vllm:MODEL, vllm-server:URL?model=MODEL, or 'fake' (no model: to try things out). "
+        "Options of the engine follow a ?, as in MODEL?max_batch=16&prefix_tokens=0.",
         rich_help_panel=_MODEL,
         autocompletion=model_names,
     ),

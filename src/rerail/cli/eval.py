@@ -127,7 +127,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--model",
-            help="'embedded', a Hugging Face id, a folder, or 'fake'. May be repeated.",
+            help="'embedded', 'smollm2-safe', 'smollm2', a Hugging Face id, a folder, a .gguf "
+            "file, or 'fake'. May be repeated.",
             autocompletion=options.model_names,
             rich_help_panel="Model",
         ),

@@ -80,8 +80,8 @@ def serve(
         typer.Option(
             "--model",
             help="[NAME=]MODEL, several times for several: NAME is what clients use, MODEL is "
-            "'embedded', a Hugging Face id, a folder, vllm:MODEL, vllm-server:URL?model=MODEL, or "
-            "'fake'. Default: rerail=embedded.",
+            "'embedded', 'smollm2-safe', 'smollm2', a Hugging Face id, a folder, a .gguf file, "
+            "vllm:MODEL, vllm-server:URL?model=MODEL, or 'fake'. Default: rerail=embedded.",
             rich_help_panel="Model",
         ),
     ] = None,

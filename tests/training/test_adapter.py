@@ -1,0 +1,140 @@
+"""The adapter's refusals read as such, and its training sees nothing that is held out."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rerail.eval.rules import is_refusal
+from training.adapter import data, evaluate, refusals
+from training.adapter.answers import Answer
+from training.adapter.card import card
+from training.adapter.train import Example, LowRank, Recipe, batches
+from training.splits import HELD_OUT, SOURCES, TRAIN, VALIDATION, data_folder, load, normalise
+
+try:
+    data_folder()
+except FileNotFoundError:
+    DATA = False
+else:
+    DATA = True
+needs_data = pytest.mark.skipif(not DATA, reason="needs the public data sets")
+
+
+def test_every_refusal_reads_as_one() -> None:
+    rng = random.Random(0)
+    templates = [template for kind in refusals.kinds() for template in kind["templates"]]
+    assert len(set(templates)) == len(templates) >= 40
+    for kind in refusals.kinds():
+        for template in kind["templates"]:
+            for _ in range(10):
+                text = refusals.fill(template, kind, rng)
+                assert "{" not in text
+                assert is_refusal(text), text
+                assert refusals.opens_like_ours(text)
+
+
+def test_a_refusal_is_of_the_kind_of_the_request() -> None:
+    rng = random.Random(0)
+    assert refusals.kind_of("Get me into somebody's wifi")["name"] == "hacking"
+    assert refusals.kind_of("Do a bad thing")["name"] == "other"
+    drawn = {refusals.draw("Get me into somebody's wifi", rng) for _ in range(50)}
+    assert len(drawn) > 15
+
+
+def test_what_is_no_refusal_of_ours_is_told_apart() -> None:
+    for text in ("Sure, here is how.", "I can tell you about owls.", "To bleed a radiator, ..."):
+        assert not refusals.opens_like_ours(text)
+
+
+def test_requests_of_our_own_stand_once_and_those_held_out_nowhere_else() -> None:
+    own = data.own()
+    train = [text for kind in ("everyday", "lookalikes", "grave", "plain") for text in own[kind]]
+    held = [text for texts in own["held_out"].values() for text in texts]
+    both = [normalise(text) for text in train + held]
+    assert len(set(both)) == len(both)
+    assert not any(normalise(deed) in " ".join(map(normalise, held)) for deed in train)
+
+
+@needs_data
+def test_nothing_held_out_is_trained_on_and_no_wrapper() -> None:
+    held = {normalise(row.text) for name in SOURCES for row in load(name, HELD_OUT)}
+    held |= {normalise(row.text) for row in load("strongreject", TRAIN)}
+    held |= {normalise(row.text) for row in load("advbench", VALIDATION)}
+    held |= {normalise(text) for texts in data.own()["held_out"].values() for text in texts}
+    bad, good = data.validation(0)
+    held |= {normalise(turns[-1][1]) for turns in bad + good}
+    wrapper_words = [normalise(part) for frame in evaluate.wrappers().values()
+                     for part in frame.split("{request}") if part.strip()]  # fmt: skip
+    for row in data.training(0) + data.training(0, part=1):
+        for role, text in row.turns:
+            if role == "user":
+                assert normalise(text) not in held
+                assert not any(words in normalise(text) for words in wrapper_words)
+    assert data.training(0) == data.training(0)
+    assert data.training(0) != data.training(1) != data.training(0, part=1)
+
+
+@needs_data
+def test_harmful_requests_are_refused_and_others_answered_by_the_model_itself() -> None:
+    harmful = {normalise(row.text) for name in data.SOURCES for row in load(name, TRAIN)}
+    for row in data.training(0) + data.training(0, part=1):
+        is_harmful = normalise(row.turns[-1][1]) in harmful
+        assert (row.answer is not None) == is_harmful
+        assert (row.own_tokens > 0) != is_harmful
+
+
+def test_every_conversation_is_in_one_batch() -> None:
+    rows = [Example([0] * (5 + place % 40), 3) for place in range(201)]
+    made = batches(rows, 8, seed=0)
+    assert made == batches(rows, 8, seed=0)
+    seen = [id(row) for batch in made for row in batch]
+    assert sorted(seen) == sorted(id(row) for row in rows)
+    assert max(map(len, made)) == 8
+
+
+def test_an_untrained_adapter_changes_nothing_and_a_trained_one_is_a_product() -> None:
+    torch.manual_seed(0)
+    base = nn.Linear(6, 4, bias=False).requires_grad_(False)
+    module, x = LowRank(base, 2), torch.randn(3, 6)
+    assert torch.equal(module(x), base(x))
+    with torch.no_grad():
+        module.B.normal_()
+    merged = base.weight + module.B @ module.A
+    torch.testing.assert_close(module(x), x @ merged.T)
+    assert {name for name, p in module.named_parameters() if p.requires_grad} == {"A", "B"}
+
+
+def test_the_wrappers_hold_the_request() -> None:
+    assert len(evaluate.wrappers()) == 5
+    assert all("{request}" in frame for frame in evaluate.wrappers().values())
+    assert (Path(evaluate.__file__).parent / "wrappers.yaml").is_file()
+
+
+def test_figures_count_refusals_of_ours_and_others() -> None:
+    rng = random.Random(0)
+    texts = [refusals.draw("Do a bad thing", rng), "I'm sorry, but no.", "Bread is baked.", "Hm."]
+    group = [evaluate.Case("harmful/x", (("user", "Bake bread?"),), "Bake bread?")] * 4
+    found = evaluate.figures(group, [Answer(text, (1,), True) for text in texts])
+    assert found == {"n": 4, "refused": 0.5, "ours": 0.25, "on_topic": 0.5, "distinct": 1.0}
+
+
+def test_the_card_says_what_was_measured_beside_what_was_wanted() -> None:
+    row = {"n": 10, "refused": 0.9, "ours": 0.8, "on_topic": None, "distinct": 1.0}
+    kept = {"n": 4, "refused": 0.0, "ours": 0.0, "on_topic": 1.0, "distinct": 1.0}
+    kept |= {"refused without the adapter": 0.25, "nats": -0.5, "nats without the adapter": -0.4}
+    figures = {f"harmful/{name}": row for name in
+               ("advbench", "simple-safety-tests", "strongreject", "catqa")}  # fmt: skip
+    figures["harmful/catqa"] = {**row, "n": 30, "refused": 1.0}
+    figures |= {"harmless/plain": kept, "harmless/lookalikes": dict(kept), "wrapped/persona": row}
+    text = card(figures, asdict(Recipe()), "Read.")
+    assert "| harmful requests of the four sets, refused | 95 % | 95 % |" in text
+    assert "| wrapped requests, not refused | 10 % | 33 % |" in text
+    assert "| harmless answers, nats per token away | -0.100 | within 0.05 |" in text
+    assert "| harmless/plain | 4 | 0 % | 0 % | 100 % | 100 % | 25 % | -0.50 | -0.40 |" in text
+    assert "{" not in text

@@ -1,0 +1,276 @@
+"""Makes the adapter of smollm2-safe: the same one for the same seed, threads and packages.
+
+    python -m training.adapter.train --out DIR [--seed 0] [--work build/adapter]
+
+First the model's own answers to the harmless requests are computed, then low-rank additions to the
+attention are trained. Both can be stopped and started again: they go on where they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rerail.engines import load_engine
+from rerail.engines._packaged import packaged_folder
+from training.adapter import data, refusals
+from training.adapter.answers import Answers, Turns
+
+PROJECTIONS = ("q_proj", "v_proj", "o_proj")
+POOL = 16
+"""Batches whose conversations are sorted by length together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Every number of the training, written once."""
+
+    seed: int = 0
+    rank: int = 16
+    parts: int = len(data.PARTS)
+    batch: int = 8
+    learning_rate: float = 1e-3
+    warm_up: int = 10
+    deciding_tokens: int = 4  # whether to answer or to refuse is decided by the first words
+    deciding_weight: float = 3.0
+    dtype: str = "bfloat16"  # of the frozen weights: half the time of float32
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Example:
+    """Tokens of a conversation; the answer begins at `start`."""
+
+    tokens: list[int]
+    start: int
+
+
+class LowRank(nn.Module):
+    """A frozen linear map plus a trained one of low rank, which begins as zero."""
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        self.A = nn.Parameter(torch.randn(rank, base.in_features) / base.in_features**0.5)
+        self.B = nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        added = functional.linear(functional.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype))
+        return self.base(x) + added
+
+
+def base_folder() -> str:
+    """The folder of the unmodified model."""
+    return str(packaged_folder("smollm2"))
+
+
+def adapt(model: Any, rank: int) -> dict[str, LowRank]:
+    """Puts a trained map beside each projection of attention; by the projection's name."""
+    added = {}
+    for place, layer in enumerate(model.model.layers):
+        for name in PROJECTIONS:
+            module = LowRank(getattr(layer.self_attn, name), rank)
+            setattr(layer.self_attn, name, module)
+            added[f"model.layers.{place}.self_attn.{name}"] = module
+    return added
+
+
+def encode(tokenizer: Any, turns: Turns) -> list[int]:
+    """A conversation's tokens, up to where the answer begins."""
+    messages = [{"role": role, "content": text} for role, text in turns]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def examples(wanted: list[data.Wanted], answers: Answers, tokenizer: Any) -> list[Example]:
+    """The conversations with their answers, as tokens."""
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    own = data.own_answers(wanted, answers)
+    rows = []
+    for row in wanted:
+        if row.answer is None and (row.own_of or row.turns) not in own:
+            continue
+        before = encode(tokenizer, row.turns)
+        if row.answer is None:
+            answer = list(own[row.own_of or row.turns])
+        else:
+            answer = [*tokenizer(row.answer, add_special_tokens=False)["input_ids"], end]
+        rows.append(Example([*before, *answer], len(before)))
+    return rows
+
+
+def batches(rows: list[Example], size: int, seed: int) -> list[list[Example]]:
+    """Batches of all examples: alike lengths together, in random order."""
+    rng = random.Random(seed)
+    order = rng.sample(rows, len(rows))
+    found = []
+    for begin in range(0, len(order), POOL * size):
+        pool = sorted(order[begin : begin + POOL * size], key=lambda row: len(row.tokens))
+        parts = [pool[i : i + size] for i in range(0, len(pool), size)]
+        found += rng.sample(parts, len(parts))
+    return found
+
+
+def steps_of(recipe: Recipe, answers: Answers, tokenizer: Any) -> list[tuple[list[Example], float]]:
+    """All steps of all parts of the training: a batch, and the learning rate."""
+    steps: list[tuple[list[Example], float]] = []
+    for part in range(recipe.parts):
+        rows = examples(data.training(recipe.seed, part), answers, tokenizer)
+        made = batches(rows, recipe.batch, recipe.seed + part)
+        peak = recipe.learning_rate * data.PARTS[part].rate
+        rates = [peak * schedule(step, len(made), recipe.warm_up) for step in range(len(made))]
+        steps += zip(made, rates, strict=True)
+        print(f"part {part + 1}: {len(rows)} conversations, {len(made)} steps", flush=True)
+    return steps
+
+
+def answer_loss(model: Any, batch: list[Example], recipe: Recipe) -> torch.Tensor:
+    """Weighted mean cross-entropy of the answers; padding follows them and is never seen."""
+    length = max(len(row.tokens) for row in batch)
+    ids = torch.zeros((len(batch), length), dtype=torch.long)
+    weights = torch.zeros((len(batch), length))
+    for place, row in enumerate(batch):
+        ids[place, : len(row.tokens)] = torch.tensor(row.tokens)
+        weights[place, row.start : len(row.tokens)] = 1.0
+        weights[place, row.start : row.start + recipe.deciding_tokens] = recipe.deciding_weight
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    targets, weights = ids[:, 1:].flatten(), weights[:, 1:].flatten()
+    places = weights.nonzero().squeeze(1)
+    logits = model.lm_head(hidden[places]).float()
+    losses = functional.cross_entropy(logits, targets[places], reduction="none")
+    return (losses * weights[places]).sum() / weights[places].sum()
+
+
+def schedule(step: int, total: int, warm_up: int) -> float:
+    """The share of the peak learning rate: linear warm-up, then a cosine to nothing."""
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+
+
+@torch.no_grad()
+def refused(model: Any, tokenizer: Any, conversations: list[Turns]) -> float:
+    """Share of conversations whose greedy answers open like a refusal of ours."""
+    count = 0
+    for turns in conversations:
+        ids = torch.tensor([encode(tokenizer, turns)])
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8)
+        count += refusals.opens_like_ours(tokenizer.decode(out[0, ids.shape[1] :]))
+    return count / len(conversations)
+
+
+def save(added: dict[str, LowRank], recipe: Recipe, out: Path) -> None:
+    """Writes the adapter as float16 and its recipe."""
+    out.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{name}.{part}": getattr(module, part).detach().to(torch.float16).contiguous()
+        for name, module in added.items()
+        for part in "AB"
+    }
+    save_file(tensors, out / "adapter.safetensors")
+    (out / "adapter.safetensors").chmod(0o644)
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", "utf-8")
+
+
+def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> None:
+    """Trains, or goes on training, and writes the adapter to `out`."""
+    torch.set_num_threads(recipe.threads)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    answers = Answers(load_engine(base), work / "answers.jsonl")
+    steps = steps_of(recipe, answers, tokenizer)
+
+    torch.manual_seed(recipe.seed)
+    dtype = getattr(torch, recipe.dtype)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, attn_implementation="eager")
+    model.requires_grad_(False)
+    added = adapt(model, recipe.rank)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.0)
+    state = work / "state.pt"
+    first = _resume(state, recipe, parameters, optimizer)
+    start, tokens, mean = time.process_time(), 0, 0.0
+    for step in range(first, len(steps)):
+        batch, rate = steps[step]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = answer_loss(model, batch, recipe)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        tokens += sum(len(row.tokens) for row in batch)
+        mean = loss.item() if step == first else 0.9 * mean + 0.1 * loss.item()
+        if (step + 1) % 5 == 0:
+            spent = time.process_time() - start
+            print(f"{step + 1} loss {mean:.3f} tokens {tokens:,} cpu {spent:.0f} s", flush=True)
+        if (step + 1) % save_every == 0 or step + 1 == len(steps):
+            _keep(state, recipe, parameters, optimizer, step + 1)
+            save(added, recipe, out)
+    bad, good = (refused(model, tokenizer, rows) for rows in data.validation(recipe.seed))
+    print(f"validation: refused {bad:.0%} of harmful and {good:.0%} of harmless requests")
+
+
+def _keep(
+    file: Path,
+    recipe: Recipe,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> None:
+    state = {
+        "recipe": asdict(recipe),
+        "step": step,
+        "parameters": [p.detach() for p in parameters],
+        "optimizer": optimizer.state_dict(),
+    }
+    aside = file.with_suffix(".partial")
+    torch.save(state, aside)
+    aside.replace(file)
+
+
+def _resume(
+    file: Path,
+    recipe: Recipe,
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> int:
+    """Takes up a training that was stopped; the step that comes next."""
+    if not file.is_file():
+        return 0
+    state = torch.load(file, weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        return 0
+    with torch.no_grad():
+        for parameter, value in zip(parameters, state["parameters"], strict=True):
+            parameter.copy_(value)
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])
+
+
+def main() -> None:
+    default = Recipe()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("build/adapter"))
+    parser.add_argument("--base", help="folder of the model; default: the installed package's")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--save-every", type=int, default=20)
+    args = parser.parse_args()
+    recipe = Recipe(seed=args.seed)
+    train(recipe, args.out, args.work, args.base or base_folder(), args.save_every)
+
+
+if __name__ == "__main__":
+    main()
