@@ -200,11 +200,6 @@ def cosine(x: FloatArray, y: FloatArray) -> float:
     return float(x64 @ y64 / norms) if norms > _TINY else 0.0
 
 
-def row_cosines(x: FloatArray, y: FloatArray) -> NDArray[np.float64]:
-    """``(n_rows,)`` cosines of corresponding rows."""
-    return np.array([cosine(a, b) for a, b in zip(x, y, strict=True)])
-
-
 def _weighted_mean(weights: NDArray[np.float64], directions: FloatArray) -> FloatArray:
     mean = np.tensordot(weights, directions, axes=1) / len(weights)
     return np.asarray(mean, dtype=np.float32)
