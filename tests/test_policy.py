@@ -38,6 +38,7 @@ moderator_timeout: 5
 steerable_rows: user
 optimizer: {preset: fast, num_directions: 3}
 offsets: {some-model: [[0.25, -0.5], [1]]}
+guidance: [Be kind., {text: "Be kind. {prompt}", categories: [hate]}]
 budget: {generations: 50, tokens: 5000, seconds: 30}
 naturalness_floor: -0.5
 on_exhausted: best
@@ -71,6 +72,10 @@ def test_every_key_is_read() -> None:
     )
     assert policy.optimizer == OptimizerSettings.of("fast", num_directions=3)
     assert policy.offsets == {"some-model": ((0.25, -0.5), (1.0,))}
+    assert [(g.text, g.categories) for g in policy.guidance] == [
+        ("Be kind.", ()),
+        ("Be kind. {prompt}", ("hate",)),
+    ]
     assert policy.budget == Budget(generations=50, tokens=5000, seconds=30)
     assert policy.confirm == (ModeratorSpec(name="fake", options={"name": "second"}),)
     assert policy.tag.audit
@@ -276,7 +281,7 @@ def test_random_is_fast_without_descent_and_without_what_is_known() -> None:
     fast, random = OptimizerSettings.of("fast"), OptimizerSettings.of("random")
     assert fast.descend
     assert not random.descend
-    directed = {"descend": True, "use_offsets": True, "preset": "fast"}
+    directed = {"descend": True, "use_offsets": True, "use_guidance": True, "preset": "fast"}
     assert random.model_copy(update=directed) == fast
 
 

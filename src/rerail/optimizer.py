@@ -149,6 +149,11 @@ class Optimizer:
         if not self._queue and not self._reason:
             self._next_iteration()
 
+    @property
+    def next(self) -> AcceptedFrom | None:
+        """Which kind of point is asked for next; None where there is none."""
+        return self._queue[0].origin if self._queue else None
+
     def shifted(self, offset: FloatArray) -> Candidate:
         """x0 with all its steerable rows moved by ``(d_model,)``, within the cosine floor."""
         return Candidate(self._move(self._x0, offset[None], project=True), AcceptedFrom.OFFSET)
@@ -163,9 +168,10 @@ class Optimizer:
 
     def _next_iteration(self) -> None:
         """Step or widen by what was told, then queue the candidates that follow from it."""
-        if self._offsets and self.settings.max_iterations:
+        if self._offsets:
             self._queue = [self.shifted(offset) for offset in self._offsets]
             self._offsets = ()
+            self._ask_size = self.settings.first_ask or len(self._queue)
             return
         published = self.settings.result == "best_iterate"
         moved = False

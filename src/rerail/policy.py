@@ -106,6 +106,32 @@ def _moderator_spec(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+PLACE = "{prompt}"
+"""In a guidance text: where the user's words stand."""
+
+
+def _words_of_its_own(text: str) -> str:
+    if not text.replace(PLACE, "").strip():
+        raise ValueError(f"a guidance text needs words of its own, beside {PLACE}")
+    if text.count(PLACE) > 1:
+        raise ValueError(f"a guidance text holds {PLACE} once at most")
+    return text
+
+
+class Guidance(Frozen):
+    """Words of the policy's own, that the model reads and people do not."""
+
+    text: Annotated[str, AfterValidator(_words_of_its_own)]
+    """Stands in the system turn; a text that holds ``{prompt}`` stands around the user's words
+    instead, which take that place."""
+    categories: tuple[Category, ...] = ()
+    """Only where one of these flags the answer; none: always."""
+
+
+def _guidance(value: Any) -> Any:
+    return {"text": value} if isinstance(value, str) else value
+
+
 Coordinates = Annotated[tuple[float, ...], Field(min_length=1)]
 Offsets = tuple[Coordinates, ...]
 
@@ -143,6 +169,11 @@ class Policy(Frozen):
     tried in this order before anything else. Each is given by its coordinates along the leading
     principal directions of the model's embedding table, as shares of a typical row's length
     (RMS · √d_model). `rerail tune` finds them."""
+    guidance: tuple[Annotated[Guidance, BeforeValidator(_guidance)], ...] = ()
+    """Texts that are given to the model beside the prompt when an answer is flagged, one after the
+    other, after the offsets and before the search: what the model answers then leaves if it is
+    acceptable and does not repeat the text. Those for a category that flags the answer come
+    first."""
     budget: Budget = Budget()
     naturalness_floor: Annotated[float, Field(le=0, strict=True)] = -0.3
     """Least naturalness (nats per token) of an acceptable answer."""

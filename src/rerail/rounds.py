@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from rerail.engines.base import Engine, GenerationRequest, Sampling, WatchingEngine
 from rerail.errors import EngineError, PromptError
+from rerail.guidance import repeats
 from rerail.panel import Panel, confirm_each, judge_each
 from rerail.policy import Policy
 from rerail.types import (
@@ -147,6 +148,7 @@ class Ask:
         judged: whether the panel is asked about it. An answer that nobody judged is not accepted.
         measured: whether it has to be natural, too, if the panel accepts it.
         leaves: whether it may be what leaves, and so has to be confirmed.
+        guidance: what the model was told beside the prompt; the answer must not repeat it.
     """
 
     account: Account
@@ -156,6 +158,7 @@ class Ask:
     judged: bool = True
     measured: bool = True
     leaves: bool = True
+    guidance: str = ""
 
 
 def evaluate(asks: Sequence[Ask]) -> list[tuple[Ask, Evaluation]]:
@@ -301,6 +304,8 @@ def _rejection(
         return judged.rejection
     if generation.finish_reason == "cut":
         return Rejection.UNFINISHED
+    if ask.guidance and repeats(generation.text, ask.guidance):
+        return Rejection.REPEATS
     floor = ask.account.panel.policy.naturalness_floor
     if ask.measured and (naturalness is None or naturalness < floor):
         return Rejection.UNNATURAL

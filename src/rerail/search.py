@@ -21,11 +21,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from rerail import zo
+from rerail import guidance, zo
 from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling
 from rerail.errors import EngineError
 from rerail.optimizer import Candidate, Optimizer, Units
 from rerail.panel import Panel
+from rerail.policy import Guidance
 from rerail.rounds import Account, Ask, evaluate, is_last_resort
 from rerail.settings import OptimizerSettings
 from rerail.types import (
@@ -91,6 +92,7 @@ class Search:
             units,
             np.random.default_rng(self.seed),
         )
+        self._guidance: list[Guidance] = []
         self._reason: StopReason | None = None
         self._error: str | None = None
         self._chosen: int | None = None
@@ -166,7 +168,23 @@ class Search:
         if left == 0:
             self._end(StopReason.BUDGET)
             return []
+        if self._optimizer.next is not AcceptedFrom.OFFSET and (guided := self._guided()):
+            return [guided]
+        if reason := self._optimizer.stop():
+            self._end(reason)
         return [self._ask(candidate) for candidate in self._optimizer.ask(left)]
+
+    def _guided(self) -> Ask | None:
+        """An answer to the prompt with the next guidance that fits; None where there is no more."""
+        while self._guidance:
+            text = self._guidance.pop(0).text
+            embedded = guidance.embed(self.engine, self.embedded.prompt, text)
+            if embedded is not None:
+                horizon = self._settings.horizon
+                request = GenerationRequest(embedded, embedded.point, self.seed, horizon)
+                origin = AcceptedFrom.GUIDANCE
+                return Ask(self._account, request, self._sampling, origin, guidance=text)
+        return None
 
     def _ask(self, candidate: Candidate) -> Ask:
         # The first answer is what naturalness is measured against: it is never cut.
@@ -200,6 +218,28 @@ class Search:
             self._chosen = 0
             self._end(StopReason.ACCEPTED)
             return
+        if not self.evaluations and self._settings.use_guidance:
+            flags = self.panel.flags(evaluations[0].score.categories)
+            self._guidance = guidance.fitting(self.panel.policy, flags)
+        reason = self._told(evaluations)
+        self.evaluations += [replace(e, point=None) for e in evaluations]
+        if reason is not StopReason.ACCEPTED and self._moderator_is_down():
+            # Also where the search is over anyway: a missing verdict is not a spent budget.
+            reason = StopReason.MODERATOR_ERROR
+            self._error = self.evaluations[-1].judged.verdict.unscored
+        if reason in (StopReason.ACCEPTED, StopReason.MODERATOR_ERROR) or (
+            reason and not self._guidance
+        ):
+            self._end(reason)
+
+    def _told(self, evaluations: Sequence[Evaluation]) -> StopReason | None:
+        """Tell the optimiser, and keep what may leave; why the search is over, if it is.
+
+        What guidance brought is no point that the optimiser knows of.
+        """
+        if evaluations[0].origin is AcceptedFrom.GUIDANCE:
+            self._choose(evaluations)
+            return StopReason.ACCEPTED if evaluations[0].accepted else None
         losses = [self._loss(evaluation) for evaluation in evaluations]
         below = self._settings.stop_below
         good = [
@@ -207,18 +247,11 @@ class Search:
             for evaluation, value in zip(evaluations, losses, strict=True)
         ]
         self._optimizer.tell(losses, good)
-        reason = self._optimizer.stop()
         if self._settings.result == "accepted":
             self._choose(evaluations)
         else:
             self._choose_iterate(evaluations, losses)
-        self.evaluations += [replace(e, point=None) for e in evaluations]
-        if reason is not StopReason.ACCEPTED and self._moderator_is_down():
-            # Also where the search is over anyway: a missing verdict is not a spent budget.
-            reason = StopReason.MODERATOR_ERROR
-            self._error = self.evaluations[-1].judged.verdict.unscored
-        if reason:
-            self._end(reason)
+        return self._optimizer.stop()
 
     def _choose(self, evaluations: Sequence[Evaluation]) -> None:
         """Keep the most natural accepted answer, else the most natural of what may leave at last.
@@ -291,7 +324,8 @@ class Search:
 
     def _movement(self, chosen: Evaluation) -> tuple[float, float]:
         """``cosine`` and ``tokens_preserved`` of what leaves, over the steered rows."""
-        if chosen.origin is AcceptedFrom.INITIAL or self._point is None:
+        unmoved = (AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE)
+        if chosen.origin in unmoved or self._point is None:
             return 1.0, 1.0
         return movement(self._account, self._point)
 

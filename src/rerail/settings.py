@@ -112,11 +112,13 @@ class OptimizerSettings(Frozen):
     what there is of it is judged; where that is flagged already, the answer is not finished. null:
     only whole answers are judged. No answer is accepted before all of it was."""
     max_iterations: Annotated[int, Field(ge=0, strict=True)]
-    """Iterations at most; 0 is plain generation."""
+    """Iterations at most; 0: no search. Offsets and guidance are tried all the same."""
     min_cosine: Annotated[float, Field(ge=-1, le=1, strict=True)]
     """τ: floor of the cosine between the moved and the original point, both flattened."""
     use_offsets: bool
     """Whether the policy's offsets for the model are the first candidates."""
+    use_guidance: bool
+    """Whether the policy's guidance is tried next, before the first iteration."""
     descend: bool
     """Whether the centre moves. False is undirected random search around the original point."""
     accept_perturbations: bool
@@ -157,6 +159,8 @@ class OptimizerSettings(Frozen):
             raise ValueError("stop_below belongs to result: best_iterate")
         if self.result == "best_iterate" and self.accept_perturbations:
             raise ValueError("result: best_iterate accepts no perturbations")
+        if self.result == "best_iterate" and self.use_guidance:
+            raise ValueError("result: best_iterate takes no guidance")
         if self.estimator == "centered" and self.num_directions < 2:
             raise ValueError("estimator: centered needs num_directions of 2 or more")
         return self
@@ -187,6 +191,7 @@ _FAST: dict[str, Any] = {
     "max_iterations": 10,
     "min_cosine": 0.2,
     "use_offsets": True,
+    "use_guidance": True,
     "descend": True,
     "accept_perturbations": True,
     "rows": None,
@@ -215,6 +220,7 @@ _TSA: dict[str, Any] = {
     "max_iterations": 10,
     "min_cosine": 0.2,
     "use_offsets": False,
+    "use_guidance": False,
     "descend": True,
     "accept_perturbations": False,
     "rows": "all",
@@ -234,7 +240,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "step_size": 0.3,
         "stop_below": 0.5,
     },
-    "random": {**_FAST, "use_offsets": False, "descend": False},
+    "random": {**_FAST, "use_offsets": False, "use_guidance": False, "descend": False},
 }
 """``tsa`` is Algorithm 1 of arXiv 2604.26167. What the printed algorithm leaves open is decided so:
 an answer without a verdict, or without text, counts as worse than any; where all N + 1 scores are

@@ -201,6 +201,7 @@ class AcceptedFrom(StrEnum):
 
     INITIAL = "initial"
     OFFSET = "offset"
+    GUIDANCE = "guidance"
     PERTURBATION = "perturbation"
     ITERATE = "iterate"
     RESAMPLE = "resample"
@@ -229,6 +230,7 @@ class Rejection(StrEnum):
     FLAGGED = "flagged"
     UNFINISHED = "unfinished"
     UNNATURAL = "unnatural"
+    REPEATS = "repeats"
     UNCONFIRMED = "unconfirmed"
     UNJUDGED = "unjudged"
 

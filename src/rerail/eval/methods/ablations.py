@@ -1,6 +1,6 @@
 """``fast`` without one of its parts each; what the part brings is the difference.
 
-A new part of the optimiser gets its line here.
+``guidance`` is the other way about: nothing of ``fast`` but the policy's texts. A new part of the optimiser gets its line here.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ OPTIMIZER: dict[str, dict[str, Any]] = {
     "fast-no-early-ask": {"first_ask": None},
     "fast-no-horizon": {"horizon": None},
     "fast-no-offsets": {"use_offsets": False},
+    "fast-no-guidance": {"use_guidance": False},
+    "guidance": {"use_offsets": False, "max_iterations": 0},
     "fast-iterates-only": {"accept_perturbations": False},
 }
 """Method to the settings of ``fast`` that it replaces."""

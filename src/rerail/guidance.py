@@ -1,0 +1,72 @@
+"""Guidance: a policy's own words, given to the model beside those of the user.
+
+The model then reads a longer point, of the same conversation: the guidance in the system turn, or
+around the user's words. Neither the user nor a moderator sees it, and naturalness is measured
+under the prompt without it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from rerail.engines.base import EmbeddedPrompt, Engine
+from rerail.errors import EngineError, PromptError
+from rerail.policy import PLACE, Guidance, Policy
+from rerail.types import Message, Prompt
+
+SHARED_WORDS = 8
+"""Words in a row that an answer may not share with the guidance: it would tell what it was told."""
+
+_WORD = re.compile(r"\w+")
+
+
+def fitting(policy: Policy, flags: Mapping[str, bool]) -> list[Guidance]:
+    """The texts of a policy for an answer, in the order in which they are tried.
+
+    Args:
+        policy: with its guidance.
+        flags: of each category, whether it flags the answer. Texts for one that does come first,
+            then those for all; a text for other categories is not tried.
+    """
+    flagged = {category for category, flag in flags.items() if flag}
+    own = [text for text in policy.guidance if flagged & set(text.categories)]
+    return own + [text for text in policy.guidance if not text.categories]
+
+
+def embed(engine: Engine, prompt: Prompt, guidance: str) -> EmbeddedPrompt | None:
+    """The prompt with guidance, embedded: where the template takes no system turn, around the user.
+
+    None where it does not fit the context, or the engine cannot embed it.
+    """
+    for guided in _ways(prompt, guidance):
+        try:
+            return engine.embed(guided)
+        except (PromptError, EngineError):
+            continue
+    return None
+
+
+def repeats(answer: str, guidance: str) -> bool:
+    """Whether an answer has `SHARED_WORDS` words in a row of the guidance, all if it has fewer."""
+    said, told = _words(answer), _words(guidance.replace(PLACE, " "))
+    size = min(SHARED_WORDS, len(told))
+    runs = {tuple(told[i : i + size]) for i in range(len(told) - size + 1)}
+    return size > 0 and any(tuple(said[i : i + size]) in runs for i in range(len(said) - size + 1))
+
+
+def _ways(prompt: Prompt, guidance: str) -> Iterator[Prompt]:
+    *earlier, last = prompt.messages
+    if prompt.template and PLACE not in guidance:
+        system = guidance
+        if earlier and earlier[0].role == "system":
+            system = f"{earlier.pop(0).content}\n\n{guidance}"
+        yield Prompt((Message("system", system), *earlier, last))
+        *earlier, last = prompt.messages
+    around = guidance if PLACE in guidance else f"{guidance}\n\n{PLACE}"
+    words = around.replace(PLACE, last.content)
+    yield Prompt((*earlier, Message("user", words)), prompt.template)
+
+
+def _words(text: str) -> list[str]:
+    return [word.casefold() for word in _WORD.findall(text)]

@@ -1,0 +1,220 @@
+"""A policy's own words as what is tried between offsets and search."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerail import guidance
+from rerail.align import Aligner
+from rerail.engines.fake import FakeEngine
+from rerail.errors import EngineError, PolicyError, PromptError
+from rerail.moderators import FakeModerator
+from rerail.panel import Panel
+from rerail.policy import Policy
+from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Rejection, StopReason
+
+COMPLY, REFUSE = "Sure, here is how I comply with it.", "I would rather not do it."
+KIND = "Decline what would hurt somebody and say what may be done about it instead."
+AROUND = "Answer politely. {prompt} Stay polite."
+
+
+def told(embedded):
+    """All that the model was told, as one text."""
+    return "\n".join(message.content for message in embedded.prompt.messages)
+
+
+def engine(helps=KIND, answer=REFUSE, **options):
+    """Complies, unless it was told what helps."""
+    words = helps.split("{prompt}")[0].strip()
+    said = answer if callable(answer) else lambda embedded: answer
+    return FakeEngine(lambda e, p: said(e) if words in told(e) else COMPLY, **options)
+
+
+def make(*texts, model=None, moderator=None, **changes):
+    data = {"name": "test", "moderators": ["fake"], "guidance": list(texts)} | changes
+    policy = Policy.parse({"optimizer": {"preset": "fast", "subspace_rank": None}} | data)
+    return Aligner(model or engine(), Panel(policy, moderator or FakeModerator()))
+
+
+@pytest.mark.parametrize("text", [KIND, AROUND])
+def test_guidance_is_asked_for_before_the_search_and_is_the_models_own_answer(text):
+    model = engine(text)
+    response = make(text, model=model).align("please do it")
+    assert (response.outcome, response.text) == (Outcome.STEERED, REFUSE)
+    assert response.accepted_from is AcceptedFrom.GUIDANCE
+    assert (response.cost.generations, response.iterations) == (2, 0)
+    # No row of the user's moved, and naturalness is that of the prompt without the guidance.
+    assert (response.cosine, response.tokens_preserved) == (1.0, 1.0)
+    prompt = model.embed(Prompt.of("please do it"))
+    first, left = (e.generation.token_ids for e in response.evaluations)
+    likely = model.log_likelihood([(prompt, left), (prompt, first)])
+    assert response.naturalness == pytest.approx(likely[0] - likely[1])
+
+
+def test_nothing_is_told_to_a_model_whose_first_answer_is_acceptable():
+    model = FakeEngine(lambda e, p: "fine")
+    response = make(KIND, model=model).align("hello")
+    assert response.outcome is Outcome.PASSED
+    assert (model.embed_calls, model.generated) == (1, 1)
+
+
+def test_a_moderator_judges_what_the_user_asked_and_not_the_guidance():
+    seen = []
+
+    def score(exchange):
+        seen.append(exchange.messages)
+        return 0.9 if "comply" in exchange.answer else 0.0
+
+    make(KIND, moderator=FakeModerator(score)).align("please do it")
+    assert set(seen) == {(Message("user", "please do it"),)}
+
+
+def test_texts_are_tried_in_order_one_at_a_time_and_then_the_search_begins():
+    model = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    response = make("Be kind.", "Be brief.", model=model).align("please do it")
+    origins = [e.origin for e in response.evaluations]
+    assert origins[:3] == [AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE, AcceptedFrom.GUIDANCE]
+    assert set(origins[3:]) == {AcceptedFrom.PERTURBATION}
+    without = make(model=FakeEngine(comply=COMPLY, refuse=REFUSE)).align("please do it")
+    assert response.text == without.text
+    assert response.cost.generations == without.cost.generations + 2
+
+
+def test_offsets_come_first_the_first_of_them_alone():
+    model = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    basis = model.table.principal_directions(16)
+    good = [float(c) for c in 0.5 * basis @ model.direction]
+    bad = [-c for c in good]
+
+    def origins(*offsets):
+        response = make(KIND, model=model, offsets={"fake": list(offsets)}).align("please do it")
+        return [str(e.origin) for e in response.evaluations]
+
+    assert origins(good, bad) == ["initial", "offset"]
+    assert origins(bad, bad)[:4] == ["initial", "offset", "offset", "guidance"]
+
+
+def test_texts_for_a_category_that_flags_come_before_those_for_all():
+    policy = Policy.parse({
+        "name": "test",
+        "guidance": [
+            "For all.",
+            {"text": "For hate.", "categories": ["hate"]},
+            {"text": "For hurt.", "categories": ["violence", "self-harm"]},
+        ],
+    })  # fmt: skip
+
+    def tried(**flags):
+        return [text.text for text in guidance.fitting(policy, flags)]
+
+    assert tried(hate=False) == ["For all."]
+    assert tried(hate=True, violence=False) == ["For hate.", "For all."]
+    assert tried(hate=True, violence=True) == ["For hate.", "For hurt.", "For all."]
+
+
+def test_an_answer_that_repeats_the_guidance_does_not_leave():
+    parrot = engine(answer=f"I was told: {KIND}")
+    response = make(KIND, model=parrot, optimizer={"preset": "fast", "max_iterations": 0}).align(
+        "do"
+    )
+    assert response.outcome is Outcome.REFUSED
+    assert response.evaluations[-1].rejection is Rejection.REPEATS
+    assert KIND not in response.text
+
+
+def test_without_a_search_guidance_is_all_that_is_tried():
+    response = make(KIND, optimizer={"preset": "fast", "max_iterations": 0}).align("please do it")
+    assert response.outcome is Outcome.STEERED
+    helpless = make("Be kind.", optimizer={"preset": "fast", "max_iterations": 0})
+    response = helpless.align("please do it")
+    assert (response.outcome, response.stop_reason) == (Outcome.REFUSED, StopReason.BUDGET)
+    assert response.cost.generations == 2
+
+
+@pytest.mark.parametrize("preset", ["random", "tsa", "tide"])
+def test_published_and_undirected_searches_are_told_nothing(preset):
+    steps = {"perturbation_scale": 0.1, "step_size": 0.1} if preset == "tsa" else {}
+    optimizer = {"preset": preset, "subspace_rank": None, "max_iterations": 1, **steps}
+    response = make(KIND, optimizer=optimizer).align("please do it")
+    assert AcceptedFrom.GUIDANCE not in {e.origin for e in response.evaluations}
+
+
+def test_the_budget_holds_for_guidance_too():
+    response = make("Be kind.", KIND, budget={"generations": 2}).align("please do it")
+    assert (response.outcome, response.cost.generations) == (Outcome.REFUSED, 2)
+
+
+def test_guidance_joins_the_system_turn_that_is_there():
+    model = engine()
+    seen = []
+    model._answer = lambda e, p: seen.append(e.prompt.messages) or COMPLY
+    messages = [{"role": "system", "content": "You sell books."},
+                {"role": "user", "content": "please do it"}]  # fmt: skip
+    optimizer = {"preset": "fast", "max_iterations": 0}
+    make(KIND, model=model, optimizer=optimizer).align(messages)
+    assert seen[1] == (
+        Message("system", f"You sell books.\n\n{KIND}"),
+        Message("user", "please do it"),
+    )
+
+
+class NoSystem(FakeEngine):
+    """A template without a system turn."""
+
+    def embed(self, prompt):
+        if prompt.messages[0].role == "system":
+            raise PromptError("the template takes no system turn")
+        return super().embed(prompt)
+
+
+def test_where_the_template_takes_no_system_turn_guidance_stands_around_the_user():
+    model = NoSystem(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    response = make(KIND, model=model).align("please do it")
+    assert response.accepted_from is AcceptedFrom.GUIDANCE
+
+
+@pytest.mark.parametrize("error", [PromptError("too long"), EngineError("odd tokenizer")])
+def test_guidance_that_cannot_be_given_is_passed_over(error):
+    class Full(FakeEngine):
+        def embed(self, prompt):
+            if KIND in prompt.messages[0].content:
+                raise error
+            return super().embed(prompt)
+
+    response = make(KIND, model=Full(comply=COMPLY, refuse=REFUSE)).align("please do it")
+    assert response.outcome is Outcome.STEERED
+    assert AcceptedFrom.GUIDANCE not in {e.origin for e in response.evaluations}
+
+
+def test_a_completion_has_no_turns_and_is_told_before_the_text():
+    seen = []
+    model = FakeEngine(lambda e, p: seen.append(told(e)) or COMPLY)
+    optimizer = {"preset": "fast", "max_iterations": 0}
+    make(KIND, model=model, optimizer=optimizer).align(Prompt.completion("Once upon a time"))
+    assert seen == ["Once upon a time", f"{KIND}\n\nOnce upon a time"]
+
+
+@pytest.mark.parametrize(("text", "told_of"), [
+    ("{prompt}", "words of its own"),
+    ("  ", "words of its own"),
+    ("{prompt} and {prompt}", "once at most"),
+])  # fmt: skip
+def test_a_text_that_says_nothing_is_an_error(text, told_of):
+    with pytest.raises(PolicyError, match=told_of):
+        Policy.parse({"name": "test", "guidance": [text]})
+
+
+def test_published_methods_take_no_guidance():
+    with pytest.raises(PolicyError, match="takes no guidance"):
+        Policy.parse({"name": "test", "optimizer": {"preset": "tsa", "use_guidance": True}})
+
+
+words = st.lists(st.sampled_from(["one", "two", "three", "four", "five"]), min_size=1, max_size=20)
+
+
+@given(words, words)
+def test_repetition_is_a_run_of_words_in_common(said, text):
+    size = min(guidance.SHARED_WORDS, len(text))
+    runs = [text[i : i + size] for i in range(len(text) - size + 1)]
+    expected = any(said[i : i + size] in runs for i in range(len(said) - size + 1))
+    assert guidance.repeats(", ".join(said).upper(), " ".join(text)) == expected
