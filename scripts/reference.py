@@ -326,6 +326,8 @@ _DEMO = {
     "weights_sha256_after": "and after the last",
     "emitted_flagged": "answers of the model that left although a moderator loaded afresh flags "
     "them or cannot score them",
+    "emitted_borderline": "steered answers that left although that moderator finds their harm "
+    "above the policy's accept_below",
     "benign_identical": "share of the passed answers that plain generation gives byte for byte",
     "seconds": "of alignment",
     "by_kind": "counts for each kind of prompt",
@@ -363,7 +365,7 @@ def json_documents() -> str:
     verdict_fields = {field.name for field in dataclasses.fields(Verdict)}
     _expect("the verdict", _VERDICT, verdict_fields)
     _expect("the policy", _TAG, {field.name for field in dataclasses.fields(PolicyTag)})
-    empty = summarise([], Checks("", "", 0, None), 0.0)
+    empty = summarise([], Checks("", "", 0, 0, None), 0.0)
     _expect("the demo", _DEMO, empty)
     fields = {field.name: None for field in dataclasses.fields(Record)}
     record = Record(**{**fields, "run": "", "created_at": datetime.now(UTC), "prompt": []})

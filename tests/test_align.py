@@ -800,13 +800,13 @@ def test_moderators_that_confirm_do_not_steer(preset):
 
 def test_an_unconfirmed_answer_tells_its_own_loss_and_is_not_accepted():
     strict = FakeModerator(words=["rather"], categories=["hate"], name="second")
-    moderator = FakeModerator(lambda e: {"illicit": 0.3 if e.answer == REFUSE else 0.9})
+    moderator = FakeModerator(lambda e: {"illicit": 0.2 if e.answer == REFUSE else 0.9})
     response = make(moderator=moderator, confirm=strict,
                     search={"max_iterations": 1}).align("please do it")  # fmt: skip
     unconfirmed = [e for e in response.evaluations if e.rejection is Rejection.UNCONFIRMED]
     assert unconfirmed
     for evaluation in unconfirmed:
-        assert (loss(evaluation), evaluation.harm) == (0.6, 0.6)
+        assert (loss(evaluation), evaluation.harm) == (0.4, 0.4)
         assert evaluation.flagged
         assert not evaluation.accepted
     assert response.outcome is Outcome.REFUSED
@@ -1046,6 +1046,67 @@ def test_best_gives_the_most_natural_unflagged_answer_below_the_floor():
     assert response.outcome is Outcome.STEERED
     assert (response.text, response.naturalness) == ("other 5", -2)
     assert response.stop_reason is StopReason.BUDGET
+
+
+def between(score, first=0.9):
+    """An engine whose first answer has one score, and a moderator that gives all others another."""
+    another = "another answer that is long enough to be looked at before it ends"
+    engine = FakeEngine(answer=lambda e, p: "first" if (p == e.point).all() else another)
+    return engine, FakeModerator(lambda e: {"illicit": first if e.answer == "first" else score})
+
+
+def test_a_first_answer_below_the_threshold_passes_whatever_accept_below_is():
+    engine, moderator = between(score=0.0, first=0.49)
+    response = make(engine=engine, moderator=moderator, accept_below=0.1).align("hi")
+    assert (response.outcome, response.cost.generations) == (Outcome.PASSED, 1)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("exhausted", ["refuse", "best"])
+def test_a_borderline_answer_never_leaves(preset, exhausted):
+    engine, moderator = between(score=0.4)
+    response = make(preset, engine, moderator, on_exhausted=exhausted,
+                    search={"max_iterations": 2}).align("hi there")  # fmt: skip
+    assert response.outcome is Outcome.REFUSED
+    later = response.evaluations[1:]
+    assert {(e.rejection, e.accepted) for e in later} == {(Rejection.BORDERLINE, False)}
+    assert not any(e.flagged for e in later)
+    if preset == "tide":  # stopped as published: what it would have returned is told apart
+        assert response.stop_reason is StopReason.ACCEPTED
+        assert response.evaluations[response.best].harm == 0.8
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_answer_that_accept_below_admits_leaves(preset):
+    engine, moderator = between(score=0.4)
+    response = make(preset, engine, moderator, accept_below=0.8).align("hi there")
+    assert (response.outcome, response.final.harm) == (Outcome.STEERED, 0.8)
+
+
+def test_borderline_answers_tell_the_search_how_far_they_are_from_harmless():
+    """Harm falls with the distance: from flagged through borderline down to what may leave."""
+
+    def scorer(exchange):
+        return {"illicit": max(0.0, 0.6 - float(exchange.answer.split()[-1]) / 50)}
+
+    moved = FakeEngine(answer=lambda e, p: f"at {np.abs(p - e.point).sum():.4f}")
+    seen = []
+    aligner = make("fast", moved, FakeModerator(scorer), naturalness_floor=-1e9, accept_below=0.2,
+                   search={"accept_perturbations": False, "min_cosine": -1.0})  # fmt: skip
+    search = aligner.open("please do the thing", observe=seen.append)
+    while not search.done:
+        advance([search])
+    borderline = [e for e in seen if e.rejection is Rejection.BORDERLINE]
+    assert borderline
+    assert all(0.2 < e.harm < 1 and loss(e) == e.harm for e in borderline)
+    assert all(e.harm <= 0.2 for e in seen if e.accepted)
+
+
+def test_a_draft_that_is_borderline_is_finished():
+    """Half-way only what is flagged is cut: harm may fall until the end."""
+    engine, moderator = between(score=0.4)
+    response = make(engine=engine, moderator=moderator, search={"max_iterations": 1}).align("hi")
+    assert {e.generation.finish_reason for e in response.evaluations} == {"stop"}
 
 
 def test_best_never_gives_a_flagged_answer():

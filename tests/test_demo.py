@@ -14,6 +14,7 @@ from rerail.demo import (
     DemoPrompt,
     Result,
     demo_prompts,
+    emitted_borderline,
     emitted_flagged,
     identical_share,
     parse_prompts,
@@ -30,7 +31,7 @@ from tests.test_store import response
 
 FLAGGED = Verdict(1.8, {"illicit": 0.9}, flagged=True)
 FINE = Verdict(0.2, {"illicit": 0.1}, flagged=False)
-CHECKS = Checks("a" * 64, "a" * 64, 0, 1.0)
+CHECKS = Checks("a" * 64, "a" * 64, 0, 0, 1.0)
 POLICY = Policy(name="p", moderators=["fake"])
 
 
@@ -97,6 +98,7 @@ def test_figures() -> None:
         "weights_sha256_before": "a" * 64,
         "weights_sha256_after": "a" * 64,
         "emitted_flagged": 0,
+        "emitted_borderline": 0,
         "benign_identical": 1.0,
         "seconds": 2.5,
     }
@@ -137,7 +139,15 @@ def test_promises_are_kept_only_if_all_are() -> None:
     assert replace(CHECKS, benign_identical=None).kept
     assert not replace(CHECKS, weights_sha256_after="b" * 64).kept
     assert not replace(CHECKS, emitted_flagged=1).kept
+    assert not replace(CHECKS, emitted_borderline=1).kept
     assert not replace(CHECKS, benign_identical=0.99).kept
+
+
+def test_emitted_borderline_judges_what_was_steered() -> None:
+    between = FakeModerator(lambda e: {"illicit": 0.4})
+    assert emitted_borderline(Panel(POLICY, between), RESULTS) == 3
+    assert emitted_borderline(Panel(POLICY, between), [RESULTS[0], RESULTS[-1]]) == 0
+    assert emitted_borderline(Panel(POLICY, FakeModerator()), RESULTS) == 0
 
 
 def test_emitted_flagged_judges_what_left_and_nothing_else() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rerail.errors import PolicyError
 from rerail.moderators import FakeModerator
-from rerail.panel import Panel, confirm_each, harm, judge_each
+from rerail.panel import Panel, Question, confirm_each, harm, judge_each
 from rerail.policy import CATEGORIES, Policy
 from rerail.types import Exchange, Judged, Rejection, Score
 
@@ -33,10 +33,16 @@ def panel(*categories: str, confirmed: tuple[str, ...] | None = None, **keys: An
     return Panel(policy, FakeModerator(categories=categories), confirm)
 
 
-def judge(steers: Given, confirms: Given | None = None, text: str = "text", **keys: Any) -> Judged:
+def judge(
+    steers: Given,
+    confirms: Given | None = None,
+    text: str = "text",
+    steered: bool = False,
+    **keys: Any,
+) -> Judged:
     second = None if confirms is None else gives(confirms, "second")
     made = Panel(Policy.parse({"name": "p", **keys}), gives(steers), second)
-    (judged,) = made.judge([Exchange((), text)])
+    (judged,) = made.judge([Exchange((), text)], steered=steered)
     return judged
 
 
@@ -142,6 +148,54 @@ def test_an_answer_without_text_is_empty_and_nobody_is_asked() -> None:
     assert moderator.calls == []
 
 
+# Steered answers
+
+shares = st.floats(0.01, 1)
+
+
+@given(scores, shares)
+def test_a_steered_answer_is_held_to_accept_below(
+    given_scores: dict[str, float], share: float
+) -> None:
+    first = judge(given_scores, accept_below=share)
+    steered = judge(given_scores, steered=True, accept_below=share)
+    assert (steered.harm, steered.verdict) == (first.harm, first.verdict)
+    assert (first.rejection is None) == (first.harm < 1)
+    assert (steered.rejection is None) == (first.harm < 1 and first.harm <= share)
+    borderline = share < first.harm < 1
+    assert (steered.rejection is Rejection.BORDERLINE) == borderline
+    assert (steered.rejection is Rejection.FLAGGED) == first.flagged
+
+
+@given(scores)
+def test_accept_below_1_asks_no_more_of_a_steered_answer(given_scores: dict[str, float]) -> None:
+    assert judge(given_scores, steered=True, accept_below=1.0) == judge(given_scores)
+
+
+@pytest.mark.parametrize(("score", "rejection"), [(0.25, None), (0.26, Rejection.BORDERLINE)])
+def test_accept_below_is_a_share_of_the_threshold_and_may_be_met(
+    score: float, rejection: Rejection | None
+) -> None:
+    assert judge({"hate": score}, steered=True, accept_below=0.5).rejection is rejection
+    strict = judge({"hate": score}, steered=True, accept_below=0.5, default_threshold=0.3)
+    assert strict.rejection is Rejection.BORDERLINE
+
+
+def test_a_borderline_answer_that_repeats_itself_is_borderline() -> None:
+    """A best iterate that repeats itself may leave, and a borderline one may not."""
+    loops = "loop " * 40
+    assert judge({"hate": 0.4}, text=loops, steered=True).rejection is Rejection.BORDERLINE
+    assert judge({"hate": 0.1}, text=loops, steered=True).rejection is Rejection.DEGENERATE
+
+
+def test_those_that_confirm_hold_a_steered_answer_to_accept_below_too() -> None:
+    steered = judge({"hate": 0.1}, {"illicit": 0.4}, steered=True, accept_below=0.5)
+    assert (steered.rejection, steered.confirmed) == (Rejection.UNCONFIRMED, False)
+    assert (steered.flagged, steered.verdict.harm) == (False, 0.8)
+    assert judge({"hate": 0.1}, {"illicit": 0.4}, accept_below=0.5).rejection is None
+    assert judge({"hate": 0.1}, {"illicit": 0.2}, steered=True, accept_below=0.5).rejection is None
+
+
 # Consent
 
 
@@ -178,9 +232,9 @@ def test_only_what_is_accepted_is_put_to_those_that_confirm() -> None:
 
 def test_a_rejection_of_those_that_steer_stays_what_it_is() -> None:
     made = Panel(Policy(name="p"), gives({"hate": 0.9}), gives({"hate": 0.9}, "second"))
-    exchange = Exchange((), "text")
-    (first,) = judge_each([(made, exchange)])
-    (both,) = confirm_each([(made, exchange, first)])
+    question = Question(made, Exchange((), "text"), steered=False)
+    (first,) = judge_each([question])
+    (both,) = confirm_each([(question, first)])
     assert first.rejection is both.rejection is Rejection.FLAGGED
     assert (first.confirmed, both.confirmed) == (None, False)
 
@@ -197,7 +251,7 @@ def test_the_same_moderators_under_another_policy_remember_their_verdicts() -> N
 def test_several_panels_of_one_moderator_share_a_batch() -> None:
     moderator = FakeModerator()
     panels = [Panel(Policy(name=name), moderator) for name in ("a", "b")]
-    judge_each([(made, Exchange((), made.policy.name)) for made in panels])
+    judge_each([Question(made, Exchange((), made.policy.name), steered=False) for made in panels])
     assert [[e.answer for e in batch] for batch in moderator.calls] == [["a", "b"]]
 
 
@@ -224,9 +278,9 @@ def test_what_an_audit_policy_lets_leave_unscored(
     open_ = Policy(name="p", audit=True, on_moderator_error="open")
     for policy, expected in ((open_, leaves), (Policy(name="p", audit=True), False)):
         made = Panel(policy, gives(steers), second)
-        exchange = Exchange((), "text")
-        (judged,) = judge_each([(made, exchange)])
-        (judged,) = confirm_each([(made, exchange, judged)])
+        question = Question(made, Exchange((), "text"), steered=False)
+        (judged,) = judge_each([question])
+        (judged,) = confirm_each([(question, judged)])
         assert made.lets_leave_unscored(judged) is expected
 
 
@@ -243,7 +297,8 @@ def judges_by_itself(source: str) -> list[int]:
             sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
             names = " ".join(sides)
             order = any(isinstance(op, ast.Lt | ast.LtE | ast.Gt | ast.GtE) for op in node.ops)
-            against = any(side in {"1", "1.0"} or "threshold" in side for side in sides)
+            limits = ("threshold", "accept_below")
+            against = any(side in {"1", "1.0"} or any(n in side for n in limits) for side in sides)
             if order and against and ("harm" in names or "score" in names):
                 found.append(node.lineno)
         elif isinstance(node, ast.ImportFrom) and node.module == "rerail.panel":
@@ -262,7 +317,12 @@ def test_nobody_else_compares_a_score_with_a_threshold() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["flagged = e.harm >= 1.0", "x = scores[c] >= thresholds[c]", "from rerail.panel import harm"],
+    [
+        "flagged = e.harm >= 1.0",
+        "x = scores[c] >= thresholds[c]",
+        "x = e.harm <= policy.accept_below",
+        "from rerail.panel import harm",
+    ],
 )
 def test_somebody_who_does_is_found(source: str) -> None:
     assert judges_by_itself(source)

@@ -27,6 +27,7 @@ categories:
   sexual: null
   custom/medical-advice: 0.9
 default_threshold: 0.4
+accept_below: 0.75
 moderators:
   - embedded
   - name: fake
@@ -242,6 +243,9 @@ def test_a_file_is_data_and_runs_nothing(text: str) -> None:
         {"categories": {"hate": -0.1}},
         {"categories": {"hate": 0}},
         {"naturalness_floor": 0.1},
+        {"accept_below": 0},
+        {"accept_below": 1.01},
+        {"accept_below": True},
         {"naturalness_floor": -math.inf},
         {"moderator_timeout": 0},
         {"moderator_timeout": math.inf},

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -105,6 +106,15 @@ def test_every_evaluation_has_its_row_and_unscored_is_no_number(path: Path) -> N
     assert (first.harm, first.scores, first.rejection) == (1.8, {"illicit": 0.9}, "flagged")
     assert (failed.harm, failed.scores, failed.unscored) == (None, {}, "fake: raised ValueError")
     assert (last.naturalness, last.generated_tokens) == (-0.25, 3)
+
+
+def test_a_borderline_answer_is_recorded_as_such(path: Path) -> None:
+    between = replace(evaluation(Score.of({"illicit": 0.4}), 0.8), rejection=Rejection.BORDERLINE)
+    given = response()
+    with Store.open(path) as store:
+        store.add("run", "a", replace(given, evaluations=(*given.evaluations, between)))
+        last = only(store).evaluations[-1]
+    assert (last.harm, last.rejection) == (0.8, "borderline")
 
 
 def test_text_is_kept_only_with_a_prompt(path: Path) -> None:

@@ -4,6 +4,9 @@
     for judged in panel.judge(exchanges):
         ...  # judged.rejection is None: acceptable
 
+A first answer is acceptable if it is not flagged. A steered one has to be clearly harmless: the
+first of many candidates under a threshold is the moderator's error as often as a good answer.
+
 The moderators that *steer* score every answer, and a search follows their harm. Those that
 *confirm* are asked about what would leave, and can only say no: no search sees their scores. All
 are asked through a time limit and a cache, and whatever they fail to do leaves an answer unscored.
@@ -17,7 +20,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import NamedTuple, Self
 
 from rerail.errors import PolicyError
 from rerail.moderators import load_confirm, load_moderator
@@ -112,14 +115,20 @@ class Panel:
         """Whether a moderator confirms."""
         return self._confirms is not None
 
-    def judge(self, exchanges: Sequence[Exchange]) -> list[Judged]:
+    def judge(self, exchanges: Sequence[Exchange], *, steered: bool = False) -> list[Judged]:
         """What the policy says of answers, naturalness aside; in order.
 
         Those that the moderators that steer accept need the consent of those that confirm.
+
+        Args:
+            exchanges: the answers, with their conversations.
+            steered: whether they are held to the policy's ``accept_below``, as all answers are but
+                a model's first ones.
         """
-        judged = judge_each([(self, exchange) for exchange in exchanges])
+        questions = [Question(self, exchange, steered) for exchange in exchanges]
+        judged = judge_each(questions)
         accepted = [i for i, j in enumerate(judged) if j.rejection is None]
-        asked = [(self, exchanges[i], judged[i]) for i in accepted]
+        asked = [(questions[i], judged[i]) for i in accepted]
         for i, confirmed in zip(accepted, confirm_each(asked), strict=True):
             judged[i] = confirmed
         return judged
@@ -172,28 +181,39 @@ class Panel:
         return FrozenDict(active)
 
 
-def judge_each(asked: Sequence[tuple[Panel, Exchange]]) -> list[Judged]:
+class Question(NamedTuple):
+    """What a panel is asked.
+
+    Attributes:
+        panel: is asked.
+        exchange: the answer, with its conversation.
+        steered: whether the answer is held to the policy's ``accept_below``.
+    """
+
+    panel: Panel
+    exchange: Exchange
+    steered: bool
+
+
+def judge_each(asked: Sequence[Question]) -> list[Judged]:
     """What the moderators that steer make of answers, in one batch for each of them."""
-    scores = _scores([(panel._steers, exchange) for panel, exchange in asked])
-    return [
-        _judged(panel, exchange.answer, score)
-        for (panel, exchange), score in zip(asked, scores, strict=True)
-    ]
+    scores = _scores([(question.panel._steers, question.exchange) for question in asked])
+    return [_judged(question, score) for question, score in zip(asked, scores, strict=True)]
 
 
-def confirm_each(asked: Sequence[tuple[Panel, Exchange, Judged]]) -> list[Judged]:
+def confirm_each(asked: Sequence[tuple[Question, Judged]]) -> list[Judged]:
     """The same answers after those that confirm were asked, where a panel has such moderators.
 
     A rejection of the moderators that steer stays what it is; of an answer that they accepted it
     becomes ``unconfirmed``, or ``unscored`` where there is no verdict.
     """
     confirming = [
-        (i, panel._confirms, exchange)
-        for i, (panel, exchange, _) in enumerate(asked)
-        if panel._confirms is not None
+        (i, question.panel._confirms, question.exchange)
+        for i, (question, _) in enumerate(asked)
+        if question.panel._confirms is not None
     ]
     scores = _scores([(moderator, exchange) for _, moderator, exchange in confirming])
-    judged = [j for _, _, j in asked]
+    judged = [j for _, j in asked]
     for (i, _, _), score in zip(confirming, scores, strict=True):
         judged[i] = _confirmed(asked[i][0], judged[i], score)
     return judged
@@ -209,22 +229,30 @@ def harm(score: Score, thresholds: Mapping[str, float]) -> float:
     return max(score.categories[c] / t for c, t in thresholds.items())
 
 
-def _judged(panel: Panel, text: str, score: Score) -> Judged:
-    value = harm(score, panel.thresholds)
+def _judged(question: Question, score: Score) -> Judged:
+    text = question.exchange.answer
+    value = harm(score, question.panel.thresholds)
     if not text.strip():
         rejection: Rejection | None = Rejection.EMPTY
     elif math.isinf(value):
         rejection = Rejection.UNSCORED
     elif value >= 1.0:
         rejection = Rejection.FLAGGED
+    elif not _low_enough(question, value):
+        rejection = Rejection.BORDERLINE
     else:
         rejection = Rejection.DEGENERATE if is_degenerate(text) else None
     return Judged(score, value, rejection, _verdict(score, value))
 
 
-def _confirmed(panel: Panel, judged: Judged, score: Score) -> Judged:
-    value = harm(score, panel.confirm_thresholds)
-    agreed = value < 1.0
+def _low_enough(question: Question, value: float) -> bool:
+    """Whether harm keeps no answer back: below 1, and where steered at most ``accept_below``."""
+    return value < 1.0 and not (question.steered and value > question.panel.policy.accept_below)
+
+
+def _confirmed(question: Question, judged: Judged, score: Score) -> Judged:
+    value = harm(score, question.panel.confirm_thresholds)
+    agreed = _low_enough(question, value)
     rejection = judged.rejection
     if rejection is None and not agreed:
         rejection = Rejection.UNSCORED if math.isinf(value) else Rejection.UNCONFIRMED

@@ -34,6 +34,9 @@ from rerail.types import FrozenDict, PolicyTag, SteerableRows
 
 DEFAULT_THRESHOLD = 0.5
 
+ACCEPT_BELOW = 0.5
+"""Harm that a steered answer may have at most, where a policy does not say."""
+
 CATEGORIES: tuple[str, ...] = (
     "harassment",
     "harassment/threatening",
@@ -150,6 +153,9 @@ class Policy(Frozen):
     moderators: Annotated[
         tuple[Annotated[ModeratorSpec, BeforeValidator(_moderator_spec)], ...], Field(min_length=1)
     ] = (ModeratorSpec(name="embedded"),)
+    accept_below: Annotated[float, Field(gt=0, le=1, strict=True)] = ACCEPT_BELOW
+    """Harm that a *steered* answer may have at most, as a share of the threshold: clearly harmless,
+    not just below the line. 1: anything that is not flagged. First answers pass below 1."""
     combine: Literal["max", "mean"] = "max"
     """How the scores of several moderators become one, per category."""
     routes: Annotated[dict[Category, str], AfterValidator(FrozenDict)] = Field(
@@ -178,8 +184,8 @@ class Policy(Frozen):
     naturalness_floor: Annotated[float, Field(le=0, strict=True)] = -0.3
     """Least naturalness (nats per token) of an acceptable answer."""
     on_exhausted: Literal["refuse", "best"] = "refuse"
-    """Budget spent: the refusal message, or the most natural unflagged answer below the floor,
-    if there is one. Never a flagged or unscored one."""
+    """Budget spent: the refusal message, or the most natural answer below the floor whose harm is
+    at most ``accept_below``, if there is one. Never a flagged or unscored one."""
     on_moderator_error: Literal["closed", "open"] = "closed"
     """``open`` lets an answer pass that could not be scored. For audit policies only."""
     audit: bool = False

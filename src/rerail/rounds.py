@@ -20,7 +20,7 @@ from typing import TypeVar
 from rerail.engines.base import Engine, GenerationRequest, Sampling, WatchingEngine
 from rerail.errors import EngineError, PromptError
 from rerail.guidance import repeats
-from rerail.panel import Panel, confirm_each, judge_each
+from rerail.panel import Panel, Question, confirm_each, judge_each
 from rerail.policy import Policy
 from rerail.types import (
     AcceptedFrom,
@@ -160,6 +160,11 @@ class Ask:
     leaves: bool = True
     guidance: str = ""
 
+    def question(self, text: str) -> Question:
+        """What the panel is asked about an answer."""
+        steered = self.origin is not AcceptedFrom.INITIAL
+        return Question(self.account.panel, self.account.exchange(text), steered)
+
 
 def evaluate(asks: Sequence[Ask]) -> list[tuple[Ask, Evaluation]]:
     """Asks of one engine with what came of them; of owners that failed or were closed, none.
@@ -240,12 +245,9 @@ def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Ge
 
     def flagged(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
         looks = [(p, t) for p, t in zip(places, texts, strict=True) if p not in unscored]
-        accounts = [asks[place].account for place, _ in looks]
-        for account, (_, text) in zip(accounts, looks, strict=True):
-            account._asked_about(text)
-        judged = judge_each(
-            [(a.panel, a.exchange(text)) for a, (_, text) in zip(accounts, looks, strict=True)]
-        )
+        for place, text in looks:
+            asks[place].account._asked_about(text)
+        judged = judge_each([asks[place].question(text) for place, text in looks])
         said = {place: j.rejection for (place, _), j in zip(looks, judged, strict=True)}
         unscored.update(p for p, reason in said.items() if reason is Rejection.UNSCORED)
         return [said.get(place) is Rejection.FLAGGED for place in places]
@@ -255,10 +257,10 @@ def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Ge
 
 def _judged(answered: Sequence[tuple[Ask, Generation]]) -> list[Judged]:
     """What the panels make of the answers, those that confirm aside."""
-    asked = [(ask.account, generation.text) for ask, generation in answered if ask.judged]
-    for account, text in asked:
-        account._asked_about(text)
-    given = iter(judge_each([(account.panel, account.exchange(text)) for account, text in asked]))
+    asked = [(ask, generation.text) for ask, generation in answered if ask.judged]
+    for ask, text in asked:
+        ask.account._asked_about(text)
+    given = iter(judge_each([ask.question(text) for ask, text in asked]))
     return [next(given) if ask.judged else _NOBODY for ask, _ in answered]
 
 
@@ -323,9 +325,9 @@ def _confirmed(asks: Sequence[Ask], evaluations: Sequence[Evaluation]) -> list[E
     ]
     asked = []
     for i in wanted:
-        account, text = asks[i].account, evaluations[i].generation.text
-        account._asked_about(text, confirming=True)
-        asked.append((account.panel, account.exchange(text), evaluations[i].judged))
+        text = evaluations[i].generation.text
+        asks[i].account._asked_about(text, confirming=True)
+        asked.append((asks[i].question(text), evaluations[i].judged))
     found = list(evaluations)
     for i, judged in zip(wanted, confirm_each(asked), strict=True):
         rejection = evaluations[i].rejection or judged.rejection

@@ -308,7 +308,7 @@ class Search:
         return self._chosen if self._may_leave(self.evaluations[self._chosen]) else None
 
     def _may_leave(self, iterate: Evaluation) -> bool:
-        """Whether a best iterate leaves: nothing flagged, unscored, empty or unconfirmed does."""
+        """Whether a best iterate leaves: nothing that harm, silence or a second judge forbids."""
         if _stopped_at_once(iterate.generation):
             return True
         judged = iterate.judged
@@ -352,17 +352,18 @@ def advance(searches: Sequence[Search]) -> None:
 
 
 def loss(evaluation: Evaluation) -> float:
-    """What the optimiser minimises: the harm, at least 1 for any answer that is not acceptable.
+    """What the optimiser minimises: the harm, at least 1 for what else keeps an answer back.
 
     Without that floor the search would be drawn to answers that are harmless because they are
-    broken or about something else. Infinite, which is worst, for empty and unscored answers. An
-    answer that is acceptable but for the moderators that confirm keeps its own: they do not steer.
+    broken or about something else. Infinite, which is worst, for empty and unscored answers. A
+    borderline answer keeps its own, so that the search goes on down to ``accept_below``; so does
+    one that is acceptable but for the moderators that confirm: they do not steer.
     """
     unconfirmed = evaluation.judged.confirmed is False and evaluation.rejection in (
         Rejection.UNCONFIRMED,
         Rejection.UNSCORED,
     )
-    if evaluation.accepted or unconfirmed:
+    if evaluation.accepted or unconfirmed or evaluation.rejection is Rejection.BORDERLINE:
         return evaluation.harm
     return max(evaluation.harm, 1.0)
 

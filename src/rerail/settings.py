@@ -245,7 +245,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 """``tsa`` is Algorithm 1 of arXiv 2604.26167. What the printed algorithm leaves open is decided so:
 an answer without a verdict, or without text, counts as worse than any; where all N + 1 scores are
 equal the point stays (the norm of the estimate is 0); the projection keeps the point's length. One
-thing differs: a best iterate that the policy flags is refused, not returned. Its μ and η are the
+thing differs: a best iterate that the policy flags, or whose harm is above its ``accept_below``, is
+refused, not returned: the stop is the method's, what leaves is the policy's. Its μ and η are the
 model's own: those of table 3 for the paper's models, else such as ``rerail tune`` finds.
 
 ``tide`` is the loop of arXiv 2602.02498: rows normalised by themselves, and a stop at 0.5. It

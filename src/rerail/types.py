@@ -222,12 +222,17 @@ class StopReason(StrEnum):
 
 
 class Rejection(StrEnum):
-    """Why an answer is not acceptable."""
+    """Why an answer is not acceptable.
+
+    ``borderline`` is a steered answer that is not flagged, and whose harm is above the policy's
+    ``accept_below`` all the same.
+    """
 
     EMPTY = "empty"
     DEGENERATE = "degenerate"
     UNSCORED = "unscored"
     FLAGGED = "flagged"
+    BORDERLINE = "borderline"
     UNFINISHED = "unfinished"
     UNNATURAL = "unnatural"
     REPEATS = "repeats"

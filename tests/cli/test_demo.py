@@ -27,6 +27,7 @@ KEYS = {
     "weights_sha256_before",
     "weights_sha256_after",
     "emitted_flagged",
+    "emitted_borderline",
     "seconds",
     "method",
     "policy",

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rerail.cli import ExitCode
-from rerail.policy import Policy, PolicyStore
+from rerail.policy import ACCEPT_BELOW, Policy, PolicyStore
 from tests.cli.conftest import Cli, write_policy
 
 SHIPPED = PolicyStore.shipped()
@@ -120,6 +120,16 @@ def test_diff_shows_changed_values_and_nothing_else(cli: Cli, tmp_path: Path) ->
     shown = cli("policy", "diff", old, new).out
     assert "0.3 → null" in shown
     assert "(not set) → 0.2" in shown
+
+
+def test_what_a_steered_answer_may_have_is_a_change(cli: Cli, tmp_path: Path) -> None:
+    strict = write_policy(tmp_path / "strict.yaml", "name: default\naccept_below: 0.1\n")
+    plain = write_policy(tmp_path / "plain.yaml", "name: default\n")
+    (change,) = cli("policy", "diff", plain, strict, "--json").document["changes"]
+    assert change == {"key": "accept_below", "old": ACCEPT_BELOW, "new": 0.1}
+    assert f"accept_below: {ACCEPT_BELOW}" in cli("policy", "show", plain).out
+    wrong = write_policy(tmp_path / "wrong.yaml", "name: default\naccept_below: 2\n")
+    assert "accept_below" in cli("policy", "check", wrong).out
 
 
 def test_a_category_that_is_switched_off_is_a_change(cli: Cli, tmp_path: Path) -> None:

@@ -200,7 +200,15 @@ class Double:
         limits = dict.fromkeys(CATEGORIES, policy.default_threshold)
         limits |= {c: t for c, t in policy.categories.items() if t is not None}
         tag = {"name": policy.name, "version": policy.version}
-        yield event("start", {"model": body["model"], "policy": tag, "thresholds": limits})
+        yield event(
+            "start",
+            {
+                "model": body["model"],
+                "policy": tag,
+                "thresholds": limits,
+                "accept_below": policy.accept_below,
+            },
+        )
         started = time.monotonic()
         shown: list[dict[str, Any]] = []
         try:

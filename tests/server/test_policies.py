@@ -17,10 +17,12 @@ from rerail.errors import PolicyError
 from rerail.policy import Policy
 from rerail.store import Store
 from tests.server.conftest import (
+    FLAGGED,
     HOPELESS,
     PLAIN,
     POLICIES,
     TULIPS,
+    WRAPPED,
     Make,
     Moderators,
     chat,
@@ -51,6 +53,17 @@ def test_a_change_takes_effect_at_the_next_request(client: httpx.Client) -> None
     assert reply["rerail"]["policy"] == {"name": "small", "version": version, "audit": False}
     assert reply["choices"][0]["message"]["content"] == "Not here."
     assert reply["rerail"]["cost"]["generations"] == 3
+
+
+def test_a_steered_answer_is_held_to_accept_below_from_the_next_request_on(serve: Make) -> None:
+    between = Moderators(scorer=lambda e: {"illicit": 0.9 if FLAGGED in e.answer else 0.4})
+    with httpx.Client(base_url=serve(moderators=between).url, timeout=60) as client:
+        for share, outcome, after in ((0.5, "refused", None), (0.8, "steered", 0.8)):
+            put(
+                client, "small", f"name: small\nbudget: {{generations: 6}}\naccept_below: {share}\n"
+            )
+            said = ask(client, WRAPPED, policy="small")["rerail"]
+            assert (said["outcome"], said["harm_after"]) == (outcome, after)
 
 
 def test_a_running_request_keeps_its_policy(serve: Make) -> None:

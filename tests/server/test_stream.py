@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from rerail.panel import Panel
+from rerail.policy import ACCEPT_BELOW
 from rerail.server.answers import pieces
 from rerail.server.settings import ServerSettings
 from tests.server.conftest import (
@@ -138,6 +139,7 @@ def test_watching_tells_everything_but_the_texts(slow: Made) -> None:
     assert [e for e, _ in events] == ["start"] + ["evaluation"] * (len(events) - 2) + ["response"]
     start, response = events[0][1], events[-1][1]
     assert start["thresholds"] == {"illicit": 0.5}
+    assert start["accept_below"] == ACCEPT_BELOW
     assert start["policy"] == {k: response["policy"][k] for k in ("name", "version")}
     evaluations = [e for _, e in events[1:-1]]
     assert [e["index"] for e in evaluations] == list(range(response["cost"]["generations"]))

@@ -118,6 +118,7 @@ def _run(setup: Setup, panel: Panel, prompts: Sequence[Any]) -> tuple[list[Resul
     from rerail.demo import (
         Checks,
         Result,
+        emitted_borderline,
         emitted_flagged,
         identical_share,
         with_naturalness,
@@ -141,6 +142,7 @@ def _run(setup: Setup, panel: Panel, prompts: Sequence[Any]) -> tuple[list[Resul
             before,
             aligner.engine.weights_sha256(),
             emitted_flagged(panel, results),
+            emitted_borderline(panel, results),
             identical_share(aligner.engine, aligner.sampling, results),
         )
     return results, checks, seconds
@@ -268,6 +270,8 @@ def _summary(d: Mapping[str, Any]) -> Table:
     figure(_percent(d["tokens_preserved_min"]), "of a steered prompt's tokens kept, at least")
     left = d["emitted_flagged"]
     figure(str(left), "flagged among the answers that left, judged afresh", left == 0)
+    near = d["emitted_borderline"]
+    figure(str(near), "among the steered ones not clearly harmless, judged afresh", near == 0)
     as_plain = "of the passed answers identical to plain generation"
     figure(_percent(identical), as_plain, identical in {None, 1.0})
     weights = f"weights before and after, sha256 {d['weights_sha256_after'][:12]}"

@@ -2,8 +2,8 @@
  * Harm against generation.
  *
  * The limit, harm 1, stands in the middle: the scale is linear below it, and linear above it up
- * to the most that the policy's thresholds allow. Unscored answers have no harm and stand in a lane
- * of their own.
+ * to the most that the policy's thresholds allow. A dotted line stands at the most that a steered
+ * answer may have. Unscored answers have no harm and stand in a lane of their own.
  */
 
 import { s } from "./dom.js";
@@ -55,15 +55,17 @@ export class HarmChart extends Plot {
 
   #ground(box, middle, high, y) {
     const { left, right, top, bottom } = box;
-    const values = [0, 0.5, 1, (1 + high) / 2, high];
+    const steered = this.run?.start?.accept_below ?? 0.5;
+    const values = [0, steered, 1, (1 + high) / 2, high];
+    const kind = (value) => (value === 1 ? "limit" : value === steered ? "grid dotted" : "grid");
     return [
       s("rect", { class: "zone", x: left, y: top, width: right - left, height: middle - top, rx: 4 }),
       ...values.flatMap((value) => [
-        s("path", { class: value === 1 ? "limit" : "grid", d: `M${left} ${y(value)}H${right}` }),
+        s("path", { class: kind(value), d: `M${left} ${y(value)}H${right}` }),
         s(
           "text",
           { class: value === 1 ? "tick strong" : "tick", x: left - 10, y: y(value), dy: "0.34em", "text-anchor": "end" },
-          number(value, Number.isInteger(value) ? 0 : 1),
+          number(value, Number.isInteger(value) ? 0 : value < 1 ? 2 : 1),
         ),
       ]),
       ...(right - left < ROOMY ? [] : [

@@ -4,7 +4,8 @@
  * How an answer stands, by which it is coloured and shaped.
  *
  * `rejected` holds what is neither flagged nor unscored nor unnatural: answers that repeat
- * themselves, and those that a second moderator did not confirm.
+ * themselves, those that are not clearly harmless, and those that a second moderator did not
+ * confirm.
  */
 export const STATES = ["accepted", "flagged", "unnatural", "unscored", "rejected"];
 
@@ -46,7 +47,9 @@ export function stateOf(evaluation) {
 const REASONS = {
   flagged: "flagged",
   unscored: "unscored",
+  borderline: "not clearly harmless",
   unnatural: "unnatural",
+  repeats: "repeats what it was told",
   empty: "empty",
   degenerate: "repeats itself",
   unconfirmed: "not confirmed by the second moderator",

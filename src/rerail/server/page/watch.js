@@ -43,7 +43,7 @@ const STATE_NAMES = {
   flagged: "flagged",
   unnatural: "unnatural",
   unscored: "unscored",
-  rejected: "not confirmed, or broken",
+  rejected: "borderline, not confirmed, or broken",
 };
 
 const WAITING = {

@@ -120,6 +120,7 @@ async def watch(
                 "model": call.model,
                 "policy": {"name": tag.name, "version": tag.version},
                 "thresholds": dict(call.served.panel.all_thresholds),
+                "accept_below": call.served.policy.accept_below,
             },
             "start",
         )
