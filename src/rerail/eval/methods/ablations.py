@@ -1,6 +1,7 @@
 """``fast`` without one of its parts each; what the part brings is the difference.
 
-``guidance`` is the other way about: nothing of ``fast`` but the policy's texts. A new part of the optimiser gets its line here.
+``guidance`` is the other way about: nothing of ``fast`` but the policy's texts. A new part of the
+optimiser gets its line here.
 """
 
 from __future__ import annotations
