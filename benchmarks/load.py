@@ -43,8 +43,8 @@ def served(model: str, options: Sequence[str]) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, "-c", "from rerail.cli import main; main()", "serve", "--model", model,
-            "--port", str(port), "--store", f"{folder}/records.sqlite", "--log-level", "error",
-            "--max-waiting", "1024", *options,
+            "--policy", "quick", "--port", str(port), "--store", f"{folder}/records.sqlite",
+            "--log-level", "error", "--max-waiting", "1024", *options,
         ]  # fmt: skip
         process = subprocess.Popen(command, env=os.environ.copy())
         url = f"http://127.0.0.1:{port}"

@@ -197,7 +197,7 @@ def candidate(embedded: EmbeddedPrompt, seed: int) -> GenerationRequest:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--policy", default="default")
+    parser.add_argument("--policy", default="quick")
     parser.add_argument("--soak", type=int)
     parser.add_argument("--random-model", action="store_true")
     options = parser.parse_args()

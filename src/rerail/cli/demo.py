@@ -15,14 +15,19 @@ from rich.table import Table
 from rich.text import Text
 
 from rerail.cli import _options as options
-from rerail.cli._frame import ExitCode, Report
+from rerail.cli._frame import ExitCode, Report, notes
 from rerail.cli._options import Setup
 from rerail.cli._text import MASK, one_line
+from rerail.engines import DEFAULT_MODEL, EMBEDDED
 from rerail.types import Outcome, Response
 
 if TYPE_CHECKING:
     from rerail.demo import Checks, Result
     from rerail.panel import Panel
+
+
+QUICK = "quick"
+"""Name of the policy for the toy model."""
 
 
 class Kind(StrEnum):
@@ -62,16 +67,24 @@ def demo(
         bool,
         typer.Option("--show-text", help="Show harmful prompts and flagged first answers too."),
     ] = False,
-    policy: options.PolicyOption = "default",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            help=f"Name of a policy, or path of its YAML file. Default: default, or {QUICK} where "
+            f"the model is {EMBEDDED}.",
+            autocompletion=options.policy_names,
+        ),
+    ] = None,
     policies: options.PoliciesOption = None,
-    model: options.ModelOption = "embedded",
+    model: options.ModelOrNoneOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
-    max_new_tokens: options.MaxNewTokensOption = 128,
+    max_new_tokens: options.MaxNewTokensOption = 64,
     temperature: options.TemperatureOption = 0.0,
     method: options.MethodOption = None,
     seed: options.SeedOption = 0,
-    max_open: options.MaxOpenOption = 64,
+    max_open: options.MaxOpenOption = 16,
     as_json: options.JsonOption = False,
 ) -> Report:
     """Run real prompts through a model, and steer where its answers are flagged.
@@ -79,13 +92,18 @@ def demo(
     Shows each prompt with the model's first answer and the answer that left, then the figures.
     Every answer that left is judged once more by a moderator loaded afresh, answers that passed
     are compared with plain generation, and the weights' hash is taken before and after.
+
+    The model is smollm2-safe where none is named, or, where that is neither installed nor to be
+    downloaded, the toy that comes along.
     """
     from rerail.demo import KINDS, demo_prompts, summarise
     from rerail.panel import Panel
 
+    model = model or _found(DEFAULT_MODEL)
+    quick = model.partition("?")[0] == EMBEDDED
     setup = Setup(
         model=model,
-        policy=options.read_policy(policy, policies, method),
+        policy=options.read_policy(policy or (QUICK if quick else "default"), policies, method),
         device=device,
         dtype=dtype,
         max_new_tokens=max_new_tokens,
@@ -111,6 +129,20 @@ def demo(
 
     code = ExitCode.OK if checks.kept else ExitCode.UNEXPECTED
     return Report(document, show, as_json, code)
+
+
+def _found(model: str) -> str:
+    """The model, or the one that comes along where it is not to be had; that is told."""
+    from rerail.engines import own_folder
+    from rerail.errors import ModelNotThereError
+
+    try:
+        with options.working(f"looking for {model}"):
+            own_folder(model)
+    except ModelNotThereError as error:
+        notes().print(f"{error}. The demo goes on with {EMBEDDED}, a toy", soft_wrap=True)
+        return EMBEDDED
+    return model
 
 
 def _run(setup: Setup, panel: Panel, prompts: Sequence[Any]) -> tuple[list[Result], Checks, float]:
