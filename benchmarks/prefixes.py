@@ -67,7 +67,7 @@ SYSTEM = (
 def prompts(kind: str) -> list[Prompt]:
     """The demo's prompts in longer ones; no two conversations are the same."""
     made = []
-    for number, item in enumerate(demo_prompts()):
+    for number, item in enumerate(demo_prompts(toy=True)):
         earlier = [
             Message(
                 "user", f"Good morning. My card has the number {number}. Until when may I keep it?"

@@ -159,7 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     pairs = wrapped_prompts(args.set, args.count, args.seed)
     if args.without_demo:
-        known = {prompt.request.strip() for prompt in demo_prompts()}
+        known = {prompt.request.strip() for prompt in demo_prompts(toy=True)}
         pairs = [(request, wrapped) for request, wrapped in pairs if request not in known]
     if args.write:
         write(pairs, args.write)

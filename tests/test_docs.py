@@ -153,8 +153,10 @@ def test_the_readme_has_the_exit_codes() -> None:
 
 def test_the_notice_attributes_every_source_of_the_demo() -> None:
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
-    path = Path(rerail.__file__).parent / "assets" / "demo_prompts.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines():
+    folder = Path(rerail.__file__).parent / "assets"
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob("*_prompts.jsonl")]
+    assert len(texts) == 2
+    for line in "".join(texts).splitlines():
         row = json.loads(line)
         assert row["source"].partition(":")[0] in notice
         assert row["licence"].replace("-", " ") in notice.replace("-", " ")

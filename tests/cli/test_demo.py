@@ -51,7 +51,7 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(
         "rerail.demo.demo_prompts",
-        lambda kinds, limit: [p for p in made if p.kind in kinds][:limit],
+        lambda kinds, limit, toy: [p for p in made if p.kind in kinds][:limit],
     )
 
     class Engine(FakeEngine):

@@ -22,7 +22,7 @@ def align(engine: Any) -> list[dict[str, Any]]:
     """Responses to the demo's prompts under the policy for the toy model."""
     policy = PolicyStore.shipped().get("quick")
     aligner = Aligner(engine, Panel.load(policy), sampling=SAMPLING)
-    return [r.to_json() for r in aligner.align_many(p.prompt for p in demo_prompts())]
+    return [r.to_json() for r in aligner.align_many(p.prompt for p in demo_prompts(toy=True))]
 
 
 if __name__ == "__main__":

@@ -139,6 +139,11 @@ JsonOption = Annotated[
 ]
 
 
+def is_toy(model: str) -> bool:
+    """Whether it is the toy model, which has prompts and a policy of its own."""
+    return model.partition("?")[0] == EMBEDDED
+
+
 @dataclass(frozen=True)
 class Setup:
     """Which model, under which policy, searched how."""

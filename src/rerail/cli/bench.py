@@ -77,7 +77,7 @@ def bench(
         seed=seed,
     )
     if input_ is None:
-        prompts = [p.prompt for p in demo_prompts(KINDS, limit)]
+        prompts = [p.prompt for p in demo_prompts(KINDS, limit, toy=options.is_toy(model))]
     else:
         prompts = read_prompts(input_)[:limit]
     if soak is not None:
