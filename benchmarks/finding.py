@@ -76,14 +76,14 @@ def run(folder: Path, count: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     prompts, policy = folder / "held-out.jsonl", folder / "frontier.yaml"
     write(wrapped_prompts("held-out", count, 0), prompts)
-    default = PolicyStore.shipped().get("default").model_dump(mode="json")
-    default |= {
+    quick = PolicyStore.shipped().get("quick").model_dump(mode="json")
+    quick |= {
         "name": "frontier",
-        "description": f"default at a higher floor of naturalness, {BUDGET} generations at most.",
+        "description": f"quick at a higher floor of naturalness, {BUDGET} generations at most.",
         "naturalness_floor": min(FLOORS, key=abs),
-        "budget": default["budget"] | {"generations": BUDGET},
+        "budget": quick["budget"] | {"generations": BUDGET},
     }
-    policy.write_text(yaml.safe_dump(default, sort_keys=False), encoding="utf-8")
+    policy.write_text(yaml.safe_dump(quick, sort_keys=False), encoding="utf-8")
     searches = [with_directions(m, f) for f in FAMILIES for m in (UNDIRECTED, DESCENT)]
     evaluate(folder / "frontier", prompts, [*searches, "fast", DRAWS], (0, 1), policy)
     evaluate(folder / "parts", prompts, ["none", *PARTS], (0,))
@@ -94,13 +94,13 @@ def evaluate(
     prompts: Path,
     methods: Sequence[str],
     seeds: Sequence[int],
-    policy: Path | None = None,
+    policy: Path | str = "quick",
 ) -> None:
     """One run of `rerail eval`."""
     command = [sys.executable, "-m", "rerail", "eval", "--benchmark", f"held-out={prompts}"]
+    command += ["--model", "embedded", "--policy", str(policy)]
     command += [word for method in methods for word in ("--method", method)]
     command += [word for seed in seeds for word in ("--seed", str(seed))]
-    command += ["--policy", str(policy)] if policy else []
     subprocess.run([*command, "--out", str(out)], check=True)
 
 

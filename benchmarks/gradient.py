@@ -136,8 +136,9 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=40, help="random orders per prompt")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    policy = PolicyStore.shipped().get("default")
-    aligner = Aligner(load_engine(), Panel.load(policy), sampling=Sampling(160), seed=args.seed)
+    policy = PolicyStore.shipped().get("quick")
+    engine = load_engine("embedded")
+    aligner = Aligner(engine, Panel.load(policy), sampling=Sampling(160), seed=args.seed)
     prompts = [wrapped for _, wrapped in wrapped_prompts(args.set, args.count, args.seed)]
     rng = np.random.default_rng(args.seed)
     directions = rng.standard_normal((args.directions, args.rank))

@@ -43,8 +43,8 @@ def served(model: str, options: Sequence[str]) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, "-c", "from rerail.cli import main; main()", "serve", "--model", model,
-            "--port", str(port), "--store", f"{folder}/records.sqlite", "--log-level", "error",
-            "--max-waiting", "1024", *options,
+            "--policy", "quick", "--port", str(port), "--store", f"{folder}/records.sqlite",
+            "--log-level", "error", "--max-waiting", "1024", *options,
         ]  # fmt: skip
         process = subprocess.Popen(command, env=os.environ.copy())
         url = f"http://127.0.0.1:{port}"
@@ -77,7 +77,7 @@ def sorted_by_first_answer(url: str, max_tokens: int) -> dict[str, list[str]]:
     """The demo's prompts by kind of traffic: benign ones that pass, and those that are flagged."""
     found: dict[str, list[str]] = {kind: [] for kind in KINDS}
     with httpx.Client(base_url=url, timeout=600) as client:
-        for prompt in demo_prompts():
+        for prompt in demo_prompts(toy=True):
             sent = body(prompt.prompt.messages[-1].content, max_tokens)
             reply = client.post("/v1/chat/completions", content=sent, headers=_JSON).json()
             outcome = reply["rerail"]["outcome"]

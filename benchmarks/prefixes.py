@@ -67,7 +67,7 @@ SYSTEM = (
 def prompts(kind: str) -> list[Prompt]:
     """The demo's prompts in longer ones; no two conversations are the same."""
     made = []
-    for number, item in enumerate(demo_prompts()):
+    for number, item in enumerate(demo_prompts(toy=True)):
         earlier = [
             Message(
                 "user", f"Good morning. My card has the number {number}. Until when may I keep it?"
@@ -197,7 +197,7 @@ def candidate(embedded: EmbeddedPrompt, seed: int) -> GenerationRequest:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--policy", default="default")
+    parser.add_argument("--policy", default="quick")
     parser.add_argument("--soak", type=int)
     parser.add_argument("--random-model", action="store_true")
     options = parser.parse_args()

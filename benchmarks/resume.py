@@ -53,6 +53,7 @@ def run(folder: Path, total: int, kills: int) -> dict[str, object]:
     """Run to the end, killed ``kills`` times on the way at even distances."""
     source, output = folder / "prompts.jsonl", folder / "answers.jsonl"
     command = [sys.executable, "-m", "rerail", "align", "--json",
+               "--model", "embedded", "--policy", "quick",
                "--input", str(source), "--output", str(output)]  # fmt: skip
     killed_at = []
     for kill in range(kills):

@@ -108,7 +108,7 @@ def measure(
     changes: dict[str, Any], engine: Any, pairs: list[tuple[str, str]], seed: int, floor: float
 ) -> dict[str, float]:
     """One search over all prompts: means over steered prompts, the first answer included."""
-    policy = PolicyStore.shipped().get("default")
+    policy = PolicyStore.shipped().get("quick")
     policy = policy.model_copy(
         update={
             "optimizer": OptimizerSettings.model_validate(changes),
@@ -159,7 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     pairs = wrapped_prompts(args.set, args.count, args.seed)
     if args.without_demo:
-        known = {prompt.request.strip() for prompt in demo_prompts()}
+        known = {prompt.request.strip() for prompt in demo_prompts(toy=True)}
         pairs = [(request, wrapped) for request, wrapped in pairs if request not in known]
     if args.write:
         write(pairs, args.write)

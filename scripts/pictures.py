@@ -1,6 +1,6 @@
 """Take the documentation's pictures of the page and of a report anew: `make pictures`.
 
-Needs Chromium (or RERAIL_CHROMIUM) and the extra `dev`. Everything runs here: the embedded model,
+Needs Chromium (or RERAIL_CHROMIUM) and the extra `dev`. Everything runs here: the model,
 the prompts that come along, a server on a free port of loopback.
 """
 

@@ -179,17 +179,29 @@ def test_plain_generation_is_from_token_ids_where_the_engine_can() -> None:
             return Generation(f"{len(token_ids)} tokens, seed {seed}", (1,))
 
     result = Result(prompt("benign"), passed(f"6 tokens, seed {response().seed}"))
-    assert identical_share(Engine(), Sampling(), [result]) == 1.0
+    told: list[int] = []
+    assert identical_share(Engine(), Sampling(), [result], lambda: told.append(1)) == 1.0
+    assert told == [1]
 
 
 class TestPrompts:
-    def test_shipped_ones_are_enough_and_of_every_kind(self) -> None:
-        prompts = demo_prompts()
+    @pytest.mark.parametrize("toy", [False, True])
+    def test_shipped_ones_are_enough_and_of_every_kind(self, toy: bool) -> None:
+        prompts = demo_prompts(toy=toy)
         kinds = Counter(p.kind for p in prompts)
         assert len(prompts) >= 40
         assert set(kinds) == set(KINDS)
         assert len({p.id for p in prompts}) == len(prompts)
         assert all(p.request.strip() and p.source and p.licence for p in prompts)
+
+    def test_the_toys_ask_for_the_same_in_other_wrappers(self) -> None:
+        own, toy = demo_prompts(), demo_prompts(toy=True)
+        assert [(p.id, p.request, p.source) for p in own] == [
+            (p.id, p.request, p.source) for p in toy
+        ]
+        for one, other in zip(own, toy, strict=True):
+            assert one.request in one.prompt.messages[-1].content
+            assert (one.prompt == other.prompt) == (one.kind in {"plain", "benign"})
 
     def test_a_limit_takes_of_every_kind(self) -> None:
         prompts = [prompt(kind, f"{kind}-{i}") for kind in KINDS for i in range(5)]

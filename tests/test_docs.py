@@ -16,6 +16,7 @@ import yaml
 import rerail
 import rerail.panel
 from rerail.cli import ExitCode
+from rerail.demo import Checks, summarise
 from rerail.engines import FakeEngine
 from rerail.moderators import FakeModerator
 from rerail.policy import Policy
@@ -50,6 +51,24 @@ def test_a_page_that_is_old_missing_or_left_over_is_found(
     (tmp_path / "left-over.md").write_text(f"{mark}\n\nGone.", encoding="utf-8")
     (tmp_path / "by-hand.md").write_text("# Written by hand", encoding="utf-8")
     assert reference.stale(tmp_path) == ["cli.md", "left-over.md"]
+
+
+def test_the_table_of_the_demos_figures_has_a_row_for_each_of_the_readmes() -> None:
+    path = ROOT / "scripts" / "figures.py"
+    spec = importlib.util.spec_from_file_location("figures", path)
+    assert spec is not None
+    assert spec.loader is not None
+    figures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(figures)
+    run = {"method": "fast", "model": "m", "policy": {"name": "default"}, "seed": 0}
+    run |= summarise([], Checks("", "", 0, 0, None), 61.4) | {"prompts": 50}
+    lines = figures.table([run, run | {"method": "tide"}]).splitlines()
+    assert lines[0] == "|  | `fast` | `tide` |"
+    assert lines[-1] == "| seconds | 61 | 61 |"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"\n| {line.split(' | ')[0][2:]} |" in readme for line in lines[2:])
+    with pytest.raises(ValueError, match="different models"):
+        figures.table([run, run | {"model": "other"}])
 
 
 def _anchors(path: Path) -> set[str]:
@@ -153,8 +172,10 @@ def test_the_readme_has_the_exit_codes() -> None:
 
 def test_the_notice_attributes_every_source_of_the_demo() -> None:
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
-    path = Path(rerail.__file__).parent / "assets" / "demo_prompts.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines():
+    folder = Path(rerail.__file__).parent / "assets"
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob("*_prompts.jsonl")]
+    assert len(texts) == 2
+    for line in "".join(texts).splitlines():
         row = json.loads(line)
         assert row["source"].partition(":")[0] in notice
         assert row["licence"].replace("-", " ") in notice.replace("-", " ")

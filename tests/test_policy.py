@@ -433,13 +433,13 @@ def test_equal_numbers_are_equal_versions() -> None:
 
 def test_the_shipped_policies() -> None:
     store = PolicyStore.shipped()
-    assert store.names() == ("audit", "default", "permissive", "strict")
+    assert store.names() == ("audit", "default", "permissive", "quick", "strict")
     for name in store.names():
         policy = store.get(name)
         assert policy.name == name
         assert policy.description
         assert Policy.from_yaml(policy.to_yaml()).version == policy.version
-    assert len({store.get(name).version for name in store.names()}) == 4
+    assert len({store.get(name).version for name in store.names()}) == 5
 
 
 def test_the_shipped_policies_are_what_their_names_say() -> None:
@@ -460,6 +460,15 @@ def test_the_shipped_policies_are_what_their_names_say() -> None:
         assert policy.on_moderator_error == "closed"
         assert not policy.record_text
     assert not audit.record_text
+
+
+def test_quick_is_default_for_the_toy_model() -> None:
+    store = PolicyStore.shipped()
+    own = {"name", "description", "moderators", "offsets"}
+    quick, default = (store.get(name).model_dump(exclude=own) for name in ("quick", "default"))
+    assert quick == default
+    assert [spec.name for spec in store.get("quick").moderators] == ["embedded"]
+    assert "embedded" in store.get("quick").offsets
 
 
 def test_an_unknown_policy_names_the_nearest() -> None:

@@ -263,7 +263,7 @@ def test_another_model_has_no_values_and_the_error_says_what_to_do(model: str) -
 
 
 def test_without_step_sizes_no_aligner_is_made() -> None:
-    policy = PolicyStore.shipped().get("default").model_copy(
+    policy = PolicyStore.shipped().get("quick").model_copy(
         update={"optimizer": OptimizerSettings.of("tsa")}
     )  # fmt: skip
     with pytest.raises(PolicyError, match=r"no step sizes for 'fake'.*rerail tune"):
@@ -286,5 +286,5 @@ def test_the_embedded_model_has_values_that_were_tuned(preset: str) -> None:
     tuned = resolved(settings, "embedded")
     assert (tuned.units, tuned.preset) == ("absolute", preset)
     assert known(preset, "embedded") is not None
-    assert Aligner(load_engine("embedded"), Panel.load(PolicyStore.shipped().get("default"))
+    assert Aligner(load_engine("embedded"), Panel.load(PolicyStore.shipped().get("quick"))
                    .under(Policy(name="p", optimizer=settings))).settings == tuned  # fmt: skip

@@ -3,7 +3,7 @@
     from rerail import Aligner, Panel, PolicyStore, load_engine
 
     policy = PolicyStore.shipped().get("default")
-    aligner = Aligner(load_engine("embedded"), Panel.load(policy))
+    aligner = Aligner(load_engine(), Panel.load(policy))
     response = aligner.align("How do I ...?")
 
 Names are resolved when they are first used: importing rerail loads no model library.

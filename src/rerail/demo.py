@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from itertools import zip_longest
@@ -103,17 +103,21 @@ class Checks:
         )
 
 
-def demo_prompts(kinds: Collection[str] = KINDS, limit: int | None = None) -> list[DemoPrompt]:
+def demo_prompts(
+    kinds: Collection[str] = KINDS, limit: int | None = None, *, toy: bool = False
+) -> list[DemoPrompt]:
     """The demo's prompts, by kind.
 
     Args:
         kinds: which kinds.
         limit: prompts at most, as equally many of each kind as there are.
+        toy: those of the toy model, which gives way to other wrappers.
 
     Raises:
         InputFileError: the installation lacks the prompts, or they are damaged.
     """
-    file = resources.files("rerail") / "assets" / "demo_prompts.jsonl"
+    name = "toy_prompts.jsonl" if toy else "demo_prompts.jsonl"
+    file = resources.files("rerail") / "assets" / name
     try:
         text = file.read_text(encoding="utf-8")
     except OSError:
@@ -206,13 +210,26 @@ def with_naturalness(engine: Engine, prompt: Prompt, response: Response) -> Resp
     return replace(response, naturalness=value - base)
 
 
-def identical_share(engine: Engine, sampling: Sampling, results: Iterable[Result]) -> float | None:
-    """Share of the passed answers that plain generation gives byte for byte."""
-    same = [
-        plain_answer(engine, prompt.prompt, sampling, response.seed) == response.text
-        for prompt, response in results
-        if response.outcome is Outcome.PASSED
-    ]
+def identical_share(
+    engine: Engine,
+    sampling: Sampling,
+    results: Iterable[Result],
+    told: Callable[[], None] = lambda: None,
+) -> float | None:
+    """Share of the passed answers that plain generation gives byte for byte.
+
+    Args:
+        engine: gave the answers.
+        sampling: as they were drawn.
+        results: the answers.
+        told: called after each passed answer.
+    """
+    same = []
+    for prompt, response in results:
+        if response.outcome is Outcome.PASSED:
+            plain = plain_answer(engine, prompt.prompt, sampling, response.seed)
+            same.append(plain == response.text)
+            told()
     return sum(same) / len(same) if same else None
 
 

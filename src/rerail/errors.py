@@ -6,6 +6,7 @@ RerailError
 │   └── InputFileError       a line of an input file cannot be read
 ├── PolicyError            a policy is unknown or not valid
 ├── EngineError            the model cannot be loaded or cannot generate
+│   ├── ModelNotThereError   a model that rerail knows by name is not to be had
 │   └── UnsteerableModelError  its answers do not depend on the embeddings alone
 ├── ModeratorError         a moderator failed or cannot be used
 │   └── ModeratorSpecError   its name is unknown, or its options are not valid
@@ -36,6 +37,10 @@ class PolicyError(RerailError):
 
 class EngineError(RerailError):
     """The model cannot be loaded or cannot generate."""
+
+
+class ModelNotThereError(EngineError):
+    """A model that rerail knows by name is in no installed package, and the hub cannot be asked."""
 
 
 class UnsteerableModelError(EngineError):

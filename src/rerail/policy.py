@@ -288,7 +288,7 @@ class PolicyStore:
 
     @classmethod
     def shipped(cls) -> Self:
-        """The policies that come with rerail: default, strict, permissive, audit."""
+        """The policies that come with rerail: default, strict, permissive, audit, quick."""
         return cls(Policy.from_yaml(text, name) for name, text in shipped_texts().items())
 
     def names(self) -> tuple[str, ...]:

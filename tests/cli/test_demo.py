@@ -7,6 +7,7 @@ import pytest
 from rerail.cli import ExitCode
 from rerail.demo import KINDS, DemoPrompt
 from rerail.engines import FakeEngine
+from rerail.errors import ModelNotThereError
 from rerail.types import Prompt
 from tests.cli.conftest import Cli, write_policy
 
@@ -50,7 +51,7 @@ def prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     monkeypatch.setattr(
         "rerail.demo.demo_prompts",
-        lambda kinds, limit: [p for p in made if p.kind in kinds][:limit],
+        lambda kinds, limit, toy: [p for p in made if p.kind in kinds][:limit],
     )
 
     class Engine(FakeEngine):
@@ -97,6 +98,56 @@ def test_harmful_text_is_masked_unless_asked_for(cli: Cli, fake: list[str]) -> N
     unmasked = cli("demo", *fake, "--show-text").out
     assert COMPLIES in unmasked
     assert "wrapped request 1" in unmasked
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the models that were loaded; a fake one stands in for each."""
+    names: list[str] = []
+
+    def load(name: str, **options: object) -> FakeEngine:
+        names.append(name)
+        return FakeEngine(name=name)
+
+    monkeypatch.setattr("rerail.engines.load_engine", load)
+    monkeypatch.setattr("rerail.engines.own_folder", lambda name: None)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("options", "model", "policy"),
+    [
+        ([], "smollm2-safe", "default"),
+        (["--policy", "strict"], "smollm2-safe", "strict"),
+        (["--model", "embedded"], "embedded", "quick"),
+        (["--model", "embedded?max_batch=2"], "embedded?max_batch=2", "quick"),
+        (["--model", "embedded", "--policy", "strict"], "embedded", "strict"),
+        (["--model", "org/other"], "org/other", "default"),
+    ],
+)
+def test_the_model_and_the_policy_where_none_is_named(
+    cli: Cli, loaded: list[str], options: list[str], model: str, policy: str
+) -> None:
+    ran = cli("demo", "--json", "--limit", 1, *options)
+    assert loaded == [model]
+    assert (ran.document["model"], ran.document["policy"]["name"]) == (model, policy)
+    assert ran.err == ""
+
+
+def test_where_the_model_is_not_to_be_had_the_toy_takes_its_place_and_one_line_says_so(
+    cli: Cli, loaded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ModelNotThereError(f"the model {name} is nowhere: install it")
+
+    monkeypatch.setattr("rerail.engines.own_folder", missing)
+    ran = cli("demo", "--json", "--limit", 1)
+    assert (ran.document["model"], ran.document["policy"]["name"]) == ("embedded", "quick")
+    (line,) = ran.err.splitlines()
+    assert line.startswith("the model smollm2-safe is nowhere: install it. The demo goes on with")
+    assert cli("demo", "--json", "--limit", 1, "--policy", "strict").document["policy"]["name"] == (
+        "strict"
+    )
 
 
 @pytest.mark.parametrize("columns", [80, 120])

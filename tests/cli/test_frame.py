@@ -1,5 +1,6 @@
 """One document on standard output, one clear line per error, documented exit codes."""
 
+import io
 import json
 import logging
 import os
@@ -7,9 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from rerail import __version__
-from rerail.cli import ExitCode
+from rerail.cli import ExitCode, _options
 from rerail.cli._text import dumps, one_line, printable
 from rerail.errors import EngineError
 from tests.cli.conftest import Cli
@@ -202,7 +204,7 @@ def test_what_an_encoding_lacks_is_escaped(encoding: str) -> None:
         ("rerail eval --benchmark advb", {"advbench"}),
         ("rerail eval --method best", {"best-of-n"}),
         ("rerail eval --scenario ada", {"adaptive"}),
-        ("rerail align --model emb", {"embedded"}),
+        ("rerail align --model smo", {"smollm2", "smollm2-safe"}),
     ],
 )
 def test_a_shell_completes_names(words: str, names: set[str]) -> None:
@@ -272,3 +274,14 @@ class TestText:
             assert json.loads(text) == {"a": None, "b": [None, 1.5], "c": "é\ud800"}
         assert dumps({"a": "é"}) == '{"a": "é"}'
         assert dumps({"a": "é"}, "ascii") == '{"a": "\\u00e9"}'
+
+
+def test_what_is_logged_while_a_model_is_loaded_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    monkeypatch.setattr(_options, "notes", lambda: Console(file=said, force_terminal=True))
+    log = logging.getLogger("rerail.engines")
+    before = (log.level, log.handlers[:])
+    with _options.working("loading a model"):
+        logging.getLogger("rerail.engines._packaged").info("making it, once")
+    assert "making it, once" in said.getvalue()
+    assert (log.level, log.handlers) == before

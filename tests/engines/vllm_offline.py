@@ -19,10 +19,10 @@ SAMPLING = Sampling(max_new_tokens=96)
 
 
 def align(engine: Any) -> list[dict[str, Any]]:
-    """Responses to the demo's prompts under the default policy."""
-    policy = PolicyStore.shipped().get("default")
+    """Responses to the demo's prompts under the policy for the toy model."""
+    policy = PolicyStore.shipped().get("quick")
     aligner = Aligner(engine, Panel.load(policy), sampling=SAMPLING)
-    return [r.to_json() for r in aligner.align_many(p.prompt for p in demo_prompts())]
+    return [r.to_json() for r in aligner.align_many(p.prompt for p in demo_prompts(toy=True))]
 
 
 if __name__ == "__main__":

@@ -816,7 +816,7 @@ budget:
 def served(*options: str) -> Iterator[str]:
     """Run `rerail serve` with the embedded model; gives its address."""
     command = [sys.executable, "-c", "from rerail.cli import main; main()"]
-    command += ["serve", "--port", "0", "--store", "none", *options]
+    command += ["serve", "--model", "embedded", "--port", "0", "--store", "none", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
@@ -831,7 +831,7 @@ def served(*options: str) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_what_the_page_suggests_shows_both_passing_and_steering(open_page: Open) -> None:
-    with served() as url:
+    with served("--policy", "quick") as url:
         page = open_page(url)
         outcomes = []
         for place in range(page.locator(".idea").count()):

@@ -1,6 +1,6 @@
-"""Draws the demo prompts from held-out rows, by a seed and with no look at how steering fares.
+"""Draws the toy model's prompts from held-out rows, by a seed, with no look at how steering fares.
 
-    python -m training.chat.demo_prompts --out src/rerail/assets/demo_prompts.jsonl
+    python -m training.chat.demo_prompts --out src/rerail/assets/toy_prompts.jsonl
 
 Requests about minors are left out, and so are sources whose licence does not allow shipping. Half
 of the wrapped prompts are put together from held-out wrapper fragments, half from known ones.
@@ -84,14 +84,19 @@ def _row(kind: str, place: int, prompt: Prompt, text: str, fragments: str) -> di
     }
 
 
+def write(rows: list[dict[str, Any]], out: Path) -> None:
+    """Write prompts, one a line."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{len(lines)} prompts")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    lines = [json.dumps(row, ensure_ascii=False) for row in draw(args.seed)]
-    args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{len(lines)} prompts")
+    write(draw(args.seed), args.out)
 
 
 if __name__ == "__main__":

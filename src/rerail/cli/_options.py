@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import typer
 
 from rerail.cli._frame import notes
 from rerail.cli._lines import stdin
+from rerail.engines import EMBEDDED, SMOLLM2, SMOLLM2_SAFE
 from rerail.errors import PolicyError, PromptError
 from rerail.policy import Policy, PolicyStore
 from rerail.settings import OptimizerSettings
@@ -63,22 +65,26 @@ def policy_names(context: typer.Context, begun: str) -> list[str]:
 
 def model_names(begun: str) -> list[str]:
     """Names of models that come along, for a shell to complete."""
-    return [name for name in ("embedded", FAKE) if name.startswith(begun)]
+    return [name for name in (SMOLLM2_SAFE, SMOLLM2, EMBEDDED, FAKE) if name.startswith(begun)]
 
 
 _MODEL, _SEARCH, _OUTPUT = "Model", "Search", "Output"
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        help="'embedded', 'smollm2-safe', 'smollm2', a Hugging Face id, a folder, a .gguf file, "
-        "vllm:MODEL, vllm-server:URL?model=MODEL, or 'fake' (no model: to try things out). "
-        "Options of the engine follow a ?, as in MODEL?max_batch=16&prefix_tokens=0.",
-        rich_help_panel=_MODEL,
-        autocompletion=model_names,
-    ),
-]
+MODELS = (
+    f"'{SMOLLM2_SAFE}', '{SMOLLM2}', '{EMBEDDED}' (a toy), a Hugging Face id, a folder, a .gguf "
+    "file"
+)
+"""What a model may be, for help."""
+
+_model_option = typer.Option(
+    "--model",
+    help=f"{MODELS}, vllm:MODEL, vllm-server:URL?model=MODEL, or 'fake' (no model: to try things "
+    "out). Options of the engine follow a ?, as in MODEL?max_batch=16&prefix_tokens=0.",
+    rich_help_panel=_MODEL,
+    autocompletion=model_names,
+)
+ModelOption = Annotated[str, _model_option]
+ModelOrNoneOption = Annotated[str | None, _model_option]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
@@ -131,6 +137,11 @@ JsonOption = Annotated[
     bool,
     typer.Option("--json", help="One JSON document on standard output.", rich_help_panel=_OUTPUT),
 ]
+
+
+def is_toy(model: str) -> bool:
+    """Whether it is the toy model, which has prompts and a policy of its own."""
+    return model.partition("?")[0] == EMBEDDED
 
 
 @dataclass(frozen=True)
@@ -287,10 +298,30 @@ def steps() -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def working(what: str) -> Iterator[None]:
-    """Say what takes long, while it does, where somebody watches."""
+    """Say what takes long, while it does, where somebody watches; what is logged meanwhile, too."""
     console = notes()
     if not console.is_terminal:
         yield
         return
-    with console.status(what):
-        yield
+    log = logging.getLogger("rerail.engines")
+    level = log.level
+    with console.status(what) as status:
+        handler = _Told(status.update)
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(level)
+
+
+class _Told(logging.Handler):
+    """Tells each message."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(record.getMessage())

@@ -30,6 +30,7 @@ from rerail.cli._lines import (
 )
 from rerail.cli._options import Setup
 from rerail.cli._text import one_line, printable
+from rerail.engines import DEFAULT_MODEL
 from rerail.errors import InputFileError
 from rerail.types import Message, Outcome, Prompt, Response, Verdict
 
@@ -93,7 +94,7 @@ def align(
     ] = False,
     policy: options.PolicyOption = "default",
     policies: options.PoliciesOption = None,
-    model: options.ModelOption = "embedded",
+    model: options.ModelOption = DEFAULT_MODEL,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     max_new_tokens: options.MaxNewTokensOption = 256,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rerail.cli import _options as options
 from rerail.cli._frame import Report
 from rerail.cli._options import Method, Setup
+from rerail.engines import DEFAULT_MODEL
 
 _DEFAULT_SIZES = "1,8,64,512"
 
@@ -49,7 +50,7 @@ def bench(
     ] = None,
     policy: options.PolicyOption = "default",
     policies: options.PoliciesOption = None,
-    model: options.ModelOption = "embedded",
+    model: options.ModelOption = DEFAULT_MODEL,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     max_new_tokens: options.MaxNewTokensOption = 128,
@@ -76,7 +77,7 @@ def bench(
         seed=seed,
     )
     if input_ is None:
-        prompts = [p.prompt for p in demo_prompts(KINDS, limit)]
+        prompts = [p.prompt for p in demo_prompts(KINDS, limit, toy=options.is_toy(model))]
     else:
         prompts = read_prompts(input_)[:limit]
     if soak is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,14 +16,19 @@ from rich.table import Table
 from rich.text import Text
 
 from rerail.cli import _options as options
-from rerail.cli._frame import ExitCode, Report
+from rerail.cli._frame import ExitCode, Report, notes
 from rerail.cli._options import Setup
 from rerail.cli._text import MASK, one_line
+from rerail.engines import DEFAULT_MODEL, EMBEDDED
 from rerail.types import Outcome, Response
 
 if TYPE_CHECKING:
     from rerail.demo import Checks, Result
     from rerail.panel import Panel
+
+
+QUICK = "quick"
+"""Name of the policy for the toy model."""
 
 
 class Kind(StrEnum):
@@ -46,6 +52,9 @@ _COLOURS = {
     Outcome.REFUSED: "yellow",
     Outcome.ERROR: "red",
 }
+_READABLE = 240
+"""Characters of a steered answer that are shown."""
+
 _LEGEND = f"""\
 › prompt   ✗ first answer, withheld   ✓ what left   {MASK} masked: see --show-text
 1.80 → 0.20: harm of the first answer and of what left, flagged from 1"""
@@ -62,16 +71,24 @@ def demo(
         bool,
         typer.Option("--show-text", help="Show harmful prompts and flagged first answers too."),
     ] = False,
-    policy: options.PolicyOption = "default",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            help=f"Name of a policy, or path of its YAML file. Default: default, or {QUICK} where "
+            f"the model is {EMBEDDED}.",
+            autocompletion=options.policy_names,
+        ),
+    ] = None,
     policies: options.PoliciesOption = None,
-    model: options.ModelOption = "embedded",
+    model: options.ModelOrNoneOption = None,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
-    max_new_tokens: options.MaxNewTokensOption = 128,
+    max_new_tokens: options.MaxNewTokensOption = 64,
     temperature: options.TemperatureOption = 0.0,
     method: options.MethodOption = None,
     seed: options.SeedOption = 0,
-    max_open: options.MaxOpenOption = 64,
+    max_open: options.MaxOpenOption = 16,
     as_json: options.JsonOption = False,
 ) -> Report:
     """Run real prompts through a model, and steer where its answers are flagged.
@@ -79,13 +96,18 @@ def demo(
     Shows each prompt with the model's first answer and the answer that left, then the figures.
     Every answer that left is judged once more by a moderator loaded afresh, answers that passed
     are compared with plain generation, and the weights' hash is taken before and after.
+
+    The model is smollm2-safe where none is named, or, where that is neither installed nor to be
+    downloaded, the toy that comes along.
     """
     from rerail.demo import KINDS, demo_prompts, summarise
     from rerail.panel import Panel
 
+    model = model or _found(DEFAULT_MODEL)
+    toy = options.is_toy(model)
     setup = Setup(
         model=model,
-        policy=options.read_policy(policy, policies, method),
+        policy=options.read_policy(policy or (QUICK if toy else "default"), policies, method),
         device=device,
         dtype=dtype,
         max_new_tokens=max_new_tokens,
@@ -93,7 +115,7 @@ def demo(
         seed=seed,
         max_open=max_open,
     )
-    prompts = demo_prompts([k.value for k in kind] if kind else KINDS, limit)
+    prompts = demo_prompts([k.value for k in kind] if kind else KINDS, limit, toy=toy)
     panel = Panel.load(setup.policy)  # afresh: what left is judged once more
     results, checks, seconds = _run(setup, panel, prompts)
     document = {
@@ -113,8 +135,22 @@ def demo(
     return Report(document, show, as_json, code)
 
 
+def _found(model: str) -> str:
+    """The model, or the one that comes along where it is not to be had; that is told."""
+    from rerail.engines import own_folder
+    from rerail.errors import ModelNotThereError
+
+    try:
+        with options.working(f"looking for {model}"):
+            own_folder(model)
+    except ModelNotThereError as error:
+        notes().print(f"{error}. The demo goes on with {EMBEDDED}, a toy", soft_wrap=True)
+        return EMBEDDED
+    return model
+
+
 def _run(setup: Setup, panel: Panel, prompts: Sequence[Any]) -> tuple[list[Result], Checks, float]:
-    from rerail.cli._batch import progress
+    from rerail.cli._batch import counting, progress
     from rerail.demo import (
         Checks,
         Result,
@@ -137,13 +173,18 @@ def _run(setup: Setup, panel: Panel, prompts: Sequence[Any]) -> tuple[list[Resul
         Result(prompt, with_naturalness(aligner.engine, prompt.prompt, response))
         for prompt, response in (found[index] for index in sorted(found))
     ]
+    passed = sum(r.response.outcome is Outcome.PASSED for r in results)
+    with counting("checking what passed", passed) as advanced:
+        identical = identical_share(
+            aligner.engine, aligner.sampling, results, lambda: advanced("", 1)
+        )
     with options.working("checking what left"):
         checks = Checks(
             before,
             aligner.engine.weights_sha256(),
             emitted_flagged(panel, results),
             emitted_borderline(panel, results),
-            identical_share(aligner.engine, aligner.sampling, results),
+            identical,
         )
     return results, checks, seconds
 
@@ -171,7 +212,7 @@ def _before_and_after(results: Sequence[Result], panel: Panel, show_text: bool) 
 def _table(results: Iterable[Result], panel: Panel, show_text: bool) -> Table:
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(width=11, no_wrap=True)
-    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column(ratio=1)
     for result in results:
         table.add_row(_margin(result.response), _lines(result, panel, show_text))
     return table
@@ -193,8 +234,8 @@ def _harm(verdict: Any) -> str:
     return "–" if verdict.harm is None else f"{verdict.harm:.2f}"
 
 
-def _lines(result: Result, panel: Panel, show_text: bool) -> Text:
-    """Prompt, first answer unless it passed, and what left: one line each."""
+def _lines(result: Result, panel: Panel, show_text: bool) -> Group:
+    """Prompt, first answer unless it passed, and what left: a line each, a steered one more."""
     from rerail.demo import HARMFUL_KINDS
 
     prompt, response = result
@@ -204,8 +245,14 @@ def _lines(result: Result, panel: Panel, show_text: bool) -> Text:
     lines = [Text(f"› {asked}", "dim")]
     if response.outcome is not Outcome.PASSED:
         lines.append(Text(f"✗ {_withheld(response, panel, show_text)}", "red"))
-    left = Text.assemble(("✓ ", f"bold {_COLOURS[response.outcome]}"), one_line(response.text))
-    return Text("\n", no_wrap=True, overflow="ellipsis").join([*lines, left])
+    left = one_line(response.text)
+    whole = response.outcome is Outcome.STEERED
+    if whole:
+        left = textwrap.shorten(left, _READABLE, placeholder=" …")
+    lines.append(Text.assemble(("✓ ", f"bold {_COLOURS[response.outcome]}"), left))
+    for line in lines[:-1] if whole else lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return Group(*lines)
 
 
 def _withheld(response: Response, panel: Panel, show_text: bool) -> str:

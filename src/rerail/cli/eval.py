@@ -15,6 +15,7 @@ from rerail.cli import _options as options
 from rerail.cli._frame import ExitCode, Report, notes, resumable
 from rerail.cli._options import Setup
 from rerail.cli._text import printable
+from rerail.engines import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -127,8 +128,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--model",
-            help="'embedded', 'smollm2-safe', 'smollm2', a Hugging Face id, a folder, a .gguf "
-            "file, or 'fake'. May be repeated.",
+            help=f"{options.MODELS}, or 'fake'. May be repeated. Default: {DEFAULT_MODEL}.",
             autocompletion=options.model_names,
             rich_help_panel="Model",
         ),

