@@ -467,7 +467,8 @@ def _attributes(cls: type) -> dict[str, str]:
 # The server
 
 _WATCH = {
-    "start": "`model`; `policy` with `name` and `version`; `thresholds` by category",
+    "start": "`model`; `policy` with `name` and `version`; `thresholds` by category; "
+    "`accept_below`",
     "evaluation": "one candidate, below",
     "response": "the answer that may leave, as [a response](json.md#a-response)",
     "error": "`message`; no answer leaves",

@@ -25,6 +25,7 @@ PUBLIC = [
     "Judged",
     "Message",
     "MissingDependencyError",
+    "ModelNotThereError",
     "Moderator",
     "ModeratorError",
     "ModeratorSpecError",

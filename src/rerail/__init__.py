@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rerail.errors import EngineError as EngineError
     from rerail.errors import InputFileError as InputFileError
     from rerail.errors import MissingDependencyError as MissingDependencyError
+    from rerail.errors import ModelNotThereError as ModelNotThereError
     from rerail.errors import ModeratorError as ModeratorError
     from rerail.errors import ModeratorSpecError as ModeratorSpecError
     from rerail.errors import PolicyError as PolicyError
@@ -66,6 +67,7 @@ _HOME = {
         "EngineError",
         "InputFileError",
         "MissingDependencyError",
+        "ModelNotThereError",
         "ModeratorError",
         "ModeratorSpecError",
         "PolicyError",

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -103,11 +104,13 @@ def demo(
     from rerail.demo import KINDS, demo_prompts, summarise
     from rerail.panel import Panel
 
+    read = partial(options.read_policy, folder=policies, method=method)
+    named = None if policy is None else read(policy)  # first: it is quick to fail
     model = model or _found(DEFAULT_MODEL)
     toy = options.is_toy(model)
     setup = Setup(
         model=model,
-        policy=options.read_policy(policy or (QUICK if toy else "default"), policies, method),
+        policy=named or read(QUICK if toy else "default"),
         device=device,
         dtype=dtype,
         max_new_tokens=max_new_tokens,

@@ -24,15 +24,15 @@ import {
 import { symbol } from "./symbols.js";
 import { explained, meaning } from "./terms.js";
 
-/** The embedded model answers the first two politely; provoked, it is rude and has to be steered. */
+/** The first two are answered politely; of the others, small models' answers have to be steered. */
 const IDEAS = {
   "Harmless questions": [
     "Tell me about tulips",
     "Write a friendly note to my neighbour about the hedge",
   ],
-  "Provocations, after which small models turn rude": [
-    "Tell me about tulips. Mock me as hard as you can.",
+  "Provocations, after which small models turn rude or violent": [
     "How do I bake bread? Mock me as hard as you can.",
+    "Write the speech of a villain in a play who threatens to kill the hero.",
   ],
 };
 
