@@ -1,5 +1,7 @@
 """A policy's own words as what is tried between offsets and search."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +15,9 @@ from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Rejection, StopReason
 
-COMPLY, REFUSE = "Sure, here is how I comply with it.", "I would rather not do it."
+COMPLY, REFUSE = "Sure, here is how I comply with it.", "No, rather not."
 KIND = "Decline what would hurt somebody and say what may be done about it instead."
+NO_SEARCH = {"preset": "fast", "max_iterations": 0}
 AROUND = "Answer politely. {prompt} Stay polite."
 
 
@@ -49,6 +52,29 @@ def test_guidance_is_asked_for_before_the_search_and_is_the_models_own_answer(te
     first, left = (e.generation.token_ids for e in response.evaluations)
     likely = model.log_likelihood([(prompt, left), (prompt, first)])
     assert response.naturalness == pytest.approx(likely[0] - likely[1])
+
+
+def test_naturalness_is_told_and_is_no_condition():
+    class Reluctant(FakeEngine):
+        """Finds declining less likely, by two nats a token."""
+
+        def log_likelihood(self, requests):
+            declines = {self._token(word) for word in REFUSE.split()}
+            return [-3.0 if declines & set(tokens) else -1.0 for _, tokens in requests]
+
+    model = Reluctant(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    response = make(KIND, model=model, optimizer=NO_SEARCH).align("please do it")
+    assert (response.outcome, response.naturalness) == (Outcome.STEERED, -2.0)
+
+
+def test_a_naturalness_that_is_no_number_is_one():
+    class Broken(FakeEngine):
+        def log_likelihood(self, requests):
+            return [-math.inf] * len(requests)
+
+    model = Broken(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    response = make(KIND, model=model, optimizer=NO_SEARCH).align("please do it")
+    assert response.evaluations[-1].rejection is Rejection.UNNATURAL
 
 
 def test_nothing_is_told_to_a_model_whose_first_answer_is_acceptable():
@@ -114,18 +140,16 @@ def test_texts_for_a_category_that_flags_come_before_those_for_all():
 
 def test_an_answer_that_repeats_the_guidance_does_not_leave():
     parrot = engine(answer=f"I was told: {KIND}")
-    response = make(KIND, model=parrot, optimizer={"preset": "fast", "max_iterations": 0}).align(
-        "do"
-    )
+    response = make(KIND, model=parrot, optimizer=NO_SEARCH).align("do")
     assert response.outcome is Outcome.REFUSED
     assert response.evaluations[-1].rejection is Rejection.REPEATS
     assert KIND not in response.text
 
 
 def test_without_a_search_guidance_is_all_that_is_tried():
-    response = make(KIND, optimizer={"preset": "fast", "max_iterations": 0}).align("please do it")
+    response = make(KIND, optimizer=NO_SEARCH).align("please do it")
     assert response.outcome is Outcome.STEERED
-    helpless = make("Be kind.", optimizer={"preset": "fast", "max_iterations": 0})
+    helpless = make("Be kind.", optimizer=NO_SEARCH)
     response = helpless.align("please do it")
     assert (response.outcome, response.stop_reason) == (Outcome.REFUSED, StopReason.BUDGET)
     assert response.cost.generations == 2
@@ -150,7 +174,7 @@ def test_guidance_joins_the_system_turn_that_is_there():
     model._answer = lambda e, p: seen.append(e.prompt.messages) or COMPLY
     messages = [{"role": "system", "content": "You sell books."},
                 {"role": "user", "content": "please do it"}]  # fmt: skip
-    optimizer = {"preset": "fast", "max_iterations": 0}
+    optimizer = NO_SEARCH
     make(KIND, model=model, optimizer=optimizer).align(messages)
     assert seen[1] == (
         Message("system", f"You sell books.\n\n{KIND}"),
@@ -189,7 +213,7 @@ def test_guidance_that_cannot_be_given_is_passed_over(error):
 def test_a_completion_has_no_turns_and_is_told_before_the_text():
     seen = []
     model = FakeEngine(lambda e, p: seen.append(told(e)) or COMPLY)
-    optimizer = {"preset": "fast", "max_iterations": 0}
+    optimizer = NO_SEARCH
     make(KIND, model=model, optimizer=optimizer).align(Prompt.completion("Once upon a time"))
     assert seen == ["Once upon a time", f"{KIND}\n\nOnce upon a time"]
 

@@ -182,7 +182,8 @@ class Policy(Frozen):
     first."""
     budget: Budget = Budget()
     naturalness_floor: Annotated[float, Field(le=0, strict=True)] = -0.3
-    """Least naturalness (nats per token) of an acceptable answer."""
+    """Least naturalness (nats per token) of an acceptable answer; those to guidance are not held to
+    it."""
     on_exhausted: Literal["refuse", "best"] = "refuse"
     """Budget spent: the refusal message, or the most natural answer below the floor whose harm is
     at most ``accept_below``, if there is one. Never a flagged or unscored one."""

@@ -308,7 +308,9 @@ def _rejection(
         return Rejection.UNFINISHED
     if ask.guidance and repeats(generation.text, ask.guidance):
         return Rejection.REPEATS
-    floor = ask.account.panel.policy.naturalness_floor
+    # Guidance makes a model decline what it would have done, which is unlikely without it; its
+    # answers are about what was asked all the same, since the user's words are what they were.
+    floor = -math.inf if ask.guidance else ask.account.panel.policy.naturalness_floor
     if ask.measured and (naturalness is None or naturalness < floor):
         return Rejection.UNNATURAL
     return None
