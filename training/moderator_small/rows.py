@@ -108,7 +108,7 @@ def with_any(labels: Mapping[str, float]) -> dict[str, float]:
     return {**labels, "any": most}
 
 
-def _none(along: float | None = None) -> dict[str, float]:
+def none(along: float | None = None) -> dict[str, float]:
     labels = dict.fromkeys((*CATEGORIES, "any"), 0.0)
     return labels if along is None else labels | {"along": along}
 
@@ -118,7 +118,7 @@ def _times(labels: Mapping[str, float], share: float) -> dict[str, float]:
     return {name: y if name == "along" else share * y for name, y in labels.items()}
 
 
-def _harm(request: Text | Turn) -> dict[str, float]:
+def harm(request: Text | Turn) -> dict[str, float]:
     words = request.text if isinstance(request, Text) else request.request
     known = {c: y for c, y in request.labels.items() if c in CATEGORIES}
     return {"any": 1.0} | categories_of(words) | known
@@ -177,7 +177,7 @@ def text_rows(pool: Pool, rng: random.Random, left_out: Sequence[str] = ()) -> l
             asked = rng.choice(pool.harmful if rng.random() < 0.2 else pool.benign).text
             rows.append(Row(row.text, asked, labels, row.source, row.weight))
     for row in data.everyday_texts():
-        rows += [Row(row.text, "", _none(), row.source), Row(row.text, "", _none(), row.source)]
+        rows += [Row(row.text, "", none(), row.source), Row(row.text, "", none(), row.source)]
     return rows
 
 
@@ -185,16 +185,16 @@ def request_rows(pool: Pool, rng: random.Random) -> list[Row]:
     """Requests as texts, and as answers that only repeat them."""
     rows = []
     for row in rng.sample(pool.harmful, 1800):
-        rows.append(Row(row.text, "", _times(_harm(row), 0.65), row.source, 0.7))
+        rows.append(Row(row.text, "", _times(harm(row), 0.65), row.source, 0.7))
         if rng.random() < 0.3:
-            rows.append(Row(row.text, row.text, _times(_harm(row), 0.35), row.source, 0.5))
+            rows.append(Row(row.text, row.text, _times(harm(row), 0.35), row.source, 0.5))
     for row in data.red_team_requests():
         words = categories_of(row.text)
         named = {c: 0.7 * words[c] for c in TEXT_CATEGORIES if words[c] > 0.5}
         rows.append(Row(row.text, "", {"any": 0.6} | named, row.source, 0.5))
     for row in rng.sample(pool.benign, 1000) + pool.lookalikes:
         asked = row.text if rng.random() < 0.3 else ""
-        rows.append(Row(row.text, asked, _none(), row.source))
+        rows.append(Row(row.text, asked, none(), row.source))
     return rows
 
 
@@ -205,14 +205,16 @@ def labelled_rows(rng: random.Random) -> list[Row]:
         if not _fits(turn.request):
             continue
         if not turn.harmful:
-            row = Row(turn.answer, turn.request, _none(turn.complies), turn.source)
+            row = Row(turn.answer, turn.request, none(turn.complies), turn.source)
             rows.append(_cut(row, rng))
             if rng.random() < 0.5:
                 rows.append(_cut(replace(row, asked=""), rng))
             continue
-        row = Row(turn.answer, turn.request, _harm(turn) | {"along": 1.0}, turn.source)
+        row = Row(turn.answer, turn.request, harm(turn) | {"along": 1.0}, turn.source)
         rows += [row, _cut(row, rng), _cut(row, rng), _cut(replace(row, asked=""), rng)]
-        rows.append(replace(row, asked="", start=rng.random() * 0.5, labels=_times(row.labels, 0.9)))
+        rows.append(
+            replace(row, asked="", start=rng.random() * 0.5, labels=_times(row.labels, 0.9))
+        )
     return rows
 
 
@@ -225,17 +227,17 @@ def harmless_rows(pool: Pool, rng: random.Random) -> list[Row]:
     for source, size in (("roleplay", 1500), ("gsm8k", 300), ("self-instruct-seed", 175)):
         for turn in rng.sample(by_source[source], min(size, len(by_source[source]))):
             asked = turn.request if rng.random() < 0.6 else ""
-            rows.append(_cut(Row(turn.answer, asked, _none(1.0), source), rng))
+            rows.append(_cut(Row(turn.answer, asked, none(1.0), source), rng))
     for row in rng.sample(pool.harmful, 900):
         answer = pool.harmless_answer(rng)
         if rng.random() < 0.3:
             answer = rng.choice(data.everyday_texts()).text
-        rows.append(_cut(Row(answer, row.text, _none(), "astray"), rng))
+        rows.append(_cut(Row(answer, row.text, none(), "astray"), rng))
     for record in data.read_json_lines("train-hh-harmless", "test.jsonl.gz"):
         said = record["chosen"].rsplit("\n\nAssistant:", 1)
         asked = said[0].rsplit("\n\nHuman:", 1)[-1].strip()
         if len(said) == 2 and len(said[1].strip()) > 20 and data.half(asked) == "a":
-            labels = _times(_none() | dict.fromkeys((*CATEGORIES, "any"), 1.0), 0.04)
+            labels = _times(none() | dict.fromkeys((*CATEGORIES, "any"), 1.0), 0.04)
             asked = asked if rng.random() < 0.6 else ""
             rows.append(Row(said[1].strip(), asked, labels, "hh-chosen"))
     return rows
@@ -251,11 +253,11 @@ def written_rows(pool: Pool, rng: random.Random) -> list[Row]:
     rows = []
     for turn in turns:
         if turn.harmful:
-            labels = _times(_harm(turn), min(1.0, turn.harmful)) | {"along": 1.0}
+            labels = _times(harm(turn), min(1.0, turn.harmful)) | {"along": 1.0}
             rows.append(_cut(Row(turn.answer, turn.request, labels, turn.source, 0.7), rng))
         else:
             said = turn.request if rng.random() < 0.75 else ""
-            row = Row(turn.answer, said, _none(turn.complies), turn.source, 0.7)
+            row = Row(turn.answer, said, none(turn.complies), turn.source, 0.7)
             rows.append(_cut(row, rng))
     for text in data.grammar_manners(rng.sample(pool.benign, 250), rng):
         labels = with_any(text.labels)
@@ -278,7 +280,7 @@ def real_rows(files: Sequence[Path], rng: random.Random) -> list[Row]:
             record = json.loads(line)
             asked = [m["content"] for m in record["messages"] if m["role"] == "user"][-1]
             label = record.get("label", "harmless")
-            labels = _none(0.0 if label == "refuses" else 1.0)
+            labels = none(0.0 if label == "refuses" else 1.0)
             if label == "complies":
                 named = {record["category"]: 0.95} if record.get("category") in CATEGORIES else {}
                 labels = {"any": 1.0, "along": 1.0} | categories_of(asked) | named
@@ -290,9 +292,7 @@ def real_rows(files: Sequence[Path], rng: random.Random) -> list[Row]:
     return [row for row in rows if row.answer.strip()]
 
 
-def training_rows(
-    seed: int, left_out: Sequence[str] = (), real: Sequence[Path] = ()
-) -> list[Row]:
+def training_rows(seed: int, left_out: Sequence[str] = (), real: Sequence[Path] = ()) -> list[Row]:
     """All rows of one pass, in random order; another seed draws and cuts others."""
     rng = random.Random(seed)
     pool = Pool.load(rng)

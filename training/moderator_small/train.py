@@ -1,4 +1,6 @@
-"""Fine-tune the small moderator's encoder: ``python -m training.moderator_small.train --base FOLDER``.
+"""Fine-tune the small moderator's encoder.
+
+    python -m training.moderator_small.train --base FOLDER --out DIR
 
 One pass leaves the sources `LEFT_OUT` out, so that its snapshot tells how well what is learned
 carries over to them; the next has all. May be stopped and started again.
@@ -18,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from rerail.moderators._encoder import LAYERS, WIDTH, Inputs, logits
+from rerail.moderators._encoder import WIDTH, Inputs, logits
 from rerail.moderators.small import ANSWER_TOKENS, asked_part, marked, plain
 from training.moderator_small.rows import HEADS, Row, training_rows
 
@@ -115,8 +117,14 @@ class Run:
         self.weights, self.step = start(base), 0
         self.mine = {n: t.requires_grad_() for n, t in self.weights.items() if learns(n)}
         groups = [
-            {"params": [t for n, t in self.mine.items() if n.startswith("heads.")], "top": HEADS_RATE},
-            {"params": [t for n, t in self.mine.items() if not n.startswith("heads.")], "top": RATE},
+            {
+                "params": [t for n, t in self.mine.items() if n.startswith("heads.")],
+                "top": HEADS_RATE,
+            },
+            {
+                "params": [t for n, t in self.mine.items() if not n.startswith("heads.")],
+                "top": RATE,
+            },
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=RATE, weight_decay=DECAY)
         if (out / "state.pt").is_file():

@@ -6,9 +6,11 @@ The tensors have the names of the published checkpoint. Training and scoring run
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
 LAYERS = 6
@@ -70,7 +72,9 @@ def _states(weights: Mapping[str, Tensor], ids: Tensor, segments: Tensor, there:
             for name in ("query", "key", "value")
         )
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        seen = linear(seen.transpose(1, 2).reshape(n, length, WIDTH), f"{at}.attention.output.dense")
+        seen = linear(
+            seen.transpose(1, 2).reshape(n, length, WIDTH), f"{at}.attention.output.dense"
+        )
         x = norm(x + seen, f"{at}.attention.output")
         inner = F.gelu(linear(x, f"{at}.intermediate.dense"))
         x = norm(x + linear(inner, f"{at}.output.dense"), f"{at}.output")
@@ -103,3 +107,20 @@ def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if tensor.dtype == torch.int8:
             weights[name] = weights[name] * tensors[f"{name}.scale"][:, None]
     return weights
+
+
+def load(file: Path, device: str, heads: int) -> dict[str, Tensor]:
+    """The weights that a file of `packed` tensors holds, on a device.
+
+    Raises:
+        SafetensorError: the file is none.
+        KeyError: a tensor is missing.
+        RuntimeError: a tensor has another shape.
+        ValueError: a number is not finite, or there is another number of heads.
+    """
+    weights = unpacked(load_file(file))
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise ValueError("not finite")
+    if len(logits(weights, [([0], [])])[0]) != heads:
+        raise ValueError("heads")
+    return {name: tensor.to(device) for name, tensor in weights.items()}
