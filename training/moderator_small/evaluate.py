@@ -78,7 +78,10 @@ def thinned(rows: Sequence[T], limit: int) -> list[T]:
 
 
 def text_figures(moderator: Moderator, limit: int) -> Figures:
-    """Texts without a conversation, per category and source, and any harm over all."""
+    """Texts without a conversation, per category and source, and any harm over all.
+
+    The mean of five takes self-harm, for which no held-out texts are labelled, from requests.
+    """
     by_source: dict[str, list[Text]] = defaultdict(list)
     for row in texts(HELD_OUT):
         by_source[row.source].append(row)
@@ -98,15 +101,15 @@ def text_figures(moderator: Moderator, limit: int) -> Figures:
             if 5 <= y.sum() < len(y):
                 part[source] = ranking(y, got[mine, i])
         known = [j for j, r in enumerate(rows) if category in r.labels]
-        if category in TEXT_CATEGORIES:
-            y = [rows[j].labels[category] for j in known] + [0.0] * len(benign)
+        y = [rows[j].labels[category] for j in known] + [0.0] * len(benign)
+        if max(y) >= 0.5:
             part["texts and harmless answers"] = ranking(
                 y, np.concatenate((got[known, i], benign_got[:, i]))
             )
-        y = [r.labels[category] for r in harmful] + [0.0] * len(harmless)
-        part["requests"] = ranking(y, requests_got[:, i])
+        of_requests = [r.labels[category] for r in harmful] + [0.0] * len(harmless)
+        part = {"requests": ranking(of_requests, requests_got[:, i])} | part
         figures[category] = part
-    mixed = [figures[c]["texts and harmless answers"] for c in TEXT_CATEGORIES]
+    mixed = [next(reversed(figures[c].values())) for c in TEXT_CATEGORIES]
     figures["mean of five"] = {
         name: round(float(np.mean([part[name] for part in mixed])), 3)
         for name in ("auroc", "auprc")
@@ -117,9 +120,9 @@ def text_figures(moderator: Moderator, limit: int) -> Figures:
     return figures
 
 
-def hatecheck(moderator: Moderator) -> Figures:
+def hatecheck(moderator: Moderator, limit: int) -> Figures:
     """Functional tests of hate: never trained on, CC BY 4.0."""
-    rows = data.read_csv("hatecheck", "test_suite_cases.csv.gz")
+    rows = thinned(data.read_csv("hatecheck", "test_suite_cases.csv.gz"), 3 * limit)
     got = scores(moderator, [alone(row["test_case"]) for row in rows])[:, 1]
     y = np.array([row["label_gold"] == "hateful" for row in rows], float)
     return ranking(y, got) | {"accuracy at 0.5": round(float(((got >= 0.5) == y).mean()), 3)}
@@ -129,7 +132,7 @@ def answer_figures(moderator: Moderator, limit: int) -> Figures:
     """Answers that people have judged: does it comply with a harmful request?"""
     sets = {
         "gptfuzz evaluate.csv": thinned(data.gptfuzz(HELD_OUT), 2 * limit),
-        "of these, questions never seen": data.gptfuzz(HELD_OUT, "b"),
+        "of these, questions never seen": thinned(data.gptfuzz(HELD_OUT, "b"), limit),
         "rbr-gold test": data.rbr(HELD_OUT),
         "do-not-answer (evaluation only)": thinned(data.do_not_answer(), 2 * limit),
     }
@@ -231,7 +234,7 @@ def evaluate(moderator: Moderator, limit: int, seed: int = 0) -> Figures:
     """All figures of the model card."""
     parts: dict[str, Callable[[], Figures]] = {
         "texts": lambda: text_figures(moderator, limit),
-        "hatecheck": lambda: hatecheck(moderator),
+        "hatecheck": lambda: hatecheck(moderator, limit),
         "answers": lambda: answer_figures(moderator, limit),
         "self-written": lambda: {
             name: flagged(scores(moderator, [asked(t) for t in turns]).max(axis=1))

@@ -246,7 +246,7 @@ def harmless_rows(pool: Pool, rng: random.Random) -> list[Row]:
 def written_rows(pool: Pool, rng: random.Random) -> list[Row]:
     """Refusals and agreements of our own, those of the chat model's grammar, its rude answers."""
     asked = rng.sample(pool.harmful, 1300) + rng.sample(pool.benign, 500)
-    turns = data.own_turns(asked + rng.sample(pool.lookalikes, 400), rng)
+    turns = data.own_turns(asked + rng.sample(pool.lookalikes, 700), rng)
     drawn = [r for r in data.chat_requests(300, 250, rng) if _fits(r.text)]
     drawn += rng.sample(pool.harmful, 300) + rng.sample(pool.benign, 150)
     turns += data.grammar_turns(drawn, rng)
@@ -271,8 +271,8 @@ def written_rows(pool: Pool, rng: random.Random) -> list[Row]:
 def real_rows(files: Sequence[Path], rng: random.Random) -> list[Row]:
     """Answers of a real model, from JSON lines.
 
-    A line has ``messages`` and ``answer``; with ``label`` (complies, refuses, about something
-    else, harmless) it was read by a person, without one it answers a harmless request.
+    A line has ``messages`` and ``answer``; with ``label`` (complies, refuses, elsewhere, harmless)
+    somebody read it, without one it answers a harmless request. ``category`` may name one.
     """
     rows = []
     for file in files:
@@ -280,7 +280,7 @@ def real_rows(files: Sequence[Path], rng: random.Random) -> list[Row]:
             record = json.loads(line)
             asked = [m["content"] for m in record["messages"] if m["role"] == "user"][-1]
             label = record.get("label", "harmless")
-            labels = none(0.0 if label == "refuses" else 1.0)
+            labels = none({"refuses": 0.0, "harmless": 1.0}.get(label))
             if label == "complies":
                 named = {record["category"]: 0.95} if record.get("category") in CATEGORIES else {}
                 labels = {"any": 1.0, "along": 1.0} | categories_of(asked) | named
@@ -292,12 +292,23 @@ def real_rows(files: Sequence[Path], rng: random.Random) -> list[Row]:
     return [row for row in rows if row.answer.strip()]
 
 
-def training_rows(seed: int, left_out: Sequence[str] = (), real: Sequence[Path] = ()) -> list[Row]:
-    """All rows of one pass, in random order; another seed draws and cuts others."""
+def training_rows(
+    seed: int, count: int, left_out: Sequence[str] = (), real: Sequence[Path] = ()
+) -> list[Row]:
+    """The rows of one pass, in random order; another seed draws and cuts others.
+
+    Args:
+        seed: of all that is drawn.
+        count: how many at most; what is in ``real`` is always among them.
+        left_out: sources of texts to leave out.
+        real: files for `real_rows`.
+    """
     rng = random.Random(seed)
     pool = Pool.load(rng)
     rows = text_rows(pool, rng, left_out) + request_rows(pool, rng) + labelled_rows(rng)
-    rows += harmless_rows(pool, rng) + written_rows(pool, rng) + real_rows(real, rng)
+    rows += harmless_rows(pool, rng) + written_rows(pool, rng)
     rows = [row for row in rows if row.answer.strip()]
+    kept = real_rows(real, rng)
+    rows = rng.sample(rows, min(len(rows), count - len(kept))) + kept
     rng.shuffle(rows)
     return rows

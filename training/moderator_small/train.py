@@ -2,8 +2,8 @@
 
     python -m training.moderator_small.train --base FOLDER --out DIR
 
-One pass leaves the sources `LEFT_OUT` out, so that its snapshot tells how well what is learned
-carries over to them; the next has all. May be stopped and started again.
+The first pass leaves the sources `LEFT_OUT` out, so that its snapshot tells how well what is
+learned carries over to them; the others have all. May be stopped and started again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from rerail.moderators.small import ANSWER_TOKENS, asked_part, marked, plain
 from training.moderator_small.rows import HEADS, Row, training_rows
 
 LEFT_OUT = ("surge", "rtp-scores", "rtp-extremes")
-PASSES = 2
-ROWS = 32_000
+PASSES = 3
+ROWS = 22_400
 """Rows of a pass, drawn anew for each."""
 BATCH = 32
 SORTED = 40 * BATCH
@@ -161,7 +161,7 @@ def passes(run: Run, seed: int, rows: int, real: Sequence[Path]) -> Iterator[lis
     """The batches of each pass; what is drawn depends on the seed alone."""
     for k in range(PASSES):
         left_out = LEFT_OUT if k == 0 else ()
-        drawn = training_rows(seed + k, left_out, real if k else ())[:rows]
+        drawn = training_rows(seed + k, rows, left_out, real if k else ())
         yield batches(examples(run.tokenizer, drawn), random.Random(seed + k))
 
 
