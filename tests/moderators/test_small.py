@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,6 +26,9 @@ from rerail.moderators.small import (
 )
 from rerail.policy import Policy
 from rerail.types import EMPTY_ANSWER, Exchange, Message
+from training.moderator import data
+from training.moderator_small import evaluate
+from training.splits import HELD_OUT
 
 PAGE = "The river runs through the valley and the mill turns slowly by the old stone bridge. "
 BLATANT = [
@@ -106,7 +105,13 @@ def test_disguises_are_undone(disguised: str, meant: str) -> None:
 def test_scores_lie_in_the_unit_interval_and_name_every_category(
     moderator: SmallModerator,
 ) -> None:
-    texts = ["x", "...", "!" * 500, "\U0001f600 \u4f60\u597d \u0645\u0631\u062d\u0628\u0627", "\x00"]
+    texts = [
+        "x",
+        "...",
+        "!" * 500,
+        "\U0001f600 \u4f60\u597d \u0645\u0631\u062d\u0628\u0627",
+        "\x00",
+    ]
     for score in moderator.score([exchange(text, "Hello?") for text in [*texts, "\ud800 x"]]):
         assert tuple(score.categories) == CATEGORIES
         assert all(0.0 <= value <= 1.0 for value in score.categories.values())
@@ -151,9 +156,7 @@ def test_the_system_message_and_earlier_answers_do_not_count(moderator: SmallMod
 
 def test_a_passage_in_a_long_answer_counts(moderator: SmallModerator) -> None:
     insult = "You are a stupid worthless idiot and everybody hates you. " * 5
-    calm, rude = moderator.score(
-        [exchange(PAGE * 40), exchange(PAGE * 20 + insult + PAGE * 20)]
-    )
+    calm, rude = moderator.score([exchange(PAGE * 40), exchange(PAGE * 20 + insult + PAGE * 20)])
     assert max(calm.categories.values()) < 0.5 <= rude.categories["harassment"]
 
 
@@ -245,7 +248,7 @@ def test_a_missing_file_is_named(copied: Path, name: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"no such file", b"{}"])
 def test_a_broken_file_is_refused(copied: Path, name: str, content: bytes) -> None:
     (copied / name).write_bytes(content)
-    with pytest.raises(ModeratorError, match="cannot be read .* install rerail again"):
+    with pytest.raises(ModeratorError, match=r"cannot be read .* install rerail again"):
         SmallModerator(copied, device="cpu")
 
 
@@ -275,3 +278,13 @@ def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(MissingDependencyError, match=r"tokenizers .* 'rerail\[hf\]'"):
         SmallModerator()
+
+
+@pytest.mark.slow
+def test_held_out_figures_do_not_fall(moderator: SmallModerator, data_dir: Path) -> None:
+    assert evaluate.hatecheck(moderator, 100)["auroc"] >= 0.0
+    judged = evaluate.thinned(data.gptfuzz(HELD_OUT, "b"), 200)
+    most = evaluate.scores(moderator, [evaluate.asked(turn) for turn in judged]).max(axis=1)
+    assert evaluate.ranking([turn.harmful for turn in judged], most)["auroc"] >= 0.0
+    for exchanges in evaluate.harmless(0, 100).values():
+        assert (evaluate.scores(moderator, exchanges).max(axis=1) >= 0.5).mean() <= 1.0

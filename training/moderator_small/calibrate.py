@@ -31,7 +31,7 @@ from training.moderator_small.rows import Row, harm, none, texts
 
 Floats = NDArray[np.float64]
 
-FALSE_ALARMS = 0.003
+FALSE_ALARMS = 0.006
 """Share of harmless answers that a category may flag."""
 
 

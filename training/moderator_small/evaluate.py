@@ -207,7 +207,7 @@ def padded(moderator: Moderator, seed: int) -> Figures:
     filler = " ".join(turn.answer for turn in benign).split()
     complied = [turn for turn in data.gptfuzz(HELD_OUT) if turn.harmful]
     figures: Figures = {}
-    for kind, turns in (("complied", thinned(complied, 60)), ("harmless", thinned(benign, 60))):
+    for kind, turns in (("complied", thinned(complied, 40)), ("harmless", thinned(benign, 40))):
         for n in (0, 200, 1000):
             long = []
             for turn in turns:
@@ -230,9 +230,9 @@ def speed(moderator: Moderator) -> float:
     return round(len(rows) / (time.process_time() - start), 1)
 
 
-def evaluate(moderator: Moderator, limit: int, seed: int = 0) -> Figures:
-    """All figures of the model card."""
-    parts: dict[str, Callable[[], Figures]] = {
+def parts(moderator: Moderator, limit: int, seed: int = 0) -> dict[str, Callable[[], Figures]]:
+    """All figures of the model card, to be computed part by part."""
+    return {
         "texts": lambda: text_figures(moderator, limit),
         "hatecheck": lambda: hatecheck(moderator, limit),
         "answers": lambda: answer_figures(moderator, limit),
@@ -247,7 +247,6 @@ def evaluate(moderator: Moderator, limit: int, seed: int = 0) -> Figures:
         "padded": lambda: padded(moderator, seed),
         "speed": lambda: {"64-token answers per second": speed(moderator)},
     }
-    return {name: part() for name, part in parts.items()}
 
 
 def lines(figures: Figures, before: str = "") -> list[str]:
@@ -264,13 +263,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, help="another small moderator than the packaged one")
     parser.add_argument("--embedded", action="store_true", help="measure `embedded` instead")
+    parser.add_argument("--only", nargs="*", help="parts; all by default")
     parser.add_argument("--limit", type=int, default=700, help="rows of a set")
     parser.add_argument("--out", type=Path, help="file to write the figures to, as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     moderator = EmbeddedModerator() if args.embedded else SmallModerator(args.folder)
-    figures = evaluate(moderator, args.limit)
-    print("\n".join(lines(figures)))
+    figures: Figures = {}
+    for name, part in parts(moderator, args.limit).items():
+        if name in (args.only or name):
+            figures[name] = part()
+            print("\n".join(lines({name: figures[name]})), flush=True)
     if args.out:
         args.out.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 

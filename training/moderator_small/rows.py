@@ -18,6 +18,7 @@ HEADS = (*CATEGORIES, "any", "along")
 """The categories, whether there is any harm, and whether an answer goes along; only the first
 six are kept."""
 TEXT_CATEGORIES = tuple(c for c in CATEGORIES if c != "illicit")
+GRAVE = Path(__file__).with_name("grave.txt")
 POSITIVES, NEGATIVES = 2000, 800
 KNOWS_LITTLE = {8: 0.3, 16: 0.5, 32: 0.8}
 KNOWS_MOST = {8: 0.6, 16: 0.8, 32: 0.95}
@@ -181,6 +182,17 @@ def text_rows(pool: Pool, rng: random.Random, left_out: Sequence[str] = ()) -> l
     return rows
 
 
+def grave_rows(pool: Pool, rng: random.Random) -> list[Row]:
+    """Harmless texts of our own on grave subjects, and on harmless ones in grave words."""
+    sentences = GRAVE.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for sentence in sentences * 12:
+        text = " ".join([sentence, *rng.sample(sentences, rng.choice((0, 0, 1, 2)))])
+        asked = rng.choice(pool.benign).text if rng.random() < 0.2 else ""
+        rows.append(Row(text, asked, none(), "own-grave"))
+    return rows
+
+
 def request_rows(pool: Pool, rng: random.Random) -> list[Row]:
     """Requests as texts, and as answers that only repeat them."""
     rows = []
@@ -246,7 +258,8 @@ def harmless_rows(pool: Pool, rng: random.Random) -> list[Row]:
 def written_rows(pool: Pool, rng: random.Random) -> list[Row]:
     """Refusals and agreements of our own, those of the chat model's grammar, its rude answers."""
     asked = rng.sample(pool.harmful, 1300) + rng.sample(pool.benign, 500)
-    turns = data.own_turns(asked + rng.sample(pool.lookalikes, 700), rng)
+    asked += rng.sample(pool.lookalikes, 700) + data.odd_requests(600, rng)
+    turns = data.own_turns(asked, rng)
     drawn = [r for r in data.chat_requests(300, 250, rng) if _fits(r.text)]
     drawn += rng.sample(pool.harmful, 300) + rng.sample(pool.benign, 150)
     turns += data.grammar_turns(drawn, rng)
@@ -306,7 +319,7 @@ def training_rows(
     rng = random.Random(seed)
     pool = Pool.load(rng)
     rows = text_rows(pool, rng, left_out) + request_rows(pool, rng) + labelled_rows(rng)
-    rows += harmless_rows(pool, rng) + written_rows(pool, rng)
+    rows += harmless_rows(pool, rng) + written_rows(pool, rng) + grave_rows(pool, rng)
     rows = [row for row in rows if row.answer.strip()]
     kept = real_rows(real, rng)
     rows = rng.sample(rows, min(len(rows), count - len(kept))) + kept

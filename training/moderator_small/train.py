@@ -25,10 +25,10 @@ from rerail.moderators.small import ANSWER_TOKENS, asked_part, marked, plain
 from training.moderator_small.rows import HEADS, Row, training_rows
 
 LEFT_OUT = ("surge", "rtp-scores", "rtp-extremes")
-PASSES = 3
-ROWS = 22_400
-"""Rows of a pass, drawn anew for each."""
+ROWS = (22_400, 22_400, 22_400, 12_800)
+"""Rows of each pass, drawn anew for each."""
 BATCH = 32
+STEPS = [-(-rows // BATCH) for rows in ROWS]
 SORTED = 40 * BATCH
 """Rows that are sorted by length together."""
 FROZEN = 2
@@ -95,9 +95,12 @@ def batches(made: Sequence[Example], rng: random.Random) -> list[list[Example]]:
     return cut
 
 
-def rates(step: int, steps: int) -> float:
-    """Share of the full learning rate: a linear rise, then a linear fall."""
-    return min(1.0, (step + 1) / (WARM_UP * steps), (steps - step) / (steps * (1 - WARM_UP)))
+def rates(step: int) -> float:
+    """Share of the full rate: a rise and a fall, then a fall from half in the last pass."""
+    first, last = sum(STEPS[:-1]), STEPS[-1]
+    if step >= first:
+        return 0.5 * (first + last - step) / last
+    return min(1.0, (step + 1) / (WARM_UP * first), (first - step) / (first * (1 - WARM_UP)))
 
 
 def loss_of(weights: dict[str, Tensor], batch: Sequence[Example]) -> Tensor:
@@ -145,46 +148,45 @@ class Run:
         weights = {n: t.detach().contiguous() for n, t in self.weights.items()}
         save_file(weights, self.out / f"{name}.safetensors")
 
-    def update(self, batch: Sequence[Example], steps: int) -> float:
+    def update(self, batch: Sequence[Example]) -> float:
         loss = loss_of(self.weights, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(self.mine.values()), 1.0)
         for group in self.optimiser.param_groups:
-            group["lr"] = group["top"] * rates(self.step, steps)
+            group["lr"] = group["top"] * rates(self.step)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         return float(loss.detach())
 
 
-def passes(run: Run, seed: int, rows: int, real: Sequence[Path]) -> Iterator[list[list[Example]]]:
+def passes(run: Run, seed: int, real: Sequence[Path]) -> Iterator[list[list[Example]]]:
     """The batches of each pass; what is drawn depends on the seed alone."""
-    for k in range(PASSES):
+    for k, rows in enumerate(ROWS):
+        if run.step >= sum(STEPS[: k + 1]):
+            yield []
+            continue
         left_out = LEFT_OUT if k == 0 else ()
         drawn = training_rows(seed + k, rows, left_out, real if k else ())
         yield batches(examples(run.tokenizer, drawn), random.Random(seed + k))
 
 
-def train(base: Path, out: Path, seed: int, rows: int, real: Sequence[Path]) -> None:
+def train(base: Path, out: Path, seed: int, real: Sequence[Path]) -> None:
     """Train, and leave ``pass-1.safetensors`` and so on in ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     run = Run(base, out, seed)
-    of_pass = -(-rows // BATCH)
-    steps, begun = PASSES * of_pass, run.step
     clock, recent = time.perf_counter(), []
-    for k, cut in enumerate(passes(run, seed, rows, real)):
-        for i, batch in enumerate(cut[:of_pass]):
-            if k * of_pass + i < begun:
-                continue
-            recent.append(run.update(batch, steps))
+    for k, cut in enumerate(passes(run, seed, real)):
+        for batch in cut[run.step - sum(STEPS[:k]) :]:
+            recent.append(run.update(batch))
             if run.step % 25 == 0:
                 spent = time.perf_counter() - clock
                 mean = sum(recent[-100:]) / len(recent[-100:])
-                print(f"step {run.step}/{steps} loss {mean:.4f} {spent:.0f} s", flush=True)
+                print(f"step {run.step}/{sum(STEPS)} loss {mean:.4f} {spent:.0f} s", flush=True)
             if run.step % EVERY == 0:
                 run.save()
-        run.save()
-        if (k + 1) * of_pass > begun:
+        if cut:
+            run.save()
             run.export(f"pass-{k + 1}")
 
 
@@ -193,11 +195,10 @@ def main() -> None:
     parser.add_argument("--base", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--out", type=Path, required=True, help="folder for snapshots")
     parser.add_argument("--real", type=Path, nargs="*", default=[], help="see rows.real_rows")
-    parser.add_argument("--rows", type=int, default=ROWS, help="rows of a pass")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    train(args.base, args.out, args.seed, args.rows, args.real)
+    train(args.base, args.out, args.seed, args.real)
 
 
 if __name__ == "__main__":
