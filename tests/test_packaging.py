@@ -34,6 +34,7 @@ ABOUT_AN_EXTRA = {
     "engines/transformers.py": "hf",
     "engines/vllm.py": "vllm",
     "engines/vllm_server.py": "vllm",
+    "moderators/_encoder.py": "hf",
     "server": "server",
 }
 """File or folder, imported late, to the extra whose packages it imports at its top level."""

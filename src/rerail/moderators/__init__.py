@@ -40,6 +40,7 @@ REGISTRY: dict[str, str] = {
     "classifier": "rerail.moderators.classifier:ClassifierModerator",
     "custom-guard": "rerail.moderators.guards.custom:CustomGuard",
     "embedded": "rerail.moderators.embedded:EmbeddedModerator",
+    "embedded-small": "rerail.moderators.small:SmallModerator",
     "fake": "rerail.moderators.fake:FakeModerator",
     "granite-guardian": "rerail.moderators.guards.granite_guardian:GraniteGuardian",
     "http": "rerail.moderators.http:HttpModerator",
