@@ -22,7 +22,7 @@ from training.moderator.labels import CATEGORIES, categories_of
 
 Floats = NDArray[np.float64]
 
-TOPIC_LAYOUT = Layout(bits=18, chars=(4,), words=(1, 2, 3))
+TOPIC_LAYOUT = Layout(bits=18, chars=(3, 4, 5), words=(1, 2))
 SOURCE_WEIGHT = {
     "own-alarming": 2.0,
     "own-paragraphs": 3.0,
@@ -84,7 +84,11 @@ def subject_rows(turns: Sequence[Turn], rng: random.Random) -> list[Text]:
 def text_rows(turns: Sequence[Turn], rng: random.Random, without: str = "") -> list[Text]:
     """Texts with labels for the categories: real ones, requests, and answers.
 
+    What we wrote ourselves counts as one source.
+
     Args:
+        turns: exchanges to take answers from.
+        rng: for what is put together at random.
         without: a source of real texts to leave out, to be measured on.
     """
     real = [row for row in data.texts(TRAIN) if row.source != without]
@@ -99,9 +103,12 @@ def text_rows(turns: Sequence[Turn], rng: random.Random, without: str = "") -> l
         replace(r, weight=r.weight * SOURCE_WEIGHT.get(r.source, 1.0))
         for r in asked + data.advbench_targets()
     ]
+    rows = [replace(r, source="own") if r.source.startswith("own-") else r for r in rows]
     for question in dict.fromkeys(t.request for t in turns if t.source == "gptfuzz"):
         rows.append(Text(question, categories_of(question), "gptfuzz-questions"))
     for turn in turns:
+        if turn.source in ("own", "grammar") and rng.random() < 0.6:
+            continue  # they are many, and alike
         labels = turn.labels or categories_of(turn.request)
         if not turn.complies:
             labels = dict.fromkeys(CATEGORIES, 0.0)

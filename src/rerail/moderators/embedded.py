@@ -4,10 +4,11 @@ For an answer y to a conversation x, and each category c:
 
     score_c = 1 − (1 − text_c(y)) · (1 − subject_c(x, y) · goes_along(y))
 
-``text_c`` reads the answer as a text of its own (insults, threats, ...); ``subject_c`` is the
-probability that request and answer are about something harmful, shared out over the kinds c, the
-likeliest kind having all of it; ``goes_along`` is the probability that the answer does not decline.
-A text that answers nobody has ``text_c`` alone.
+``text_c`` reads the answer as a text of its own; ``subject_c`` is the probability that request and
+answer are about something harmful, shared out over the kinds c, the likeliest kind having all of
+it; ``goes_along`` is the probability that the answer does not decline. A text that answers nobody
+has ``text_c`` alone. In an answer it counts for what is said to somebody, harassment and hate: the
+words of the other kinds are those of the subject, and refusals name it, too.
 How the weights were made, and how well they do, is in ``assets/moderator/MODEL_CARD.md``.
 """
 
@@ -49,6 +50,7 @@ _FEW_PASSAGES = 4
 _BY_CHANCE = 0.2
 _PLAIN = 2.0
 _FORMAT = 4
+_SAID = np.array([category in ("harassment", "hate") for category in CATEGORIES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,10 +293,11 @@ class Weights:
 
     def scores(self, readings: Readings) -> Floats:
         """``(n, 6)`` scores in [0, 1]."""
-        harm = subject_probability(self.mixing, readings) * sigmoid(readings.along)
-        asked = np.where(readings.alone, 0.0, harm)[:, None] * kind_shares(readings)
-        text = sigmoid(readings.answer[:, 1:])
-        return np.asarray(1.0 - (1.0 - text) * (1.0 - asked), dtype=np.float64)
+        alone = readings.alone[:, None]
+        text = np.where(alone | _SAID, sigmoid(readings.answer[:, 1:]), 0.0)
+        subject = subject_probability(self.mixing, readings)[:, None] * kind_shares(readings)
+        along = np.where(alone, 0.0, sigmoid(readings.along)[:, None])
+        return np.asarray(1.0 - (1.0 - text) * (1.0 - subject * along), dtype=np.float64)
 
 
 def subject_probability(mixing: Floats, readings: Readings) -> Floats:
