@@ -22,7 +22,7 @@ from training.moderator.labels import CATEGORIES, categories_of
 
 Floats = NDArray[np.float64]
 
-TOPIC_LAYOUT = Layout(bits=18, chars=(3, 4, 5), words=(1, 2))
+TOPIC_LAYOUT = Layout(bits=18, chars=(4,), words=(1, 2, 3))
 SOURCE_WEIGHT = {
     "own-alarming": 2.0,
     "own-paragraphs": 3.0,
@@ -33,6 +33,8 @@ SOURCE_WEIGHT = {
     "self-instruct-seed": 3.0,
 }
 PENALTY = 0.3
+KEPT = "rtp-scores"
+"""Texts that only calibration sees, so that there are some to be measured on."""
 ANSWER_LAYOUT = Layout(bits=16, chars=(), words=(1, 2, 3), opening=25)
 
 
@@ -84,8 +86,6 @@ def subject_rows(turns: Sequence[Turn], rng: random.Random) -> list[Text]:
 def text_rows(turns: Sequence[Turn], rng: random.Random, without: str = "") -> list[Text]:
     """Texts with labels for the categories: real ones, requests, and answers.
 
-    What we wrote ourselves counts as one source.
-
     Args:
         turns: exchanges to take answers from.
         rng: for what is put together at random.
@@ -103,12 +103,9 @@ def text_rows(turns: Sequence[Turn], rng: random.Random, without: str = "") -> l
         replace(r, weight=r.weight * SOURCE_WEIGHT.get(r.source, 1.0))
         for r in asked + data.advbench_targets()
     ]
-    rows = [replace(r, source="own") if r.source.startswith("own-") else r for r in rows]
     for question in dict.fromkeys(t.request for t in turns if t.source == "gptfuzz"):
         rows.append(Text(question, categories_of(question), "gptfuzz-questions"))
     for turn in turns:
-        if turn.source in ("own", "grammar") and rng.random() < 0.6:
-            continue  # they are many, and alike
         labels = turn.labels or categories_of(turn.request)
         if not turn.complies:
             labels = dict.fromkeys(CATEGORIES, 0.0)
@@ -157,9 +154,8 @@ def topic_table(turns: Sequence[Turn], rng: random.Random, without: str = "") ->
 
 
 def labelled_turns() -> list[Turn]:
-    """Half ``a`` of the labelled answers, less those kept for calibration."""
-    turns = data.gptfuzz(TRAIN, "a") + data.rbr(TRAIN, "a")
-    return [turn for turn in turns if not kept_for_calibration(turn.request)]
+    """Half ``a`` of the labelled answers of gptfuzz, less those kept for calibration."""
+    return [t for t in data.gptfuzz(TRAIN, "a") if not kept_for_calibration(t.request)]
 
 
 def training_turns(rng: random.Random) -> list[Turn]:
@@ -187,7 +183,7 @@ def train(seed: int = 0) -> Weights:
     """The moderator, from the data folder."""
     rng = random.Random(seed)
     turns = training_turns(rng)
-    topic = topic_table(turns, rng)
+    topic = topic_table(turns, rng, KEPT)
     return calibrated(Weights(topic, along_table(turns), np.zeros((2, 4))), rng)
 
 
