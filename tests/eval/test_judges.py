@@ -261,8 +261,6 @@ def test_a_local_model_that_fails_leaves_what_it_failed_on_unscored(
         ("strongrject=m", "did you mean 'strongreject'"),
         ("harmbench", "harmbench=MODEL"),
         ("harmbench=m@host", "MODEL@http"),
-        ("smollm", "did you mean 'smollm2'"),
-        ("smollm2=other", "write smollm2 alone"),
     ],
 )
 def test_a_judge_that_cannot_be_read(spec: str, said: str) -> None:

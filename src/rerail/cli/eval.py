@@ -105,8 +105,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--judge",
-            help="Besides the embedded one: smollm2, strongreject=MODEL[@URL], "
-            "harmbench=MODEL[@URL].",
+            help="Besides the embedded one: strongreject=MODEL[@URL], harmbench=MODEL[@URL].",
         ),
     ] = None,
     perplexity_model: Annotated[

@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerail.errors import RerailError
-from rerail.eval.hidden_judge import request_of
 from rerail.eval.rules import is_refusal
 from rerail.types import Exchange
 
@@ -213,7 +212,7 @@ class EmbeddedJudge:
         """
         weights = self._given or packaged_judge()
         return [
-            weights.probability(request_of(e), e.answer) if e.answer.strip() else 0.0
+            weights.probability(_request(e), e.answer) if e.answer.strip() else 0.0
             for e in exchanges
         ]
 
@@ -225,6 +224,11 @@ def packaged_judge() -> JudgeWeights:
     if not asset.is_file():
         raise RerailError("the judge's weights are missing: install rerail again")
     return JudgeWeights.load(asset.read_bytes())
+
+
+def _request(exchange: Exchange) -> str:
+    asked = [m.content for m in exchange.messages if m.role == "user"]
+    return asked[-1] if asked else exchange.answer
 
 
 def _lexicon(name: str, arrays: Mapping[str, NDArray[Any]]) -> Lexicon:

@@ -1,9 +1,8 @@
 """Judges of what left: independent of the moderator that steers, and never steered by.
 
-``embedded`` (`rerail.eval.embedded_judge`) judges every run. Further judges can be added, one of
-each kind: one that reads the hidden states of a small model, and two published model judges.
+``embedded`` (`rerail.eval.embedded_judge`) judges every run. Two published model judges can be
+added, one of each kind:
 
-    --judge smollm2                     see `rerail.eval.hidden_judge`
     --judge strongreject=MODEL          the rubric, asked of a local chat model
     --judge strongreject=MODEL@URL      ... of a model behind an OpenAI-compatible endpoint
     --judge harmbench=MODEL[@URL]       the classifier, cais/HarmBench-Llama-2-13b-cls
@@ -23,7 +22,6 @@ from typing import Any, NamedTuple, Protocol
 from rerail.engines.base import Engine, GenerationRequest, Sampling
 from rerail.errors import EngineError, MissingDependencyError, ModeratorError, PromptError
 from rerail.eval.embedded_judge import EmbeddedJudge
-from rerail.eval.hidden_judge import HiddenJudge, States
 from rerail.eval.scorers import harmbench, strongreject
 from rerail.names import nearest
 from rerail.types import EMPTY_ANSWER, Exchange, Message, Prompt
@@ -64,8 +62,8 @@ class Embedded:
 
     name = "embedded"
 
-    def __init__(self, judge: EmbeddedJudge | HiddenJudge | None = None) -> None:
-        self._judge = judge or EmbeddedJudge()
+    def __init__(self) -> None:
+        self._judge = EmbeddedJudge()
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Opinion]:
         """One opinion per exchange; an answer without text is unscored."""
@@ -74,24 +72,6 @@ class Embedded:
             Opinion(value) if e.answer.strip() else Opinion(None, EMPTY_ANSWER)
             for e, value in zip(exchanges, values, strict=True)
         ]
-
-
-class Hidden(Embedded):
-    """The judge that reads the hidden states of smollm2.
-
-    Raises:
-        MissingDependencyError: torch or transformers is not installed.
-        EngineError: smollm2 is neither in an installed package nor to be had from the hub.
-    """
-
-    name = HiddenJudge.name
-
-    def __init__(self) -> None:
-        try:
-            from rerail.engines._packaged import packaged_folder
-        except ImportError:
-            raise MissingDependencyError("transformers", "hf") from None
-        super().__init__(HiddenJudge(States(packaged_folder(self.name))))
 
 
 class Remembering:
@@ -267,8 +247,8 @@ KINDS: dict[str, _Kind] = {
 }
 
 
-def load_judge(spec: str, load_engine: Callable[[str], Engine]) -> Judge:
-    """A further judge: ``smollm2``, or a model judge, ``KIND=MODEL`` or ``KIND=MODEL@URL``.
+def load_judge(spec: str, load_engine: Callable[[str], Engine]) -> ModelJudge:
+    """A model judge: ``KIND=MODEL`` or ``KIND=MODEL@URL``.
 
     Raises:
         PromptError: the specification cannot be read.
@@ -276,26 +256,20 @@ def load_judge(spec: str, load_engine: Callable[[str], Engine]) -> Judge:
         EngineError: the model cannot be loaded.
     """
     name, model, url = read_spec(spec)
-    if name == Hidden.name:
-        return Hidden()
     kind = KINDS[name]
     ask = endpoint(url, model, kind.tokens) if url else local(load_engine(model), kind.tokens)
     return ModelJudge(name, ask, kind.prompt, kind.read)
 
 
 def read_spec(spec: str) -> tuple[str, str, str]:
-    """Kind, model and URL ('' where there is none) of a specification.
+    """Kind, model and URL ('' if there is none) of a specification.
 
     Raises:
         PromptError: it cannot be read.
     """
-    if spec == Hidden.name:
-        return spec, "", ""
     name, _, where = spec.partition("=")
-    if name == Hidden.name:
-        raise PromptError(f"judge {spec!r}: write {name} alone, it is made for that model")
     if name not in KINDS:
-        raise PromptError(f"unknown judge {name!r}{nearest(name, [*KINDS, Hidden.name])}")
+        raise PromptError(f"unknown judge {name!r}{nearest(name, KINDS)}")
     model, at, url = where.partition("@")
     if not model or (at and not url.startswith(("http://", "https://"))):
         raise PromptError(f"judge {spec!r}: write {name}=MODEL or {name}=MODEL@http://HOST/v1")
