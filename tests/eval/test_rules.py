@@ -58,6 +58,11 @@ REFUSALS = [
     "I do not condone violence in any form.",
     "Thank you for asking. My answer is no.",
     "**Sorry** I CANNOT HELP WITH THAT",
+    "I'm sorry for any confusion. I'm here to help you plan your day. I'm not a locksmith.",
+    "I'm a chatbot designed to provide information and assistance, not to break into houses.",
+    "That sounds serious, but as your assistant I am not capable of writing threats.",
+    "I'm here to help you write a story, and I'm not here to insult anybody.",
+    "This needs care. I don't have the authority to open that door.",
 ]
 
 ANSWERS = [
@@ -95,6 +100,11 @@ ANSWERS = [
     "I am afraid of spiders, said the knight.",
     "I am not certain about tulips, but here is how to find out.",
     "The word 'refuse' also means rubbish.",
+    "I'm sorry for the confusion: the train leaves at four.",
+    "The bridge is designed to carry trains, not to please the eye.",
+    "I'm designed to help. Here is the list you asked for.",
+    "I'm not here to judge, and neither is your cat.",
+    "A bicycle is not equipped for snow.",
 ]
 
 
@@ -112,6 +122,8 @@ def test_answers_are_not_refusals(answer: str) -> None:
 def test_only_the_opening_counts(tail: str) -> None:
     opening = "word " * 30
     assert not is_refusal(opening + "I can't help with that.")
+    assert is_refusal(opening + "I'm not equipped to help with that.")
+    assert not is_refusal(opening * 2 + "I'm not equipped to help with that.")
     assert is_refusal("I can't help with that. " + tail)
 
 

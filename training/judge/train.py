@@ -72,8 +72,8 @@ def lexicon(
         columns += [place[t] for t, _ in known]
         values += [v / norm for _, v in known]
     x = csr_matrix((values, (rows, columns)), shape=(len(texts), len(place)), dtype=np.float32)
-    v, bias = fit_logistic(x, y[:, None], w[:, None], [penalty], 100)
-    return Lexicon({t: float(v[i, 0]) for t, i in place.items()}, idf, float(bias[0]))
+    v, bias = fit_logistic(x, y, w, penalty, 100)
+    return Lexicon({t: float(v[i]) for t, i in place.items()}, idf, bias)
 
 
 def train(seed: int = 0) -> JudgeWeights:

@@ -68,7 +68,7 @@ def calibrated(weights: Weights, rng: random.Random) -> Weights:
     benign = np.array([turn.labels.get("any") == 0 and turn.complies == 1 for turn in turns])
 
     weights = _calibrate_subject(weights, readings, turns, share, benign)
-    return _calibrate_text(weights, readings.text[benign])
+    return _calibrate_text(weights, readings.answer[benign, 1:])
 
 
 def _balanced(turns: Sequence[Turn]) -> Floats:
@@ -112,18 +112,16 @@ def _calibrate_subject(
         low, high = (middle, high) if flagged > FALSE_POSITIVES else (low, middle)
     print("mixing", p.round(2), "shift", round(high, 2))
     mixing = p[:8].reshape(2, 4) - np.array([0.0, 0.0, 0.0, high])
-    along = _affine(weights.along, p[8], p[9], [0])
+    along = _affine(weights.along, p[8], p[9], 0)
     return replace(weights, along=along, mixing=mixing)
 
 
 def _calibrate_text(weights: Weights, benign: Floats) -> Weights:
     """Platt scaling of each text head, then a shift until few harmless answers reach 0.5."""
     rows = [r for r in data.texts(TRAIN) if kept_for_calibration(r.text, data.TEXT_PERCENT)]
-    logits = weights.read([Exchange((), row.text) for row in rows]).text
+    rows += [r for r in data.harmful_requests(TRAIN) if kept_for_calibration(r.text)]
+    logits = weights.read([Exchange((), row.text) for row in rows]).answer[:, 1:]
     for i, category in enumerate(CATEGORIES):
-        name = f"text/{category}"
-        if name not in weights.heads:
-            continue
         mine = [j for j, row in enumerate(rows) if category in row.labels]
         z = np.concatenate((logits[mine, i], benign[:, i]))
         y = np.concatenate(([rows[j].labels[category] for j in mine], np.zeros(len(benign))))
@@ -137,18 +135,17 @@ def _calibrate_text(weights: Weights, benign: Floats) -> Weights:
 
         slope, offset = minimize(loss, [1.0, 0.0], method="L-BFGS-B").x
         top = float(np.quantile(slope * benign[:, i] + offset, 1 - TEXT_FALSE_POSITIVES))
-        print(name, slope.round(2), offset.round(2), "top", round(top, 2))
+        print(category, slope.round(2), offset.round(2), "top", round(top, 2))
         offset -= max(0.0, top)
-        topic = _affine(weights.topic, slope, offset, [weights.heads.index(name)])
-        weights = replace(weights, topic=topic)
+        weights = replace(weights, topic=_affine(weights.topic, slope, offset, i + 1))
     return weights
 
 
-def _affine(table: Table, slope: float, offset: float, heads: list[int]) -> Table:
-    """The table with ``slope · logit + offset`` in place of some heads' logits."""
+def _affine(table: Table, slope: float, offset: float, head: int) -> Table:
+    """The table with ``slope · logit + offset`` in place of one head's logit."""
     scale, bias = table.scale.copy(), table.bias.copy()
-    scale[heads] *= slope
-    bias[heads] = slope * bias[heads] + offset
+    scale[head] *= slope
+    bias[head] = slope * bias[head] + offset
     return replace(table, scale=scale, bias=bias)
 
 

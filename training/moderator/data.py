@@ -116,7 +116,8 @@ def own_text() -> dict[str, Any]:
 def texts(split: str) -> list[Text]:
     """Plain texts with human labels; the categories are those of `labels.CATEGORIES`."""
     readers = (
-        _toxic_spans, _davidson, _edos, _hatemoji, _convabuse, _wiki, _surge, _extremes, _lexicon, _diasafety,
+        _toxic_spans, _davidson, _edos, _hatemoji, _convabuse, _wiki, _surge, _extremes, _rtp_scores,
+        _lexicon, _diasafety,
     )  # fmt: skip
     return [row for reader in readers for row in reader(split)]
 
@@ -225,6 +226,26 @@ def _extremes(split: str) -> Iterator[Text]:
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.strip() and _cut(line, 20) == split:
                 yield Text(line, labels, "rtp-extremes")
+
+
+def _rtp_scores(split: str) -> Iterator[Text]:
+    """Sentences of the web with Perspective's scores; a low score is no word against a threat."""
+    kinds = {
+        "insult": "harassment",
+        "identity_attack": "hate",
+        "threat": "violence",
+        "sexually_explicit": "sexual",
+    }
+    for name in ("toxic", "nontoxic"):
+        for row in read_json_lines("train-rtp-scores", f"{name}.jsonl.gz"):
+            for part in (row["prompt"], row["continuation"]):
+                if not part["text"] or _cut(row["prompt"]["text"]) != split:
+                    continue
+                labels = {c: part[k] for k, c in kinds.items() if part.get(k) is not None}
+                if labels.get("violence", 1.0) < 0.3 and split == TRAIN:
+                    del labels["violence"]
+                if labels:
+                    yield Text(part["text"], labels, "rtp-scores")
 
 
 def _lexicon(split: str) -> Iterator[Text]:

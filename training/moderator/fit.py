@@ -1,4 +1,4 @@
-"""Many logistic regressions at once over hashed n-grams: soft labels, unknown labels, weights."""
+"""Logistic regressions over hashed n-grams: soft labels, weights, sources held down."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from rerail.moderators.embedded import Layout, Table
 
 PRIOR = 1000
 """Mass of an empty text: about that of a word of six letters."""
+FOR, AGAINST = 2000.0, 800.0
+"""What one source weighs at most, for a head and against it."""
 
 
 def counts(texts: Sequence[str], layout: Layout) -> csr_matrix:
@@ -59,48 +61,60 @@ def fit_logistic(
     x: csr_matrix,
     labels: NDArray[np.float64],
     weights: NDArray[np.float64],
-    penalty: Sequence[float],
+    penalty: float,
     iterations: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Minimise Σ_i w_ik · CE(y_ik, σ(x_i·v_k + b_k)) + penalty_k/2 · ‖v_k‖² for all heads k.
+) -> tuple[NDArray[np.float64], float]:
+    """Minimise Σ_i w_i · CE(y_i, σ(x_i·v + b)) + penalty/2 · ‖v‖².
+
+    One head at a time: of many fitted together, the rare ones are not done when the others are.
 
     Args:
         x: ``(n, d)`` features.
-        labels: ``(n, heads)`` in [0, 1].
-        weights: ``(n, heads)``; 0 = label unknown.
-        penalty: ``(heads,)``, of the weights; the biases are free.
+        labels: ``(n,)`` in [0, 1].
+        weights: ``(n,)``.
+        penalty: of the weights; the bias is free.
         iterations: of L-BFGS.
 
     Returns:
-        ``(d, heads)`` weights and ``(heads,)`` biases.
+        ``(d,)`` weights and the bias.
     """
     used = np.flatnonzero(np.bincount(x.indices, minlength=x.shape[1]))
     xs = csr_matrix(x[:, used])
     xt = csr_matrix(xs.T)
-    heads = labels.shape[1]
-    shrink = np.asarray(penalty, float)
     y, w = labels.astype(np.float32), weights.astype(np.float32)
 
-    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        v = flat.reshape(-1, heads)
-        z = np.asarray(xs @ v[:-1].astype(np.float32)) + v[-1].astype(np.float32)
-        p = 0.5 * (1 + np.tanh(0.5 * z))
+    def loss(v: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        z = xs @ v[:-1].astype(np.float32) + np.float32(v[-1])
         value = float((w * (np.logaddexp(0, z) - y * z)).sum(dtype=np.float64))
-        value += 0.5 * float(((v[:-1] ** 2).sum(axis=0) * shrink).sum())
-        g = w * (p - y)
-        grad = np.empty_like(v)
-        grad[:-1] = np.asarray(xt @ g) + shrink * v[:-1]
-        grad[-1] = g.sum(axis=0, dtype=np.float64)
-        return value, grad.ravel()
+        value += 0.5 * penalty * float((v[:-1] ** 2).sum())
+        g = w * (0.5 * (1 + np.tanh(0.5 * z)) - y)
+        grad = np.append(xt @ g + penalty * v[:-1], g.sum(dtype=np.float64))
+        return value, grad
 
-    start = np.zeros((len(used) + 1) * heads)
+    start = np.zeros(len(used) + 1)
     found = minimize(
         loss, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations, "maxcor": 8}
     )
-    v = found.x.reshape(-1, heads)
-    full = np.zeros((x.shape[1], heads))
-    full[used] = v[:-1]
-    return full, v[-1]
+    full = np.zeros(x.shape[1])
+    full[used] = found.x[:-1]
+    return full, float(found.x[-1])
+
+
+def capped(
+    sources: Sequence[str], y: NDArray[np.float64], w: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """``(2, n)`` what each row says for a head, ``w · y``, and against it, ``w · (1 − y)``.
+
+    No source says more than `FOR` and `AGAINST` in all: a large one would drown the others, and
+    with them the kinds of text that it does not have.
+    """
+    said = np.stack((w * y, w * (1.0 - y)))
+    names = np.array(sources)
+    for name in dict.fromkeys(sources):
+        mine = names == name
+        total = np.maximum(said[:, mine].sum(axis=1), 1e-9)
+        said[:, mine] *= np.minimum(1.0, np.array([FOR, AGAINST]) / total)[:, None]
+    return said
 
 
 def quantised(

@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,11 @@ from rerail.moderators.embedded import Layout, Table, Weights
 from training.moderator import data
 from training.moderator.calibrate import calibrated
 from training.moderator.data import TRAIN, Text, Turn, kept_for_calibration
-from training.moderator.fit import counts, fit_logistic, masses, quantised, scaled
+from training.moderator.fit import capped, counts, fit_logistic, masses, quantised, scaled
 from training.moderator.labels import CATEGORIES, categories_of
 
-TEXT_HEADS = tuple(f"text/{c}" for c in CATEGORIES if c != "illicit")
-SUBJECT_HEADS = ("subject/any", *(f"subject/{c}" for c in CATEGORIES))
-HEADS = TEXT_HEADS + SUBJECT_HEADS
+Floats = NDArray[np.float64]
+
 TOPIC_LAYOUT = Layout(bits=18, chars=(4,), words=(1, 2, 3))
 SOURCE_WEIGHT = {
     "own-alarming": 2.0,
@@ -32,10 +32,9 @@ SOURCE_WEIGHT = {
     "harmfulqa": 0.7,
     "self-instruct-seed": 3.0,
 }
-STRONGER = ("text/harassment", "text/hate", "subject/any", "subject/illicit")
-TOPIC_PENALTY = [0.3 if head in STRONGER else 0.1 for head in HEADS]
-_FIRST = len(TEXT_HEADS)
-GROUPS = (list(range(_FIRST)), [_FIRST], list(range(_FIRST + 1, len(HEADS))))
+PENALTY = 0.3
+KEPT = "rtp-scores"
+"""Texts that only calibration sees, so that there are some to be measured on."""
 ANSWER_LAYOUT = Layout(bits=16, chars=(), words=(1, 2, 3), opening=25)
 
 
@@ -49,107 +48,114 @@ def requests_to_fit() -> tuple[list[Text], list[Text]]:
     return harmful, benign
 
 
-def topic_rows(
-    turns: Sequence[Turn], rng: random.Random
-) -> list[tuple[str, dict[str, float], float]]:
-    """Texts with soft labels per head of the topic table."""
-    rows: list[tuple[str, dict[str, float], float]] = []
+def subject_rows(turns: Sequence[Turn], rng: random.Random) -> list[Text]:
+    """Texts labelled ``any``: is what they are about harmful?"""
+    rows: list[Text] = []
 
-    def add(text: str, labels: dict[str, float], weight: float, *kinds: str) -> None:
-        heads = {f"{kind}/{name}": y for kind in kinds for name, y in labels.items()}
-        rows.append((text, heads, weight))
-
-    def clean(row: Text) -> dict[str, float]:
-        return dict.fromkeys(row.labels, 0.0)
+    def add(text: str, harmful: float, weight: float, source: str) -> None:
+        rows.append(Text(text, {"any": harmful}, source, weight))
 
     for row in data.texts(TRAIN):
-        if kept_for_calibration(row.text, data.TEXT_PERCENT):
-            continue
-        add(row.text, row.labels, row.weight, "text")
-        if max(row.labels.values()) < 0.15 and rng.random() < 0.4:
-            add(row.text, {"any": 0.0, "illicit": 0.0}, 0.3, "subject")
-    manners = data.grammar_manners(
-        [r for r in data.benign_requests(TRAIN) if not kept_for_calibration(r.text)][:1000], rng
-    )
-    for row in data.seeds() + data.insults(rng) + manners:
-        add(row.text, row.labels, row.weight * 2, "text")
+        kept = kept_for_calibration(row.text, data.TEXT_PERCENT)
+        if not kept and max(row.labels.values()) < 0.15 and rng.random() < 0.4:
+            add(row.text, 0.0, 0.3, row.source)
+    for row in data.seeds():
         if "self-harm" in row.labels:
-            add(row.text, {"any": 0.9} | row.labels, row.weight, "subject")
+            add(row.text, 0.9, row.weight, row.source)
+    for row in data.harmless_windows():
+        add(row.text, 0.0, row.weight * SOURCE_WEIGHT.get(row.source, 1.0), row.source)
+    for question in dict.fromkeys(t.request for t in turns if t.source == "gptfuzz"):
+        add(question, 1.0, 1.0, "gptfuzz")
 
     harmful, benign = requests_to_fit()
-    alarming = data.alarming_requests()
-    for row in data.harmless_windows():
-        add(row.text, row.labels, row.weight * SOURCE_WEIGHT.get(row.source, 1.0), "subject")
-    for request in dict.fromkeys(t.request for t in turns if t.source == "gptfuzz"):
-        add(request, {"any": 1.0} | categories_of(request), 1.0, "subject")
     plain = data.everyday_texts() + data.advbench_targets() + data.red_team_requests()
-    for row in harmful + benign + alarming + plain:
-        weight = row.weight * SOURCE_WEIGHT.get(row.source, 1.0)
-        add(row.text, row.labels, weight, "subject")
+    for row in harmful + benign + data.alarming_requests() + plain:
+        any_harm, weight = row.labels["any"], row.weight * SOURCE_WEIGHT.get(row.source, 1.0)
+        add(row.text, any_harm, weight, row.source)
         if rng.random() < 0.5:
-            add(data.wrapped(row.text, rng), row.labels, weight, "subject")
-        add(data.diluted(row.text, rng), row.labels, 0.7 * weight, "subject")
-        if row.labels["any"] == 0:
-            add(row.text, row.labels, weight, "text")
+            add(data.wrapped(row.text, rng), any_harm, weight, row.source)
+        add(data.diluted(row.text, rng), any_harm, 0.7 * weight, row.source)
     for turn in turns:
-        weight = 0.5 * turn.weight
-        if turn.source in ("own", "grammar"):
-            if turn.complies:
-                add(turn.answer, turn.labels, weight, "subject")
-            else:
-                add(turn.answer, _zero(CATEGORIES), weight, "text")
-        elif turn.source in ("gptfuzz", "rbr") and turn.complies:
-            labels = turn.labels or {"any": 1.0} | categories_of(turn.request)
-            add(turn.answer, labels, turn.weight, "subject")
-        elif turn.source in ("gptfuzz", "rbr"):
-            add(turn.answer, _zero(("self-harm", "violence", "sexual", "hate")), weight, "text")
-        else:
-            add(turn.answer, turn.labels, turn.weight, "subject", "text")
+        if turn.complies:
+            made = turn.source in ("own", "grammar")
+            known = turn.labels.get("any", 1.0)
+            add(turn.answer, known, turn.weight * (0.5 if made else 1.0), turn.source)
     return rows
 
 
-def _zero(names: Sequence[str]) -> dict[str, float]:
-    return dict.fromkeys(names, 0.0)
+def text_rows(turns: Sequence[Turn], rng: random.Random, without: str = "") -> list[Text]:
+    """Texts with labels for the categories: real ones, requests, and answers.
+
+    Args:
+        turns: exchanges to take answers from.
+        rng: for what is put together at random.
+        without: a source of real texts to leave out, to be measured on.
+    """
+    real = [row for row in data.texts(TRAIN) if row.source != without]
+    rows = [row for row in real if not kept_for_calibration(row.text, data.TEXT_PERCENT)]
+    manners = data.grammar_manners(
+        [r for r in data.benign_requests(TRAIN) if not kept_for_calibration(r.text)][:1000], rng
+    )
+    rows += [replace(r, weight=2 * r.weight) for r in data.seeds() + data.insults(rng) + manners]
+    harmful, benign = requests_to_fit()
+    asked = harmful + benign + data.alarming_requests() + data.everyday_texts()
+    rows += [
+        replace(r, weight=r.weight * SOURCE_WEIGHT.get(r.source, 1.0))
+        for r in asked + data.advbench_targets()
+    ]
+    for question in dict.fromkeys(t.request for t in turns if t.source == "gptfuzz"):
+        rows.append(Text(question, categories_of(question), "gptfuzz-questions"))
+    for turn in turns:
+        labels = turn.labels or categories_of(turn.request)
+        if not turn.complies:
+            labels = dict.fromkeys(CATEGORIES, 0.0)
+        source = f"{turn.source}-{'complied' if turn.complies else 'declined'}"
+        rows.append(Text(turn.answer, labels, source, turn.weight))
+    return rows
 
 
-def matrix(
-    rows: Sequence[tuple[str, dict[str, float], float]], heads: Sequence[str]
-) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """Texts, labels and weights (0 = unknown) as arrays."""
+def columns(rows: Sequence[Text], heads: Sequence[str], cap: bool) -> tuple[Floats, Floats]:
+    """``(n, heads)`` labels and weights; 0 = unknown."""
     y, w = np.zeros((len(rows), len(heads))), np.zeros((len(rows), len(heads)))
-    place = {name: k for k, name in enumerate(heads)}
-    for i, (_, labels, weight) in enumerate(rows):
-        for name, value in labels.items():
-            if name in place:
-                y[i, place[name]], w[i, place[name]] = value, weight
-    return [text for text, _, _ in rows], y, w
+    for k, head in enumerate(heads):
+        for i, row in enumerate(rows):
+            if head in row.labels:
+                y[i, k], w[i, k] = row.labels[head], row.weight
+        if cap:
+            known = np.flatnonzero(w[:, k])
+            said = capped([rows[i].source for i in known], y[known, k], w[known, k])
+            w[known, k] = said.sum(axis=0)
+            y[known, k] = said[0] / np.maximum(w[known, k], 1e-9)
+    return y, w
 
 
 def fit_table(
-    texts: Sequence[str],
-    y: NDArray[np.float64],
-    w: NDArray[np.float64],
-    layout: Layout,
-    penalty: Sequence[float],
-    iterations: int,
-    groups: Sequence[list[int]] = ([0],),
+    texts: Sequence[str], y: Floats, w: Floats, layout: Layout, iterations: int = 60
 ) -> Table:
-    """Fit a table; heads of one group share their rows and are fitted together."""
+    """Fit a table, each head by itself on the rows that know it."""
     x = counts(texts, layout)
     mass, unit = masses(x, min_df=2)
-    x, shrink = scaled(x, mass, unit), np.asarray(penalty)
+    x = scaled(x, mass, unit)
     v, bias = np.zeros((x.shape[1], y.shape[1])), np.zeros(y.shape[1])
-    for heads in groups:
-        rows = np.flatnonzero(w[:, heads].any(axis=1))
-        part = y[rows][:, heads], w[rows][:, heads], shrink[heads]
-        v[:, heads], bias[heads] = fit_logistic(x[rows], *part, iterations)
+    for k in range(y.shape[1]):
+        rows = np.flatnonzero(w[:, k])
+        v[:, k], bias[k] = fit_logistic(x[rows], y[rows, k], w[rows, k], PENALTY, iterations)
     return quantised(layout, v, bias, mass, unit)
 
 
+def topic_table(turns: Sequence[Turn], rng: random.Random, without: str = "") -> Table:
+    """Seven heads: ``any`` of the subject, uncapped, then the categories of texts, capped."""
+    subject, text = subject_rows(turns, rng), text_rows(turns, rng, without)
+    y, w = (np.zeros((len(subject) + len(text), 1 + len(CATEGORIES))) for _ in range(2))
+    n = len(subject)
+    y[:n, :1], w[:n, :1] = columns(subject, ("any",), cap=False)
+    y[n:, 1:], w[n:, 1:] = columns(text, CATEGORIES, cap=True)
+    return fit_table([row.text for row in subject + text], y, w, TOPIC_LAYOUT)
+
+
 def labelled_turns() -> list[Turn]:
-    """Half ``a`` of the labelled answers, less those kept for calibration."""
-    turns = data.gptfuzz(TRAIN, "a") + data.rbr(TRAIN, "a")
-    return [turn for turn in turns if not kept_for_calibration(turn.request)]
+    """Half ``a`` of the labelled answers of gptfuzz, less those kept for calibration."""
+    return [t for t in data.gptfuzz(TRAIN, "a") if not kept_for_calibration(t.request)]
 
 
 def training_turns(rng: random.Random) -> list[Turn]:
@@ -165,23 +171,20 @@ def training_turns(rng: random.Random) -> list[Turn]:
     return labelled_turns() + harmless + own + grammar
 
 
-def answer_rows(turns: Sequence[Turn]) -> list[tuple[str, dict[str, float], float]]:
-    """Answers with the label ``goes along``."""
+def along_table(turns: Sequence[Turn]) -> Table:
+    """One head: does an answer go along?"""
     weight = {"gptfuzz": 1.0, "rbr": 3.0, "own": 0.8, "grammar": 0.4, "roleplay": 0.3, "gsm8k": 0.2}
-    return [
-        (turn.answer, {"goes-along": turn.complies}, weight.get(turn.source, 1.0)) for turn in turns
-    ]
+    y = np.array([[turn.complies] for turn in turns])
+    w = np.array([[weight.get(turn.source, 1.0)] for turn in turns])
+    return fit_table([turn.answer for turn in turns], y, w, ANSWER_LAYOUT, 100)
 
 
 def train(seed: int = 0) -> Weights:
     """The moderator, from the data folder."""
     rng = random.Random(seed)
     turns = training_turns(rng)
-    rows = topic_rows(turns, rng)
-    topic = fit_table(*matrix(rows, HEADS), TOPIC_LAYOUT, TOPIC_PENALTY, 60, GROUPS)
-    along = fit_table(*matrix(answer_rows(turns), ("goes-along",)), ANSWER_LAYOUT, [0.3], 100)
-    mixing = np.zeros((2, 4))
-    return calibrated(Weights(topic, HEADS, along, mixing), rng)
+    topic = topic_table(turns, rng, KEPT)
+    return calibrated(Weights(topic, along_table(turns), np.zeros((2, 4))), rng)
 
 
 def main() -> None:

@@ -4,9 +4,11 @@ For an answer y to a conversation x, and each category c:
 
     score_c = 1 − (1 − text_c(y)) · (1 − subject_c(x, y) · goes_along(y))
 
-``text_c`` reads the answer as a text of its own (insults, threats, ...); ``subject_c`` is the
-probability that request and answer are about something harmful, shared out over the kinds c, the
-likeliest kind having all of it; ``goes_along`` is the probability that the answer does not decline.
+``text_c`` reads the answer as a text of its own; ``subject_c`` is the probability that request and
+answer are about something harmful, shared out over the kinds c, the likeliest kind having all of
+it; ``goes_along`` is the probability that the answer does not decline. A text that answers nobody
+has ``text_c`` alone. In an answer it counts for what is said to somebody, harassment and hate: the
+words of the other kinds are those of the subject, and refusals name it, too.
 How the weights were made, and how well they do, is in ``assets/moderator/MODEL_CARD.md``.
 """
 
@@ -45,9 +47,10 @@ _TURNS = 3
 _WINDOW = 16
 _PASSAGE = 256
 _FEW_PASSAGES = 4
-_BY_CHANCE = 0.2
+_BY_CHANCE = 0.3
 _PLAIN = 2.0
-_FORMAT = 3
+_FORMAT = 4
+_SAID = np.array([category in ("harassment", "hate") for category in CATEGORIES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +153,18 @@ class Readings:
     """What the tables say of a batch of exchanges, before it is put together.
 
     Attributes:
-        text: ``(n, 6)`` logits of the answer as a text; -inf where there is no such head.
-        request: ``(n, 7)`` subject logits of the user's turns: any harm, then the categories.
-        answer: ``(n, 7)`` subject logits of the answer.
-        echo: ``(n, 7)`` subject logits of those words of the answer that the user used too.
+        request: ``(n, 7)`` logits of the user's turns: is the subject harmful, then the categories.
+        answer: ``(n, 7)`` logits of the answer.
+        echo: ``(n, 7)`` logits of those words of the answer that the user used too.
         along: ``(n,)`` logits of going along.
+        alone: ``(n,)`` whether there are no user's turns; the answer then stands for them.
     """
 
-    text: Floats
     request: Floats
     answer: Floats
     echo: Floats
     along: Floats
+    alone: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +193,12 @@ class Weights:
     """All that the moderator knows.
 
     Attributes:
-        topic: heads named ``text/<category>`` and ``subject/<category>``.
-        heads: names of the topic table's heads.
+        topic: seven heads: is the subject harmful, then one per category.
         along: one head: does an answer go along with what was asked?
         mixing: ``(2, 4)``; see `subject_probability`.
     """
 
     topic: Table
-    heads: tuple[str, ...]
     along: Table
     mixing: Floats
 
@@ -205,7 +206,6 @@ class Weights:
         """The weights as an ``.npz`` file of plain arrays."""
         meta = {
             "format": _FORMAT,
-            "heads": self.heads,
             "topic": _layout_json(self.topic),
             "along": _layout_json(self.along),
         }
@@ -231,7 +231,7 @@ class Weights:
             if meta["format"] != _FORMAT:
                 raise ValueError("format")
             topic, along = (_table(name, meta[name], arrays) for name in ("topic", "along"))
-            return cls(topic, tuple(meta["heads"]), along, arrays["mixing"])
+            return cls(topic, along, arrays["mixing"])
         except (KeyError, ValueError, OSError, EOFError, TypeError, BadZipFile) as error:
             raise ModeratorError(
                 f"the moderator's weights cannot be read ({type(error).__name__}):"
@@ -240,7 +240,9 @@ class Weights:
 
     def read(self, exchanges: Sequence[Exchange]) -> Readings:
         """All logits of a batch; each distinct text is read once."""
-        asked = [_user_turns(e) or [e.answer] for e in exchanges]
+        asked = [_user_turns(e) for e in exchanges]
+        alone = np.array([not turns for turns in asked])
+        asked = [turns or [e.answer] for turns, e in zip(asked, exchanges, strict=True)]
         answers = list(dict.fromkeys(e.answer for e in exchanges))
         texts = list(dict.fromkeys([*answers, *(turn for turns in asked for turn in turns)]))
         place = {text: i for i, text in enumerate(texts)}
@@ -249,22 +251,8 @@ class Weights:
         answer = np.array([place[e.answer] for e in exchanges])
         turns = [np.array([place[turn] for turn in turns]) for turns in asked]
         request = np.array([read.topic[at].max(axis=0) for at in turns])
-        said = read.topic[answer]
-        return Readings(
-            self._heads(said, "text", CATEGORIES),
-            self._heads(request, "subject", ("any", *CATEGORIES)),
-            self._heads(said, "subject", ("any", *CATEGORIES)),
-            self._heads(self._echo(read, answer, turns), "subject", ("any", *CATEGORIES)),
-            read.along[answer],
-        )
-
-    def _heads(self, logits: Floats, kind: str, names: Sequence[str]) -> Floats:
-        """The heads of one kind by name, a column each; -inf where there is no such head."""
-        columns = np.full((len(logits), len(names)), -np.inf)
-        for k, name in enumerate(names):
-            if f"{kind}/{name}" in self.heads:
-                columns[:, k] = logits[:, self.heads.index(f"{kind}/{name}")]
-        return columns
+        echo = self._echo(read, answer, turns)
+        return Readings(request, read.topic[answer], echo, read.along[answer], alone)
 
     def _read(self, texts: Sequence[str], n_answers: int) -> _Read:
         topic, along, hashes, sums, mass, count = [], [], [], [], [], []
@@ -305,9 +293,10 @@ class Weights:
 
     def scores(self, readings: Readings) -> Floats:
         """``(n, 6)`` scores in [0, 1]."""
+        alone = readings.alone[:, None]
+        text = np.where(alone | _SAID, sigmoid(readings.answer[:, 1:]), 0.0)
         subject = subject_probability(self.mixing, readings)[:, None] * kind_shares(readings)
-        along = sigmoid(readings.along)[:, None]
-        text = sigmoid(readings.text)
+        along = np.where(alone, 0.0, sigmoid(readings.along)[:, None])
         return np.asarray(1.0 - (1.0 - text) * (1.0 - subject * along), dtype=np.float64)
 
 
