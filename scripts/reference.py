@@ -1,5 +1,7 @@
 """Write docs/reference from the code: the command line, the policy keys, the JSON, the Python API.
 
+The JSON Schema of policies, which the package ships, is written with them.
+
 python scripts/reference.py           # writes the pages
 python scripts/reference.py --check   # says which are not current, and fails
 """
@@ -10,6 +12,7 @@ import ast
 import dataclasses
 import enum
 import inspect
+import json
 import re
 import sys
 import types
@@ -23,7 +26,7 @@ from typing import Any
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-import rerail
+import rerail.policy
 from rerail import cli
 from rerail.cli import ExitCode
 from rerail.demo import Checks, summarise
@@ -47,11 +50,13 @@ from rerail.server.routes.page import EVALUATION
 from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
 from rerail.server.security import SECURITY_HEADERS
 from rerail.server.settings import ServerSettings
-from rerail.settings import PRESETS
+from rerail.settings import PRESETS, OptimizerSettings
 from rerail.store import Record
 from rerail.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "reference"
+SCHEMA = ROOT / "src" / "rerail" / "assets" / "policies" / "policy.schema.json"
 
 _GENERATED = "<!-- Written by `make docs` from the code. Edit the code, not this page. -->"
 
@@ -264,8 +269,6 @@ def _schema(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 
 
 def _presets() -> str:
-    from rerail.policy import OptimizerSettings
-
     says = attribute_docstrings(OptimizerSettings)
     rows = []
     for name in OptimizerSettings.model_fields:
@@ -273,6 +276,40 @@ def _presets() -> str:
             values = [f"`{_flow(PRESETS[preset][name])}`" for preset in PRESETS]
             rows.append((f"`{name}`", *values, says.get(name, "")))
     return _table(("key", *(f"`{preset}`" for preset in PRESETS), "meaning"), rows)
+
+
+def policy_schema() -> dict[str, Any]:
+    """The JSON Schema of policies: that of the keys, and what their validators do beyond it."""
+    schema = Policy.model_json_schema()
+    definitions = schema["$defs"]
+    for part in (schema, *definitions.values()):
+        model = vars(rerail.policy)[part["title"]]
+        says = {**_MEANINGS.get(model, {}), **attribute_docstrings(model)}
+        for key, value in part["properties"].items():
+            value.pop("title", None)
+            if key in says:
+                value["description"] = says[key]
+    definitions["Category"] = {
+        "anyOf": [{"enum": list(CATEGORIES)}, {"type": "string", "pattern": f"^{CUSTOM}."}]
+    }
+    for key in ("categories", "routes"):
+        schema["properties"][key]["propertyNames"] = {"$ref": "#/$defs/Category"}
+    # A value that is a text is a mapping's first key; an optimizer takes what it lacks from there.
+    registered = {"anyOf": [{"enum": sorted(REGISTRY)}, {"type": "string", "minLength": 1}]}
+    for key in ("moderators", "confirm"):
+        items = {"anyOf": [*registered["anyOf"], {"$ref": "#/$defs/ModeratorSpec"}]}
+        schema["properties"][key]["items"] = items
+    definitions["ModeratorSpec"]["properties"]["name"] |= registered
+    del definitions["OptimizerSettings"]["required"]
+    optimizer = schema["properties"]["optimizer"]
+    optimizer["anyOf"] = [{"enum": list(PRESETS)}, {"$ref": optimizer.pop("$ref")}]
+    schema["if"] = {
+        "properties": {"on_moderator_error": {"const": "open"}},
+        "required": ["on_moderator_error"],
+    }
+    schema["then"] = {"properties": {"audit": {"const": True}}, "required": ["audit"]}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return head | schema | {"title": "A policy of rerail"}
 
 
 def attribute_docstrings(model: type) -> dict[str, str]:
@@ -894,10 +931,17 @@ def stale(folder: Path = FOLDER) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
+    schema = json.dumps(policy_schema(), indent=2, ensure_ascii=False) + "\n"
+    current_schema = SCHEMA.exists() and SCHEMA.read_text(encoding="utf-8") == schema
     if arguments == ["--check"]:
-        for name in (names := stale()):
-            print(f"docs/reference/{name} is not current: run `make docs`")
+        names = [f"docs/reference/{name}" for name in stale()]
+        names += [] if current_schema else [str(SCHEMA.relative_to(ROOT))]
+        for name in names:
+            print(f"{name} is not current: run `make docs`")
         return 1 if names else 0
+    if not current_schema:
+        SCHEMA.write_text(schema, encoding="utf-8")
+        print(f"wrote {SCHEMA.relative_to(ROOT)}")
     FOLDER.mkdir(parents=True, exist_ok=True)
     current = pages()
     for name in stale():

@@ -1,0 +1,16 @@
+"""What those who write policies ask a server for. No key is needed: nothing of a tenant is told."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from rerail.kit.schema import policy_schema
+
+router = APIRouter(prefix="/v1/policies", tags=["Policies"])
+
+
+@router.get("/schema")
+async def schema() -> Response:
+    """The JSON Schema of policy files, for editors."""
+    return JSONResponse(policy_schema(), media_type="application/schema+json")
