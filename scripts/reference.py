@@ -39,6 +39,7 @@ from rerail.eval.recipes import Recipe, load_recipe, names
 from rerail.eval.scenarios import ADAPTIVE, PLAIN, TRANSFORMS
 from rerail.eval.settings import RunSettings
 from rerail.eval.types import Trial
+from rerail.kit.replay import Change, Fate, Summary
 from rerail.moderators import REGISTRY, FakeModerator, Stats
 from rerail.policy import CATEGORIES, CUSTOM, Budget, ModeratorSpec, Policy, PolicyStore
 from rerail.server.app import create_app
@@ -447,6 +448,23 @@ def json_documents() -> str:
         "`records`, `resumed` (records that were there before), `answered`, `outcomes` (counts), "
         "`failed` (`line` and "
         "`error`), `cost`, `settings`, `audit` and `seconds`. Responses are in the output file.",
+        "## Policies",
+        "`rerail policy new` prints `name`, `version`, and `yaml` or, with `--output`, the paths "
+        "`output` and `cases`; `list` a list `policies` (of each `name`, `version`, `audit`, "
+        "`description`), `show` a policy's `name`, `version`, `audit` and `policy` (every value), "
+        "`explain` the first three and `parts` (`about` and the sentences that it `says`), "
+        "`check` `valid` and `files` (`file`, `valid`, and `name` and `version` or the `faults`), "
+        "`schema` the JSON Schema itself.",
+        "`rerail policy test`: `policy`; `counts` of the cases that are `held`, `failed`, `error` "
+        "(there is no verdict, or no answer) and `skipped` (there is no model); `cases` (of each "
+        "`id`, `state`, what was `found`, and `why` it does not hold); `coverage` (of each "
+        "`category` the ids of cases in which it must flag, `flagged`, and must not, `passes`).",
+        "`rerail policy diff`: `old` and `new` (the policies), `changes` (`key`, `old`, `new`), "
+        "and with `--on` a `replay`: the `store`, and",
+        _keys({name: text for name, text in _attributes(Summary).items() if name != "unjudged"}),
+        "`unjudged` is a list of `reason`, `count` and `examples`. Each of `changes`:",
+        _keys(_attributes(Change)),
+        _values("old` and `new", Fate),
         "## What a server recorded",
         "Printed by `rerail audit`: `store`, `count`, and `interventions`, or with "
         "`--policy-changes` `policy_changes` (`at`, `name`, `version`, `action`, `by`, `yaml`); "

@@ -263,13 +263,18 @@ def read_text(value: str) -> str:
     return value
 
 
+def attended() -> bool:
+    """Whether standard input is a terminal, at which somebody may be asked."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def piped_text(what: str) -> str:
     """What stands on standard input, where a command is given nothing else.
 
     Raises:
         BadParameter: a person sits there, or nothing stands there.
     """
-    piped = sys.stdin is not None and not sys.stdin.isatty()
+    piped = sys.stdin is not None and not attended()
     text = read_text("-") if piped else ""
     if not text.strip():
         raise typer.BadParameter(f"give {what}, or a text on standard input")

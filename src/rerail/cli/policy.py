@@ -76,11 +76,15 @@ def explain(
 
     def show(console: Console) -> None:
         head = f"{found.name} {found.version}"
-        console.print(f"{head}: {one_line(found.description)}" if found.description else head)
+        described = f": {one_line(found.description)}" if found.description else ""
+        console.print(head + described, soft_wrap=not console.is_terminal)
         for part in parts:
             console.print(Text(f"\n{part.about}", "bold"))
-            for sentence in part.says:
-                console.print(Padding(Text(printable(sentence)), (0, 0, 0, 2)))
+            for sentence in map(printable, part.says):
+                if console.is_terminal:
+                    console.print(Padding(Text(sentence), (0, 0, 0, 2)))
+                else:
+                    console.print(f"  {sentence}", soft_wrap=True)
 
     return Report(document, show, as_json)
 

@@ -60,13 +60,22 @@ def diff(
 
     def show(console: Console) -> None:
         console.print(f"{a.name} {a.version} → {b.name} {b.version}")
-        table = Table.grid(padding=(0, 2))
-        for change in changes:
-            values = (
+        lines = {
+            change["key"]: " → ".join(
                 _shown(change["key"] in side, side.get(change["key"])) for side in (before, after)
             )
-            table.add_row(change["key"], " → ".join(values))
-        console.print(table if changes else "no difference")
+            for change in changes
+        }
+        if console.is_terminal:
+            table = Table.grid(padding=(0, 2))
+            for line in lines.items():
+                table.add_row(*line)
+            console.print(table)
+        else:
+            for key, values in lines.items():
+                console.print(f"{key}: {values}", soft_wrap=True)
+        if not changes:
+            console.print("no difference")
         if on is not None:
             _show_replay(console, document["replay"])
 

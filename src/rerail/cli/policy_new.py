@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,7 +106,7 @@ def _asked(name: str | None) -> Template:
         BadParameter: nobody sits there.
     """
     known = template_names()
-    if sys.stdin is None or not sys.stdin.isatty():
+    if not options.attended():
         raise typer.BadParameter(f"give --from, one of {', '.join(known)}")
     for each in known:
         said = Policy.from_yaml(template(each).policy).description

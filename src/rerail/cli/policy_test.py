@@ -81,7 +81,7 @@ def run(
     )
     document = {
         "policy": {"name": found.name, "version": found.version, "audit": found.audit},
-        **{str(state): counts[state] for state in State},
+        "counts": {str(state): counts[state] for state in State},
         "cases": [to_json(result) for result in results],
         "coverage": [
             {"category": c.category, "flagged": list(c.flagged), "passes": list(c.passes)}
