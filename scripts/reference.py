@@ -293,14 +293,21 @@ def policy_schema() -> dict[str, Any]:
     definitions["Category"] = {
         "anyOf": [{"enum": list(CATEGORIES)}, {"type": "string", "pattern": f"^{CUSTOM}."}]
     }
-    for key in ("categories", "routes"):
-        schema["properties"][key]["propertyNames"] = {"$ref": "#/$defs/Category"}
-    # A value that is a text is a mapping's first key; an optimizer takes what it lacks from there.
-    registered = {"anyOf": [{"enum": sorted(REGISTRY)}, {"type": "string", "minLength": 1}]}
-    for key in ("moderators", "confirm"):
-        items = {"anyOf": [*registered["anyOf"], {"$ref": "#/$defs/ModeratorSpec"}]}
-        schema["properties"][key]["items"] = items
-    definitions["ModeratorSpec"]["properties"]["name"] |= registered
+    registered = [{"enum": sorted(REGISTRY)}, {"type": "string", "minLength": 1}]
+    definitions["ModeratorSpec"]["properties"]["name"] |= {"anyOf": registered}
+    for part in (schema, *definitions.values()):
+        for key, value in part.get("properties", {}).items():
+            if key in ("categories", "routes"):
+                of = "items" if value["type"] == "array" else "propertyNames"
+                value[of] = {"$ref": "#/$defs/Category"}
+            elif "$ref" in (items := value.get("items", {})):
+                # An entry that is a text is the one key that a mapping must have.
+                listed = definitions[items["$ref"].rpartition("/")[2]]
+                (needed,) = listed["required"]
+                text = listed["properties"][needed]
+                text = {k: v for k, v in text.items() if k != "description"}
+                value["items"] = {"anyOf": [text, items]}
+    # An optimizer takes from its preset what it does not name.
     del definitions["OptimizerSettings"]["required"]
     optimizer = schema["properties"]["optimizer"]
     optimizer["anyOf"] = [{"enum": list(PRESETS)}, {"$ref": optimizer.pop("$ref")}]

@@ -88,15 +88,13 @@ class Replay:
                 yield Replayed(record, before, after, record.prompt is not None)
 
     def _fates(self, panel: Panel, records: Sequence[Record]) -> list[Fate | Unjudged]:
-        asked: dict[tuple[int, str], Exchange] = {}
-        for i, record in enumerate(records):
-            for which, text in _answers(record).items():
-                asked[i, which] = Exchange(Prompt.of(record.prompt or []).messages, text)
-        found = dict(zip(asked, panel.judge(list(asked.values())), strict=True))
+        first = _judged(panel, records, [r.first_answer for r in records])
+        steered = [r.final_answer if r.outcome == Outcome.STEERED else None for r in records]
+        final = _judged(panel, records, steered)
         return [
             self._by_scores(panel, record)
             if record.prompt is None
-            else _by_texts(panel, record, found.get((i, "first")), found.get((i, "final")))
+            else _by_texts(panel, record, first.get(i), final.get(i))
             for i, record in enumerate(records)
         ]
 
@@ -216,15 +214,16 @@ def _moderators(policy: Policy) -> Any:
     return policy.model_dump(mode="json", include=set(_MODERATORS))
 
 
-def _answers(record: Record) -> dict[str, str]:
-    """The model's own answers of a record: the first one, and another that left."""
-    if record.prompt is None:
-        return {}
-    first, final = record.first_answer, record.final_answer
-    found = {} if first is None else {"first": first}
-    if record.outcome == Outcome.STEERED and final is not None:
-        found["final"] = final
-    return found
+def _judged(
+    panel: Panel, records: Sequence[Record], answers: Sequence[str | None]
+) -> dict[int, Judged]:
+    """What a panel makes of those answers that were recorded, by their place."""
+    asked = {
+        i: Exchange(Prompt.of(record.prompt).messages, answer)
+        for i, (record, answer) in enumerate(zip(records, answers, strict=True))
+        if record.prompt is not None and answer is not None
+    }
+    return dict(zip(asked, panel.judge(list(asked.values())), strict=True))
 
 
 def _by_texts(
