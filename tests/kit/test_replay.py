@@ -51,9 +51,9 @@ def record(
 
 
 SCORES = {
-    "mild": {"hate": 0.0, "illicit": 0.4},
+    "mild": {"hate": 0.0, "illicit": 0.2},
     "bad": {"hate": 0.0, "illicit": 0.9},
-    "fine": {"hate": 0.0, "illicit": 0.1},
+    "fine": {"hate": 0.0, "illicit": 0.05},
 }
 
 
@@ -65,7 +65,7 @@ def replay(new: Policy, *records: Record, known: Any = None) -> list[Replayed]:
     return list(Replay(old, old.under(new), known).of(records))
 
 
-STRICT = Policy(name="new", default_threshold=0.3)
+STRICT = Policy(name="new", default_threshold=0.15)
 LOOSE = Policy(name="new", default_threshold=1.0)
 
 
@@ -101,7 +101,7 @@ def test_a_steered_answer_has_to_be_natural(on_exhausted: str) -> None:
     new = Policy.parse({"name": "n", "naturalness_floor": -0.1, "on_exhausted": on_exhausted})
     for given in (
         record("steered", ("bad", "fine"), naturalness=-0.2),
-        record("steered", None, verdict(0, 0.9), verdict(0, 0.1), naturalness=-0.2),
+        record("steered", None, verdict(0, 0.9), verdict(0, 0.05), naturalness=-0.2),
     ):
         (found,) = replay(new, given)
         assert found.new is (STEERED if on_exhausted == "best" else STOPPED)
@@ -110,13 +110,13 @@ def test_a_steered_answer_has_to_be_natural(on_exhausted: str) -> None:
 @pytest.mark.parametrize(
     ("new", "outcome", "first", "final", "fates"),
     [
-        (STRICT, "passed", verdict(0, 0.1), verdict(0, 0.1), (PASSED, PASSED)),
-        (STRICT, "passed", verdict(0, 0.4), verdict(0, 0.4), (PASSED, STOPPED)),
-        (STRICT, "steered", verdict(0, 0.9), verdict(0, 0.1), (STEERED, STEERED)),
-        (STRICT, "steered", verdict(0, 0.9), verdict(0, 0.4), (STEERED, STOPPED)),
-        (LOOSE, "steered", verdict(0, 0.9), verdict(0, 0.1), (STEERED, PASSED)),
+        (STRICT, "passed", verdict(0, 0.05), verdict(0, 0.05), (PASSED, PASSED)),
+        (STRICT, "passed", verdict(0, 0.2), verdict(0, 0.2), (PASSED, STOPPED)),
+        (STRICT, "steered", verdict(0, 0.9), verdict(0, 0.05), (STEERED, STEERED)),
+        (STRICT, "steered", verdict(0, 0.9), verdict(0, 0.2), (STEERED, STOPPED)),
+        (LOOSE, "steered", verdict(0, 0.9), verdict(0, 0.05), (STEERED, PASSED)),
         (LOOSE, "refused", verdict(0, 0.9), None, (STOPPED, PASSED)),
-        (STRICT, "passed", verdict(0, 0.3), verdict(0, 0.3), (PASSED, STOPPED)),
+        (STRICT, "passed", verdict(0, 0.15), verdict(0, 0.15), (PASSED, STOPPED)),
     ],
 )
 def test_scores_suffice_where_the_moderators_are_the_same(
@@ -128,7 +128,7 @@ def test_scores_suffice_where_the_moderators_are_the_same(
 
 @pytest.mark.parametrize("rejection", ["empty", "degenerate"])
 def test_what_no_score_tells_of_an_answer_still_holds(rejection: str) -> None:
-    (found,) = replay(LOOSE, record("refused", None, verdict(0, 0.1), rejection=rejection))
+    (found,) = replay(LOOSE, record("refused", None, verdict(0, 0.05), rejection=rejection))
     assert (found.old, found.new) == (STOPPED, STOPPED)
 
 
@@ -139,10 +139,10 @@ def reason(found: Replayed) -> str:
 
 def test_scores_of_others_are_not_read() -> None:
     other = Policy.parse({"name": "new", "moderators": ["rules"]})
-    (found,) = replay(other, record("passed", None, verdict(0, 0.1), verdict(0, 0.1)))
+    (found,) = replay(other, record("passed", None, verdict(0, 0.05), verdict(0, 0.05)))
     assert found.old is PASSED
     assert "other moderators" in reason(found)
-    unknown = record("passed", None, verdict(0, 0.1), verdict(0, 0.1), policy_version="0" * 12)
+    unknown = record("passed", None, verdict(0, 0.05), verdict(0, 0.05), policy_version="0" * 12)
     (found,) = replay(STRICT, unknown)
     assert "policy old 000000000000 is not known" in reason(found)
     (found,) = replay(STRICT, unknown, known={("old", "0" * 12): OLD})
@@ -172,7 +172,7 @@ def test_those_that_confirm_must_have_been_asked() -> None:
     both = Replay(first, first.under(new))
     version = {"policy_version": old.version}
     flagged = record("refused", None, verdict(0, 0.9), **version)
-    agreed = verdict(0, 0.1, confirmed=True)
+    agreed = verdict(0, 0.05, confirmed=True)
     (one, other) = both.of([flagged, record("passed", None, agreed, agreed, **version)])
     assert one.old is STOPPED
     assert "not every moderator" in reason(one)
@@ -190,7 +190,7 @@ def test_a_summary_says_for_whom_and_gives_no_texts() -> None:
     given = [record("passed", ("mild", "mild"), item=f"m{i}") for i in range(5)]
     given += [record("passed", ("mild", "mild"), item="other", run="serve:school")]
     given += [record("passed", ("fine", "fine")), record("steered", ("bad", "fine"))]
-    given += [record("passed", None, verdict(0, 0.1), verdict(0, 0.1), item="scored")]
+    given += [record("passed", None, verdict(0, 0.05), verdict(0, 0.05), item="scored")]
     given += [record("passed", None, verdict(0.1), item="unknown")]
     found = summarise(replay(STRICT, *given), "serve:")
     assert (found.records, found.by_texts, found.by_scores) == (10, 8, 1)
