@@ -1,5 +1,7 @@
 """Write docs/reference from the code: the command line, the policy keys, the JSON, the Python API.
 
+The JSON Schema of policies, which the package ships, is written with them.
+
 python scripts/reference.py           # writes the pages
 python scripts/reference.py --check   # says which are not current, and fails
 """
@@ -10,6 +12,7 @@ import ast
 import dataclasses
 import enum
 import inspect
+import json
 import re
 import sys
 import types
@@ -23,7 +26,7 @@ from typing import Any
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-import rerail
+import rerail.policy
 from rerail import cli
 from rerail.cli import ExitCode
 from rerail.demo import Checks, summarise
@@ -36,6 +39,7 @@ from rerail.eval.recipes import Recipe, load_recipe, names
 from rerail.eval.scenarios import ADAPTIVE, PLAIN, TRANSFORMS
 from rerail.eval.settings import RunSettings
 from rerail.eval.types import Trial
+from rerail.kit.replay import Change, Fate, Summary
 from rerail.moderators import REGISTRY, FakeModerator, Stats
 from rerail.policy import CATEGORIES, CUSTOM, Budget, ModeratorSpec, Policy, PolicyStore
 from rerail.server.app import create_app
@@ -47,11 +51,13 @@ from rerail.server.routes.page import EVALUATION
 from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
 from rerail.server.security import SECURITY_HEADERS
 from rerail.server.settings import ServerSettings
-from rerail.settings import PRESETS
+from rerail.settings import PRESETS, OptimizerSettings
 from rerail.store import Record
 from rerail.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "reference"
+SCHEMA = ROOT / "src" / "rerail" / "assets" / "policies" / "policy.schema.json"
 
 _GENERATED = "<!-- Written by `make docs` from the code. Edit the code, not this page. -->"
 
@@ -264,8 +270,6 @@ def _schema(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 
 
 def _presets() -> str:
-    from rerail.policy import OptimizerSettings
-
     says = attribute_docstrings(OptimizerSettings)
     rows = []
     for name in OptimizerSettings.model_fields:
@@ -273,6 +277,47 @@ def _presets() -> str:
             values = [f"`{_flow(PRESETS[preset][name])}`" for preset in PRESETS]
             rows.append((f"`{name}`", *values, says.get(name, "")))
     return _table(("key", *(f"`{preset}`" for preset in PRESETS), "meaning"), rows)
+
+
+def policy_schema() -> dict[str, Any]:
+    """The JSON Schema of policies: that of the keys, and what their validators do beyond it."""
+    schema = Policy.model_json_schema()
+    definitions = schema["$defs"]
+    for part in (schema, *definitions.values()):
+        model = vars(rerail.policy)[part["title"]]
+        says = {**_MEANINGS.get(model, {}), **attribute_docstrings(model)}
+        for key, value in part["properties"].items():
+            value.pop("title", None)
+            if key in says:
+                value["description"] = says[key]
+    definitions["Category"] = {
+        "anyOf": [{"enum": list(CATEGORIES)}, {"type": "string", "pattern": f"^{CUSTOM}."}]
+    }
+    registered = [{"enum": sorted(REGISTRY)}, {"type": "string", "minLength": 1}]
+    definitions["ModeratorSpec"]["properties"]["name"] |= {"anyOf": registered}
+    for part in (schema, *definitions.values()):
+        for key, value in part.get("properties", {}).items():
+            if key in ("categories", "routes"):
+                of = "items" if value["type"] == "array" else "propertyNames"
+                value[of] = {"$ref": "#/$defs/Category"}
+            elif "$ref" in (items := value.get("items", {})):
+                # An entry that is a text is the one key that a mapping must have.
+                listed = definitions[items["$ref"].rpartition("/")[2]]
+                (needed,) = listed["required"]
+                text = listed["properties"][needed]
+                text = {k: v for k, v in text.items() if k != "description"}
+                value["items"] = {"anyOf": [text, items]}
+    # An optimizer takes from its preset what it does not name.
+    del definitions["OptimizerSettings"]["required"]
+    optimizer = schema["properties"]["optimizer"]
+    optimizer["anyOf"] = [{"enum": list(PRESETS)}, {"$ref": optimizer.pop("$ref")}]
+    schema["if"] = {
+        "properties": {"on_moderator_error": {"const": "open"}},
+        "required": ["on_moderator_error"],
+    }
+    schema["then"] = {"properties": {"audit": {"const": True}}, "required": ["audit"]}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return head | schema | {"title": "A policy of rerail"}
 
 
 def attribute_docstrings(model: type) -> dict[str, str]:
@@ -412,6 +457,23 @@ def json_documents() -> str:
         "`records`, `resumed` (records that were there before), `answered`, `outcomes` (counts), "
         "`failed` (`line` and "
         "`error`), `cost`, `settings`, `audit` and `seconds`. Responses are in the output file.",
+        "## Policies",
+        "`rerail policy new` prints `name`, `version`, and `yaml` or, with `--output`, the paths "
+        "`output` and `cases`; `list` a list `policies` (of each `name`, `version`, `audit`, "
+        "`description`), `show` a policy's `name`, `version`, `audit` and `policy` (every value), "
+        "`explain` the first three and `parts` (`about` and the sentences that it `says`), "
+        "`check` `valid` and `files` (`file`, `valid`, and `name` and `version` or the `faults`), "
+        "`schema` the JSON Schema itself.",
+        "`rerail policy test`: `policy`; `counts` of the cases that are `held`, `failed`, `error` "
+        "(there is no verdict, or no answer) and `skipped` (there is no model); `cases` (of each "
+        "`id`, `state`, what was `found`, and `why` it does not hold); `coverage` (of each "
+        "`category` the ids of cases in which it must flag, `flagged`, and must not, `passes`).",
+        "`rerail policy diff`: `old` and `new` (the policies), `changes` (`key`, `old`, `new`), "
+        "and with `--on` a `replay`: the `store`, and",
+        _keys({name: text for name, text in _attributes(Summary).items() if name != "unjudged"}),
+        "`unjudged` is a list of `reason`, `count` and `examples`. Each of `changes`:",
+        _keys(_attributes(Change)),
+        _values("old` and `new", Fate),
         "## What a server recorded",
         "Printed by `rerail audit`: `store`, `count`, and `interventions`, or with "
         "`--policy-changes` `policy_changes` (`at`, `name`, `version`, `action`, `by`, `yaml`); "
@@ -897,10 +959,17 @@ def stale(folder: Path = FOLDER) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
+    schema = json.dumps(policy_schema(), indent=2, ensure_ascii=False) + "\n"
+    current_schema = SCHEMA.exists() and SCHEMA.read_text(encoding="utf-8") == schema
     if arguments == ["--check"]:
-        for name in (names := stale()):
-            print(f"docs/reference/{name} is not current: run `make docs`")
+        names = [f"docs/reference/{name}" for name in stale()]
+        names += [] if current_schema else [str(SCHEMA.relative_to(ROOT))]
+        for name in names:
+            print(f"{name} is not current: run `make docs`")
         return 1 if names else 0
+    if not current_schema:
+        SCHEMA.write_text(schema, encoding="utf-8")
+        print(f"wrote {SCHEMA.relative_to(ROOT)}")
     FOLDER.mkdir(parents=True, exist_ok=True)
     current = pages()
     for name in stale():

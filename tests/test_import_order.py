@@ -3,7 +3,7 @@
     types, errors, names <- _batches, _hf, _http, _keys, _yaml, settings, policy
                          <- engines | moderators | zo, optimizer
                          <- guidance <- panel <- rounds <- search <- align <- store, cluster; tune
-                         <- eval <- demo <- bench; server <- cli
+                         <- eval <- demo <- bench; kit <- server <- cli
 
 The three of the second line never import each other. Imports inside functions count, and so do
 those for type checkers alone.
@@ -38,9 +38,13 @@ for name in ("guidance", "panel", "rounds", "search", "align"):
     _ROOM |= {name}
 MAY_IMPORT |= {"store": _ROOM, "cluster": _ROOM, "tune": _ROOM}
 _LEFT = {*_ROOM, "store", "cluster"}
-MAY_IMPORT |= {"eval": _LEFT, "server": _LEFT, "demo": {*_LEFT, "eval"}}
+MAY_IMPORT |= {"eval": _LEFT, "kit": _LEFT, "demo": {*_LEFT, "eval"}}
+MAY_IMPORT |= {"server": {*_LEFT, "kit"}}
 MAY_IMPORT |= {"bench": {*_LEFT, "eval", "demo"}}
-MAY_IMPORT |= {"cli": {*_LEFT, "eval", "server", "tune", "demo", "bench"}, "__main__": {"cli"}}
+MAY_IMPORT |= {
+    "cli": {*_LEFT, "eval", "kit", "server", "tune", "demo", "bench"},
+    "__main__": {"cli"},
+}
 
 HEAVY = {"torch", "transformers", "tokenizers", "vllm", "ray", "sklearn", "scipy", "pandas"}
 """Optional packages: imported in functions, or in the one module that is about them."""
@@ -112,6 +116,7 @@ def test_nothing_imports_to_its_right(module: str, path: Path) -> None:
         ("rerail.align", "from rerail.store import Store"),
         ("rerail.store", "import rerail.cli"),
         ("rerail.eval.rules", "from rerail.server import app"),
+        ("rerail.kit.schema", "from rerail.server import app"),
         ("rerail.server.app", "from rerail.cli import main"),
         ("rerail.align", "import rerail"),
         ("rerail.align", "from rerail import Policy"),

@@ -14,7 +14,9 @@ import httpx
 import pytest
 
 from rerail.errors import PolicyError
+from rerail.kit.schema import policy_schema
 from rerail.policy import Policy
+from rerail.server.keys import KeyRing, new_key
 from rerail.store import Store
 from tests.server.conftest import (
     FLAGGED,
@@ -541,3 +543,12 @@ def test_under_load_each_response_is_of_the_version_it_names(serve: Make) -> Non
     assert len(seen) == REQUESTS
     assert len(set(seen)) > FLIPS / 2
     assert len(late) == FLIPS
+
+
+def test_an_editor_gets_the_schema_without_a_key(serve: Make, tmp_path: Path) -> None:
+    key_file = tmp_path / "keys.yaml"
+    new_key(key_file, "somebody")
+    made = serve(keys=KeyRing.read(key_file))
+    reply = httpx.get(f"{made.url}/v1/policies/schema")
+    assert (reply.status_code, reply.json()) == (200, policy_schema())
+    assert httpx.get(f"{made.url}/v1/models").status_code == 401

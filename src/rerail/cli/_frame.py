@@ -42,7 +42,7 @@ class ExitCode(IntEnum):
 _MEANINGS = {
     ExitCode.OK: "done",
     ExitCode.UNEXPECTED: "a fault of rerail, a promise that the demo found broken, "
-    "or a run that report found worse",
+    "a case of policy test that failed, or a run that report found worse",
     ExitCode.BAD_INPUT: "an option, prompt, policy, moderator's name or input file cannot be used",
     ExitCode.REFUSED: "align, of one prompt: no acceptable answer, the policy's message was given",
     ExitCode.FAILED: "the model or its device, a moderator, the store, a run's folder or the "

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ import typer
 from rerail.cli._frame import notes
 from rerail.cli._lines import stdin
 from rerail.engines import EMBEDDED, SMOLLM2, SMOLLM2_SAFE
-from rerail.errors import PolicyError, PromptError
+from rerail.errors import PolicyError, PromptError, StoreError
 from rerail.policy import Policy, PolicyStore
 from rerail.settings import OptimizerSettings
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from rerail.align import Aligner
     from rerail.cluster import EngineFacts
     from rerail.engines import Engine
+    from rerail.store import Store
 
 FAKE = "fake"
 """Name of the engine without a model."""
@@ -109,6 +111,13 @@ PolicyOption = Annotated[
         autocompletion=policy_names,
     ),
 ]
+NameOrPath = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a policy, or path of its YAML file; - reads standard input.",
+        autocompletion=policy_names,
+    ),
+]
 PoliciesOption = Annotated[
     Path | None,
     typer.Option("--policies", help="Folder of YAML files, beside the policies that come along."),
@@ -132,6 +141,10 @@ MaxOpenOption = Annotated[
 StoreOption = Annotated[
     str | None,
     typer.Option("--store", help="Path or SQLAlchemy URL of the records.", rich_help_panel=_OUTPUT),
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option("--since", help="ISO 8601 time (UTC if it says nothing), or 90m, 24h, 7d."),
 ]
 JsonOption = Annotated[
     bool,
@@ -226,11 +239,15 @@ def read_policy(
 ) -> Policy:
     """A policy by name or file, its optimiser replaced by the preset ``method`` if given.
 
+    ``-`` reads the policy from standard input.
+
     Raises:
         PolicyError: it is unknown or not valid.
     """
     path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+    if name_or_path == "-":
+        policy = Policy.from_yaml(read_text("-"), "standard input")
+    elif path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         policy = Policy.from_file(path)
     else:
         policy = policies(folder).get(name_or_path)
@@ -257,17 +274,60 @@ def read_text(value: str) -> str:
     return value
 
 
+def attended() -> bool:
+    """Whether standard input is a terminal, at which somebody may be asked."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def piped_text(what: str) -> str:
     """What stands on standard input, where a command is given nothing else.
 
     Raises:
         BadParameter: a person sits there, or nothing stands there.
     """
-    piped = sys.stdin is not None and not sys.stdin.isatty()
+    piped = sys.stdin is not None and not attended()
     text = read_text("-") if piped else ""
     if not text.strip():
         raise typer.BadParameter(f"give {what}, or a text on standard input")
     return text
+
+
+def since(value: str | None) -> datetime | None:
+    """The time of ``--since``: ISO 8601, or so many minutes, hours or days ago.
+
+    Raises:
+        BadParameter: it is neither.
+    """
+    if value is None:
+        return None
+    units = {"m": "minutes", "h": "hours", "d": "days"}
+    try:
+        if value[-1:] in units:
+            span = timedelta(**{units[value[-1]]: float(value[:-1])})
+            return datetime.now(UTC) - span
+        time = datetime.fromisoformat(value)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"--since {value}: write a time such as 2026-09-21T10:00, or 90m, 24h, 7d"
+        ) from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def recorded(location: str, option: str) -> Store:
+    """A store that is there; nothing is made.
+
+    What was given is not repeated: mistyped, a URL with its password passes for a path.
+
+    Raises:
+        StoreError: there is none, or it cannot be read.
+    """
+    from rerail.store import Store
+
+    if "://" not in location and not Path(location).expanduser().is_file():
+        raise StoreError(
+            f"there is no store at the path of {option}; it takes a path, or a URL with ://"
+        )
+    return Store.open(location)
 
 
 def not_a_file(text: str | None) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -44,10 +43,7 @@ def audit(
         str | None,
         typer.Option("--policy", help="Name of a policy.", autocompletion=options.policy_names),
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option("--since", help="ISO 8601 time (UTC if it says nothing), or 90m, 24h, 7d."),
-    ] = None,
+    since: options.SinceOption = None,
     item: Annotated[str | None, typer.Option("--id", help="Id of a response.")] = None,
     limit: Annotated[
         int | None,
@@ -71,14 +67,10 @@ def audit(
         refuse_json(output)
     from rerail.server.records import RUN_PREFIX
     from rerail.server.records import as_json as public
-    from rerail.store import Store
 
-    location = store or str(default_store())
-    if "://" not in location and not Path(location).expanduser().is_file():
-        # What was given is not repeated: mistyped, a URL with its password passes for a path.
-        where = f"at {location}: give --store" if store is None else "at the path of --store"
-        raise StoreError(f"there is no store {where}; it takes a path, or a URL with ://")
-    with Store.open(location) as records:
+    if store is None and not default_store().is_file():
+        raise StoreError(f"there is no store at {default_store()}: give --store, a path or a URL")
+    with options.recorded(store or str(default_store()), "--store") as records:
         name = records.name  # a URL without its password
         if policies:
             found = [_change(c) for c in reversed(records.policy_changes(policy))]
@@ -87,7 +79,7 @@ def audit(
             wanted = limit if limit is not None or output is not None else 50
             matching = records.find(
                 run_prefix=RUN_PREFIX,
-                since=_since(since),
+                since=options.since(since),
                 outcome=outcome and outcome.value,
                 policy=policy,
                 item=item,
@@ -113,22 +105,6 @@ def audit(
             show_rows(console, rows, right={"generations"})
 
     return Report(document, show, as_json)
-
-
-def _since(value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    units = {"m": "minutes", "h": "hours", "d": "days"}
-    try:
-        if value[-1:] in units:
-            span = timedelta(**{units[value[-1]]: float(value[:-1])})
-            return datetime.now(UTC) - span
-        time = datetime.fromisoformat(value)
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(
-            f"--since {value}: write a time such as 2026-09-21T10:00, or 90m, 24h, 7d"
-        ) from None
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def _change(change: Any) -> dict[str, Any]:

@@ -1,37 +1,34 @@
-"""``rerail policy``: list, show, check and compare policies."""
+"""``rerail policy``: make, list, show, explain, check, test and compare policies."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from rerail.cli import _options as options
-from rerail.cli._frame import ExitCode, Report
-from rerail.cli._text import one_line
+from rerail.cli._frame import SHORT_EPILOGUE, ExitCode, Report
+from rerail.cli._lines import STANDARD, name_of
+from rerail.cli._text import one_line, printable
+from rerail.cli.policy_diff import diff
+from rerail.cli.policy_new import new
+from rerail.cli.policy_test import run as test
 from rerail.errors import ModeratorError, PolicyError
 from rerail.policy import Policy
 
 commands = typer.Typer(
-    help="List, show, check and compare policies.",
+    help="Make, list, show, explain, check, test and compare policies.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-NameOrPath = Annotated[
-    str,
-    typer.Argument(
-        help="Name of a policy, or path of its YAML file.", autocompletion=options.policy_names
-    ),
-]
 
-
-@commands.command("list")
 def list_(policies: options.PoliciesOption = None, as_json: options.JsonOption = False) -> Report:
     """The policies there are, with their versions."""
     store = options.policies(policies)
@@ -49,9 +46,8 @@ def list_(policies: options.PoliciesOption = None, as_json: options.JsonOption =
     return Report(document, show, as_json)
 
 
-@commands.command()
 def show(
-    policy: NameOrPath,
+    policy: options.NameOrPath,
     policies: options.PoliciesOption = None,
     method: options.MethodOption = None,
     as_json: options.JsonOption = False,
@@ -66,9 +62,35 @@ def show(
     return Report(document, print_yaml, as_json)
 
 
-@commands.command()
+def explain(
+    policy: options.NameOrPath,
+    policies: options.PoliciesOption = None,
+    as_json: options.JsonOption = False,
+) -> Report:
+    """A policy in words: who judges, what is flagged and tried, what it may cost."""
+    from rerail.kit.explain import explain as explained
+
+    found = options.read_policy(policy, policies)
+    parts = explained(found)
+    document = {**_tag(found), "parts": [{"about": p.about, "says": list(p.says)} for p in parts]}
+
+    def show(console: Console) -> None:
+        head = f"{found.name} {found.version}"
+        described = f": {one_line(found.description)}" if found.description else ""
+        console.print(head + described, soft_wrap=not console.is_terminal)
+        for part in parts:
+            console.print(Text(f"\n{part.about}", "bold"))
+            for sentence in map(printable, part.says):
+                if console.is_terminal:
+                    console.print(Padding(Text(sentence), (0, 0, 0, 2)))
+                else:
+                    console.print(f"  {sentence}", soft_wrap=True)
+
+    return Report(document, show, as_json)
+
+
 def check(
-    files: Annotated[list[Path], typer.Argument(help="YAML files.")],
+    files: Annotated[list[Path], typer.Argument(help="YAML files; - is standard input.")],
     as_json: options.JsonOption = False,
 ) -> Report:
     """Whether files are valid policies; every fault is named."""
@@ -89,34 +111,29 @@ def check(
     return Report({"valid": valid, "files": results}, show, as_json, code)
 
 
-@commands.command()
-def diff(
-    old: NameOrPath,
-    new: NameOrPath,
-    policies: options.PoliciesOption = None,
-    as_json: options.JsonOption = False,
-) -> Report:
-    """What differs between two policies, value by value."""
-    a, b = (options.read_policy(name, policies) for name in (old, new))
-    before, after = (dict(_values(p.model_dump(mode="json"))) for p in (a, b))
-    keys: dict[str, None] = dict.fromkeys([*before, *after])
-    changes: list[dict[str, Any]] = [
-        {"key": key, "old": before.get(key), "new": after.get(key)}
-        for key in keys
-        if (key in before, before.get(key)) != (key in after, after.get(key))
-    ]
+def schema(as_json: options.JsonOption = False) -> Report:
+    """The JSON Schema of policy files, for editors."""
+    from rerail.kit.schema import policy_schema
+
+    document = policy_schema()
 
     def show(console: Console) -> None:
-        console.print(f"{a.name} {a.version} → {b.name} {b.version}")
-        table = Table.grid(padding=(0, 2))
-        for change in changes:
-            values = (
-                _shown(change["key"] in side, side.get(change["key"])) for side in (before, after)
-            )
-            table.add_row(change["key"], " → ".join(values))
-        console.print(table if changes else "no difference")
+        console.file.write(json.dumps(document, indent=2) + "\n")
 
-    return Report({"old": _tag(a), "new": _tag(b), "changes": changes}, show, as_json)
+    return Report(document, show, as_json)
+
+
+for _name, _command in (
+    ("new", new),
+    ("list", list_),
+    ("show", show),
+    ("explain", explain),
+    ("check", check),
+    ("test", test),
+    ("diff", diff),
+    ("schema", schema),
+):
+    commands.command(_name, epilog=SHORT_EPILOGUE)(_command)
 
 
 def _tag(policy: Policy) -> dict[str, Any]:
@@ -124,13 +141,14 @@ def _tag(policy: Policy) -> dict[str, Any]:
 
 
 def _checked(file: Path) -> dict[str, Any]:
+    name = name_of(file)
     try:
-        policy = Policy.from_file(file)
+        policy = options.read_policy("-") if file == STANDARD else Policy.from_file(file)
         _check_moderators(policy)
     except (PolicyError, ModeratorError) as error:
         head, *faults = str(error).splitlines()
-        return {"file": str(file), "valid": False, "faults": [f.strip() for f in faults] or [head]}
-    return {"file": str(file), "valid": True, "name": policy.name, "version": policy.version}
+        return {"file": name, "valid": False, "faults": [f.strip() for f in faults] or [head]}
+    return {"file": name, "valid": True, "name": policy.name, "version": policy.version}
 
 
 def _check_moderators(policy: Policy) -> None:
@@ -138,20 +156,3 @@ def _check_moderators(policy: Policy) -> None:
     from rerail.panel import Panel
 
     Panel.load(policy)
-
-
-def _values(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """``(dotted key, value)`` of all leaves; lists are values."""
-    leaves: list[tuple[str, Any]] = []
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            leaves += _values(value, f"{prefix}{key}.")
-        else:
-            leaves.append((prefix + key, value))
-    return leaves
-
-
-def _shown(present: bool, value: Any) -> str:
-    if not present:
-        return "(not set)"
-    return one_line(value) if isinstance(value, str) else "null" if value is None else str(value)

@@ -1,8 +1,9 @@
 """The app, built from what it serves.
 
-Endpoints: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/models``, ``/v1/moderations``;
-``/admin/policies``, ``/admin/interventions``; ``/``, ``/watch``, ``/ui/config``; ``/healthz``,
-``/readyz``, ``/metrics``, ``/openapi.json``. Limits are those of `ServerSettings`.
+Endpoints: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/models``, ``/v1/moderations``,
+``/v1/policies/schema``; ``/admin/policies``, ``/admin/interventions``; ``/``, ``/watch``,
+``/ui/config``; ``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json``. Limits are those of
+`ServerSettings`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Loader, load_moderators
 from rerail.server.records import Recorder
 from rerail.server.routes import admin, health, openai, page
+from rerail.server.routes import policies as policy_files
 from rerail.server.security import SecurityMiddleware
 from rerail.server.service import Service
 from rerail.server.settings import ServerSettings
@@ -119,7 +121,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.service = service
-    for module in (openai, admin, page, health):
+    for module in (openai, policy_files, admin, page, health):
         app.include_router(module.router)
     app.mount("/static", page.Assets(directory=page.FOLDER), name="static")
     add_handlers(app, openai.router)
