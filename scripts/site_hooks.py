@@ -29,6 +29,8 @@ def on_config(config: Any) -> None:
 
 def on_page_markdown(text: str, *, page: Any, config: Any, **_: Any) -> str:
     """The page's Markdown with its parts put in, and without links that leave the site."""
+    if page.file.src_uri == "reference/glossary.md":
+        page.meta["search"] = {"boost": 4}  # who looks for a term finds what it means
     docs = Path(config["docs_dir"])
     place = docs / page.file.src_uri
 
@@ -50,8 +52,16 @@ def on_page_content(text: str, **_: Any) -> str:
     return _FORMULA.sub(_drawn, text)
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """The page with a name for the dialogue that the theme leaves without one."""
+    dialogue = 'data-md-component="search" role="dialog"'
+    return output.replace(dialogue, f'{dialogue} aria-label="Search"')
+
+
 def _drawn(formula: re.Match[str]) -> str:
-    block = formula["tag"] == "div"
-    drawn = convert(html.unescape(formula["latex"]), display="block" if block else "inline")
+    latex = html.unescape(formula["latex"])
+    if formula["tag"] == "span":
+        return str(convert(latex))
+    beneath = re.sub(r"(\\max|\\min)_", r"\1\\limits_", latex)
     # Wide ones are scrolled by themselves, by keyboard too.
-    return f'<div class="formula" tabindex="0">{drawn}</div>' if block else drawn
+    return f'<div class="formula" tabindex="0">{convert(beneath, display="block")}</div>'
