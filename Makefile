@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rerail-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit harnesses lint fmt docs pictures assets clean
+.PHONY: help setup demo test unit harnesses lint fmt docs site pictures assets clean
 
 help:
 	@echo "make setup    .venv with everything pinned, and a chat model of 135 million parameters (once)"
@@ -28,6 +28,7 @@ help:
 	@echo "make lint     ruff check, ruff format --check, mypy --strict"
 	@echo "make fmt      format and mend what ruff can mend"
 	@echo "make docs     regenerate docs/reference"
+	@echo "make site     the documentation as a site, in build/site"
 	@echo "make pictures  take docs/assets/*.png anew, with Chromium"
 	@echo "make assets   train the toy model, the adapter, the moderator and the judge anew"
 
@@ -69,6 +70,11 @@ fmt: setup
 
 docs: setup
 	$(BIN)/python scripts/reference.py
+
+# Without the theme's notice of what will come after it.
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "build/site/index.html"
 
 pictures: setup
 	$(BIN)/python scripts/pictures.py

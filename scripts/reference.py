@@ -1,4 +1,4 @@
-"""Write docs/reference from the code: the command line, the policy keys, the JSON, the Python API.
+"""Write docs/reference from the code: the command line, policies, JSON, the server, evaluation.
 
 The JSON Schema of policies, which the package ships, is written with them.
 
@@ -19,7 +19,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import import_module, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,6 @@ def pages() -> dict[str, str]:
         "policy.md": policies(),
         "json.md": json_documents(),
         "evaluation.md": evaluation(),
-        "python.md": python_names(),
         "server.md": server(),
     }
     return {name: f"{_GENERATED}\n\n{text.strip()}\n" for name, text in written.items()}
@@ -825,94 +824,7 @@ def _hub(hub: Hub | None) -> str:
     return f"`{hub.path}`, " + ", ".join(filter(None, (hub.config, hub.split)))
 
 
-# Python
-
-
-def python_names() -> str:
-    parts = [
-        "# Python names",
-        "Everything public is importable from `rerail`; importing it loads no model library. "
-        "The protocols `Engine` and `Moderator` are what to implement for "
-        "[a model](../how-to/your-own-model.md) or "
-        "[a moderator](../how-to/your-own-moderator.md) of your own.",
-    ]
-    homes: dict[str, list[str]] = {}
-    for name in rerail.__all__:
-        if name != "__version__":
-            homes.setdefault(getattr(rerail, name).__module__, []).append(name)
-    order = (
-        "align",
-        "search",
-        "panel",
-        "engines",
-        "moderators",
-        "policy",
-        "settings",
-        "types",
-        "errors",
-    )
-    for module in sorted(homes, key=lambda m: order.index(m.split(".")[1])):
-        summary = (import_module(module).__doc__ or "").strip().splitlines()[0]
-        parts += [f"## `{module}`", summary]
-        for name in homes[module]:
-            parts.append(_python_name(name, getattr(rerail, name)))
-    return "\n\n".join(parts)
-
-
-def _python_name(name: str, value: Any) -> str:
-    shown = [f"### {name}", _signature(name, value), _prose(inspect.getdoc(value) or "")]
-    if isinstance(value, type) and not issubclass(value, enum.Enum | Exception):
-        for method, function in _public_methods(value):
-            title = f"{name}.{method}"
-            shown += [f"#### {title}", _signature(title, function), _prose(function.__doc__ or "")]
-    return "\n\n".join(part for part in shown if part)
-
-
-def _public_methods(cls: type) -> Iterator[tuple[str, Any]]:
-    for name, member in vars(cls).items():
-        function = inspect.unwrap(getattr(member, "__func__", member))
-        if not name.startswith("_") and inspect.isfunction(function) and function.__doc__:
-            yield name, function
-
-
-def _signature(name: str, value: Any) -> str:
-    if isinstance(value, type) and (
-        issubclass(value, enum.Enum | Exception) or hasattr(value, "model_fields")
-    ):
-        return ""
-    if getattr(value, "_is_protocol", False):
-        return ""
-    try:
-        signature = inspect.signature(value)
-    except (TypeError, ValueError):
-        return ""
-    kept = [p for p in signature.parameters.values() if p.name not in {"self", "cls"}]
-    shown = [_argument(p) for p in kept]
-    named = [i for i, p in enumerate(kept) if p.kind is p.KEYWORD_ONLY]
-    if named:
-        shown.insert(named[0], "*")
-    arguments = ", ".join(shown)
-    result = signature.return_annotation
-    known = result not in (inspect.Signature.empty, None, "None")
-    arrow = f" -> {_annotation(result)}" if known and not isinstance(value, type) else ""
-    return f"```python\n{name}({arguments}){arrow}\n```"
-
-
-def _argument(parameter: inspect.Parameter) -> str:
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-    default = parameter.default
-    shown = "" if default is parameter.empty else f" = {_repr(default)}"
-    known = parameter.annotation is not parameter.empty
-    kind = f": {_annotation(parameter.annotation)}" if known else ""
-    return f"{stars}{parameter.name}{kind}{shown}"
-
-
-def _repr(value: Any) -> str:
-    return "..." if " at 0x" in repr(value) or "factory" in repr(value) else repr(value)
-
-
-def _annotation(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+# Docstrings
 
 
 def _prose(docstring: str) -> str:

@@ -72,9 +72,11 @@ def test_the_table_of_the_demos_figures_has_a_row_for_each_of_the_readmes() -> N
 
 
 def _anchors(path: Path) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    """Anchors of a page's headings, as GitHub makes them, and of names that the site puts in."""
+    text = path.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return anchors | set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -91,6 +93,20 @@ def test_links_and_pictures_of_our_own_exist(page: Path) -> None:
         assert file.exists(), f"{page.name}: {link}"
         if anchor:
             assert anchor in _anchors(file), f"{page.name}: {link}"
+
+
+def test_the_page_of_python_names_has_each_public_one_once() -> None:
+    text = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    names = re.findall(r"^::: rerail\.(\w+)$", text, re.MULTILINE)
+    assert sorted(names) == [name for name in rerail.__all__ if name != "__version__"]
+
+
+def test_the_terms_that_the_servers_page_explains_are_in_the_glossary() -> None:
+    page = (Path(rerail.__file__).parent / "server" / "page" / "index.html").read_text("utf-8")
+    terms = re.findall(r'<dt id="term-([\w-]+)">', page)
+    assert terms
+    anchors = _anchors(ROOT / "docs" / "reference" / "glossary.md")
+    assert {term.replace("-", "_") for term in terms} <= anchors
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
