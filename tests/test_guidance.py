@@ -84,6 +84,14 @@ def test_nothing_is_told_to_a_model_whose_first_answer_is_acceptable():
     assert (model.embed_calls, model.generated) == (1, 1)
 
 
+def test_nothing_is_told_where_an_answer_is_broken_and_not_flagged():
+    model = FakeEngine(lambda e, p: "la " * 40 if p is e.point or (p == e.point).all() else "fine")
+    response = make(KIND, model=model).align("please sing")
+    assert response.evaluations[0].rejection is Rejection.DEGENERATE
+    assert response.outcome is Outcome.STEERED
+    assert AcceptedFrom.GUIDANCE not in {e.origin for e in response.evaluations}
+
+
 def test_a_moderator_judges_what_the_user_asked_and_not_the_guidance():
     seen = []
 
@@ -133,7 +141,8 @@ def test_texts_for_a_category_that_flags_come_before_those_for_all():
     def tried(**flags):
         return [text.text for text in guidance.fitting(policy, flags)]
 
-    assert tried(hate=False) == ["For all."]
+    assert tried(hate=False) == []
+    assert tried(harassment=True) == ["For all."]
     assert tried(hate=True, violence=False) == ["For hate.", "For all."]
     assert tried(hate=True, violence=True) == ["For hate.", "For hurt.", "For all."]
 

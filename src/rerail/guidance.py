@@ -27,9 +27,12 @@ def fitting(policy: Policy, flags: Mapping[str, bool]) -> list[Guidance]:
     Args:
         policy: with its guidance.
         flags: of each category, whether it flags the answer. Texts for one that does come first,
-            then those for all; a text for other categories is not tried.
+            then those for all; a text for other categories is not tried. None is where nothing is
+            flagged: an answer that is only broken needs no words about what is harmful.
     """
     flagged = {category for category, flag in flags.items() if flag}
+    if not flagged:
+        return []
     own = [text for text in policy.guidance if flagged & set(text.categories)]
     return own + [text for text in policy.guidance if not text.categories]
 
