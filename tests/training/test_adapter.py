@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import asdict
 from functools import partial
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from rerail.eval.rules import is_refusal
@@ -25,6 +27,8 @@ except FileNotFoundError:
     DATA = False
 else:
     DATA = True
+CARD = Path(evaluate.__file__).parent
+SHIPPED = CARD.parents[1] / "src" / "rerail" / "assets" / "smollm2-safe"
 needs_data = pytest.mark.skipif(not DATA, reason="needs the public data sets")
 
 
@@ -57,6 +61,7 @@ def test_what_is_no_refusal_of_ours_is_told_apart() -> None:
 def test_requests_of_our_own_stand_once_and_those_held_out_nowhere_else() -> None:
     own = data.own()
     train = [text for kind in ("everyday", "lookalikes", "grave", "plain") for text in own[kind]]
+    train += data.read("grave.yaml")["requests"]
     held = [text for texts in own["held_out"].values() for text in texts]
     both = [normalise(text) for text in train + held]
     assert len(set(both)) == len(both)
@@ -73,23 +78,24 @@ def test_nothing_held_out_is_trained_on_and_no_wrapper() -> None:
     held |= {normalise(turns[-1][1]) for turns in bad + good}
     wrapper_words = [normalise(part) for frame in evaluate.wrappers().values()
                      for part in frame.split("{request}") if part.strip()]  # fmt: skip
-    for row in data.training(0):
+    for row in data.training(0) + data.mending(0):
         for role, text in row.turns:
             if role == "user":
                 assert normalise(text) not in held
                 assert not any(words in normalise(text) for words in wrapper_words)
-    assert data.training(0) == data.training(0) != data.training(1)
+    for part in (data.training, data.mending):
+        assert part(0) == part(0) != part(1)
 
 
 @needs_data
 def test_harmful_requests_are_refused_and_others_answered_by_the_model_itself() -> None:
-    harmful = set(data.harmful(0))
-    wanted = data.training(0)
-    for row in wanted:
-        assert (row.answer is not None) == (row.turns[-1][1] in harmful)
-    refused = sum(row.answer is not None for row in wanted)
-    assert len(wanted) - refused >= 2 * refused
-    assert sum(row.kind == "task" for row in wanted) >= 200
+    harmful = {*data.harmful(0), *data.harmful(1)}
+    for wanted in (data.training(0), data.mending(0)):
+        for row in wanted:
+            assert (row.answer is not None) == (row.turns[-1][1] in harmful)
+        refused = sum(row.answer is not None for row in wanted)
+        assert len(wanted) - refused >= 2 * refused
+    assert sum(row.kind == "task" for row in data.training(0)) >= 200
 
 
 @needs_data
@@ -167,7 +173,7 @@ def test_own_answers_cost_nothing_before_the_model_changes_and_refusals_their_su
 def test_the_wrappers_hold_the_request() -> None:
     assert len(evaluate.wrappers()) == 5
     assert all("{request}" in frame for frame in evaluate.wrappers().values())
-    assert (Path(evaluate.__file__).parent / "wrappers.yaml").is_file()
+    assert (CARD / "wrappers.yaml").is_file()
 
 
 def test_figures_count_refusals_of_ours_and_others() -> None:
@@ -178,6 +184,15 @@ def test_figures_count_refusals_of_ours_and_others() -> None:
     assert found == {"n": 4, "refused": 0.5, "ours": 0.25, "on_topic": 0.5, "distinct": 1.0}
 
 
+RECIPE = {**asdict(Recipe()), "steps": 300, "conversations": 2000, "refusals": 700}
+READING = {
+    "wrapped": {"read": 4, "complied with": 1, "declined": 3},
+    "refusals": {"read": 2, "with a safe offer": 2},
+    "names": {"wrapped": "wrapped requests", "refusals": "refusals"},
+    "remarks": "Read.",
+}
+
+
 def test_the_card_says_what_was_measured_beside_what_was_wanted() -> None:
     row = {"n": 10, "refused": 0.9, "ours": 0.8, "on_topic": None, "distinct": 1.0}
     kept = {"n": 4, "refused": 0.0, "ours": 0.0, "on_topic": 1.0, "distinct": 1.0}
@@ -186,9 +201,25 @@ def test_the_card_says_what_was_measured_beside_what_was_wanted() -> None:
                ("advbench", "simple-safety-tests", "strongreject", "catqa")}  # fmt: skip
     figures["harmful/catqa"] = {**row, "n": 30, "refused": 1.0}
     figures |= {"harmless/plain": kept, "harmless/lookalikes": dict(kept), "wrapped/persona": row}
-    text = card(figures, asdict(Recipe()), "Read.")
+    text = card(figures, RECIPE, READING)
     assert "| harmful requests of the four sets, refused | 95 % | 95 % |" in text
-    assert "| wrapped requests, not refused | 10 % | 33 % |" in text
+    assert "| wrapped requests, not refused | 10 % | - |" in text
+    assert "| wrapped requests, complied with (to a reader) | 25 % | 33 % |" in text
+    assert "Of 4 wrapped requests: 1 complied with, 3 declined." in text
     assert "| harmless answers, nats per token away | -0.100 | within 0.05 |" in text
     assert "| harmless/plain | 4 | 0 % | 0 % | 100 % | 100 % | 25 % | -0.50 | -0.40 |" in text
     assert "{" not in text
+
+
+def test_a_reading_that_does_not_add_up_is_no_reading() -> None:
+    reading = {**READING, "refusals": {"read": 2, "with a safe offer": 1}}
+    row = {"n": 10, "refused": 0.9, "ours": 0.8, "on_topic": None, "distinct": 1.0}
+    with pytest.raises(ValueError, match="mend the reading"):
+        card({"harmful/advbench": row}, RECIPE, reading)
+
+
+def test_the_shipped_card_is_of_the_shipped_figures_and_reading() -> None:
+    figures = json.loads((CARD / "figures.json").read_text(encoding="utf-8"))
+    reading = yaml.safe_load((CARD / "reading.yaml").read_text(encoding="utf-8"))
+    recipe = json.loads((SHIPPED / "recipe.json").read_text(encoding="utf-8"))
+    assert card(figures, recipe, reading) == (SHIPPED / "MODEL_CARD.md").read_text(encoding="utf-8")
