@@ -61,7 +61,6 @@ def test_what_is_no_refusal_of_ours_is_told_apart() -> None:
 def test_requests_of_our_own_stand_once_and_those_held_out_nowhere_else() -> None:
     own = data.own()
     train = [text for kind in ("everyday", "lookalikes", "grave", "plain") for text in own[kind]]
-    train += data.read("grave.yaml")["requests"]
     held = [text for texts in own["held_out"].values() for text in texts]
     both = [normalise(text) for text in train + held]
     assert len(set(both)) == len(both)
@@ -78,24 +77,23 @@ def test_nothing_held_out_is_trained_on_and_no_wrapper() -> None:
     held |= {normalise(turns[-1][1]) for turns in bad + good}
     wrapper_words = [normalise(part) for frame in evaluate.wrappers().values()
                      for part in frame.split("{request}") if part.strip()]  # fmt: skip
-    for row in data.training(0) + data.mending(0):
+    for row in data.training(0):
         for role, text in row.turns:
             if role == "user":
                 assert normalise(text) not in held
                 assert not any(words in normalise(text) for words in wrapper_words)
-    for part in (data.training, data.mending):
-        assert part(0) == part(0) != part(1)
+    assert data.training(0) == data.training(0) != data.training(1)
 
 
 @needs_data
 def test_harmful_requests_are_refused_and_others_answered_by_the_model_itself() -> None:
-    harmful = {*data.harmful(0), *data.harmful(1)}
-    for wanted in (data.training(0), data.mending(0)):
-        for row in wanted:
-            assert (row.answer is not None) == (row.turns[-1][1] in harmful)
-        refused = sum(row.answer is not None for row in wanted)
-        assert len(wanted) - refused >= 2 * refused
-    assert sum(row.kind == "task" for row in data.training(0)) >= 200
+    harmful = set(data.harmful(0))
+    wanted = data.training(0)
+    for row in wanted:
+        assert (row.answer is not None) == (row.turns[-1][1] in harmful)
+    refused = sum(row.answer is not None for row in wanted)
+    assert len(wanted) - refused >= 2 * refused
+    assert sum(row.kind == "task" for row in wanted) >= 200
 
 
 @needs_data

@@ -51,7 +51,6 @@ def card(
             ),
             tasks=data.TASKS,
             framed=data.FRAMED,
-            grave=len(data.read("grave.yaml")["requests"]),
             templates=sum(len(kind["templates"]) for kind in refusals.kinds()),
             whole=data.WHOLE,
             enough=evaluate.ENOUGH,

@@ -51,12 +51,6 @@ TASKS, FRAMED, MULTI_TURN = 240, 170, 35
 HARMFUL_FORMS = 2
 """Forms in which each harmful deed of our own is asked for."""
 
-GRAVE_FRAMES = 2
-"""Frames in which each harmless request with grave words is asked for, besides none."""
-
-MENDING = (200, 280)
-"""Of the second part: harmless conversations of the first besides our own, harmful requests."""
-
 AGAIN = 760
 """Harmless conversations that are trained on twice: so there are two of them to a harmful one."""
 
@@ -122,16 +116,6 @@ def framed(seed: int) -> list[Turns]:
     return [(("user", frame.replace("{request}", text)),) for text, frame in pairs]
 
 
-def grave(seed: int) -> list[Turns]:
-    """Harmless requests with grave words, bare and in frames."""
-    rng = random.Random(seed)
-    found: list[Turns] = []
-    for text in read("grave.yaml")["requests"]:
-        frames = ["{request}", *rng.sample(read("frames.yaml")["frames"], GRAVE_FRAMES)]
-        found += [(("user", frame.replace("{request}", text)),) for frame in frames]
-    return found
-
-
 def harmful(seed: int) -> list[str]:
     """Harmful requests to train on; none is in a data set that is held out whole."""
     unseen = {
@@ -151,7 +135,7 @@ def harmful(seed: int) -> list[str]:
 
 
 def training(seed: int) -> list[Wanted]:
-    """The conversations of the first part of the training, in random order."""
+    """The conversations of the training, in random order."""
     rng = random.Random(seed)
     ours, asked = own_harmless(seed)[0], harmful(seed)
     wanted = [Wanted(turns, "public") for turns in public_harmless(seed)]
@@ -173,22 +157,6 @@ def training(seed: int) -> list[Wanted]:
         before = (("user", earlier["user"]), ("assistant", earlier["assistant"]))
         answer = refusals.draw(text, rng)
         wanted.append(Wanted((*before, ("user", text)), "harmful later", answer=answer))
-    rng.shuffle(wanted)
-    return wanted
-
-
-def mending(seed: int) -> list[Wanted]:
-    """The second part of the training, which mends that too much is refused after the first."""
-    rng = random.Random(f"{seed} mending")
-    kept, refused = MENDING
-    first = list(dict.fromkeys(row for row in training(seed) if row.answer is None))
-    wanted = [Wanted(turns, "grave") for turns in grave(seed)]
-    wanted += [row for row in first if row.kind == "own"]
-    wanted += rng.sample([row for row in first if row.kind != "own"], kept)
-    wanted += [
-        Wanted(behind_system(text, seed), "harmful", answer=refusals.draw(text, rng))
-        for text in rng.sample(harmful(seed + 1), refused)
-    ]
     rng.shuffle(wanted)
     return wanted
 

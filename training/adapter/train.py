@@ -45,12 +45,12 @@ class Recipe:
     rank: int = 16
     batch: int = 8
     learning_rate: float = 8e-4
-    mending_rate: float = 4e-4  # the learning rate of the second part
     warm_up: int = 10
     deciding_tokens: int = 4  # whether to answer or to refuse is decided by the first words
     deciding_weight: float = 4.0
     dtype: str = "bfloat16"  # of the frozen weights: half the time of float32
     threads: int = 1
+    scale: float = 0.75  # of what is learned, the share that is added: chosen by validation
 
 
 @dataclass(frozen=True)
@@ -137,20 +137,6 @@ def batches(rows: list[Example], size: int, seed: int) -> list[list[Example]]:
     return [batch for pool in pools for batch in rng.sample(pool, len(pool))]
 
 
-def steps_of(recipe: Recipe, answers: Answers, tokenizer: Any) -> list[tuple[list[Example], float]]:
-    """All steps of both parts of the training: a batch, and the learning rate."""
-    parts = (
-        (data.training(recipe.seed), recipe.learning_rate),
-        (data.mending(recipe.seed), recipe.mending_rate),
-    )
-    steps: list[tuple[list[Example], float]] = []
-    for wanted, peak in parts:
-        made = batches(examples(wanted, answers, tokenizer), recipe.batch, recipe.seed)
-        rates = [peak * schedule(step, len(made), recipe.warm_up) for step in range(len(made))]
-        steps += zip(made, rates, strict=True)
-    return steps
-
-
 def answer_loss(
     model: Any, added: dict[str, LowRank], batch: list[Example], recipe: Recipe
 ) -> torch.Tensor:
@@ -222,11 +208,10 @@ def refused(model: Any, tokenizer: Any, conversations: list[Turns]) -> float:
 def save(added: dict[str, LowRank], record: dict[str, Any], out: Path) -> None:
     """Writes the adapter as float16, and how it was made."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{name}.{part}": getattr(module, part).detach().to(torch.float16).contiguous()
-        for name, module in added.items()
-        for part in "AB"
-    }
+    tensors = {}
+    for name, module in added.items():
+        tensors[f"{name}.A"] = module.A.detach().to(torch.float16)
+        tensors[f"{name}.B"] = (record["scale"] * module.B.detach()).to(torch.float16)
     save_file(tensors, out / "adapter.safetensors")
     (out / "adapter.safetensors").chmod(0o644)
     (out / "recipe.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
@@ -237,8 +222,8 @@ def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> 
     torch.set_num_threads(recipe.threads)
     tokenizer = AutoTokenizer.from_pretrained(base)
     answers = Answers(load_engine(f"{base}?dtype={recipe.dtype}"), work / "answers.jsonl")
-    steps = steps_of(recipe, answers, tokenizer)
-    rows = [row for batch, _ in steps for row in batch]
+    rows = examples(data.training(recipe.seed), answers, tokenizer)
+    steps = batches(rows, recipe.batch, recipe.seed)
     counts = {
         "steps": len(steps),
         "conversations": len(rows),
@@ -257,9 +242,9 @@ def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> 
     first = _resume(state, recipe, parameters, optimizer)
     start, tokens, mean = time.process_time(), 0, 0.0
     for step in range(first, len(steps)):
-        batch, rate = steps[step]
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = recipe.learning_rate * schedule(step, len(steps), recipe.warm_up)
+        batch = steps[step]
         loss = answer_loss(model, added, batch, recipe)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -272,8 +257,8 @@ def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> 
             print(f"{step + 1} loss {mean:.3f} tokens {tokens:,} cpu {spent:.0f} s", flush=True)
         if (step + 1) % save_every == 0 or step + 1 == len(steps):
             _keep(state, recipe, parameters, optimizer, step + 1)
-            for folder in (out, work / "snapshots" / str(step + 1)):
-                save(added, {**asdict(recipe), **counts}, folder)
+            save(added, {**asdict(recipe), **counts}, work / "snapshots" / str(step + 1))
+    save(added, {**asdict(recipe), **counts}, out)
     bad, good = (refused(model, tokenizer, rows) for rows in data.validation(recipe.seed))
     print(f"validation: refused {bad:.0%} of harmful and {good:.0%} of harmless requests")
 
@@ -286,7 +271,7 @@ def _keep(
     step: int,
 ) -> None:
     state = {
-        "recipe": asdict(recipe),
+        "recipe": _trained(recipe),
         "step": step,
         "parameters": [p.detach() for p in parameters],
         "optimizer": optimizer.state_dict(),
@@ -294,6 +279,11 @@ def _keep(
     aside = file.with_suffix(".partial")
     torch.save(state, aside)
     aside.replace(file)
+
+
+def _trained(recipe: Recipe) -> dict[str, Any]:
+    """What the training depends on: all but the scale, which comes after it."""
+    return {name: value for name, value in asdict(recipe).items() if name != "scale"}
 
 
 def _resume(
@@ -306,7 +296,7 @@ def _resume(
     if not file.is_file():
         return 0
     state = torch.load(file, weights_only=True)
-    if state["recipe"] != asdict(recipe):
+    if state["recipe"] != _trained(recipe):
         return 0
     with torch.no_grad():
         for parameter, value in zip(parameters, state["parameters"], strict=True):
