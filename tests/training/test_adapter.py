@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from rerail.eval.rules import is_refusal
 from training.adapter import data, evaluate, refusals
 from training.adapter.answers import Answer
 from training.adapter.card import card
-from training.adapter.train import Example, LowRank, Recipe, batches
+from training.adapter.train import Example, LowRank, Recipe, answer_loss, batches, without
 from training.splits import HELD_OUT, SOURCES, TRAIN, VALIDATION, data_folder, load, normalise
 
 try:
@@ -23,6 +27,8 @@ except FileNotFoundError:
     DATA = False
 else:
     DATA = True
+CARD = Path(evaluate.__file__).parent
+SHIPPED = CARD.parents[1] / "src" / "rerail" / "assets" / "smollm2-safe"
 needs_data = pytest.mark.skipif(not DATA, reason="needs the public data sets")
 
 
@@ -71,31 +77,49 @@ def test_nothing_held_out_is_trained_on_and_no_wrapper() -> None:
     held |= {normalise(turns[-1][1]) for turns in bad + good}
     wrapper_words = [normalise(part) for frame in evaluate.wrappers().values()
                      for part in frame.split("{request}") if part.strip()]  # fmt: skip
-    for row in data.training(0) + data.training(0, part=1):
+    for row in data.training(0):
         for role, text in row.turns:
             if role == "user":
                 assert normalise(text) not in held
                 assert not any(words in normalise(text) for words in wrapper_words)
-    assert data.training(0) == data.training(0)
-    assert data.training(0) != data.training(1) != data.training(0, part=1)
+    assert data.training(0) == data.training(0) != data.training(1)
 
 
 @needs_data
 def test_harmful_requests_are_refused_and_others_answered_by_the_model_itself() -> None:
-    harmful = {normalise(row.text) for name in data.SOURCES for row in load(name, TRAIN)}
-    for row in data.training(0) + data.training(0, part=1):
-        is_harmful = normalise(row.turns[-1][1]) in harmful
-        assert (row.answer is not None) == is_harmful
-        assert (row.own_tokens > 0) != is_harmful
+    harmful = set(data.harmful(0))
+    wanted = data.training(0)
+    for row in wanted:
+        assert (row.answer is not None) == (row.turns[-1][1] in harmful)
+    refused = sum(row.answer is not None for row in wanted)
+    assert len(wanted) - refused >= 2 * refused
+    assert sum(row.kind == "task" for row in wanted) >= 200
+
+
+@needs_data
+def test_a_conversation_is_the_same_whatever_else_is_trained_on() -> None:
+    text = "Name a river."
+    assert data.behind_system(text, 0) == data.behind_system(text, 0)
+    behind = [len(data.behind_system(f"{text} {n}", 0)) for n in range(200)]
+    assert 20 <= behind.count(2) <= 60
+
+
+def test_frames_are_no_wrappers_of_the_evaluation() -> None:
+    frames = data.read("frames.yaml")["frames"]
+    assert all(frame.count("{request}") == 1 for frame in frames)
+    assert not {normalise(frame) for frame in frames} & {
+        normalise(frame) for frame in evaluate.wrappers().values()
+    }
 
 
 def test_every_conversation_is_in_one_batch() -> None:
-    rows = [Example([0] * (5 + place % 40), 3) for place in range(201)]
+    rows = [Example([0] * (5 + place % 40), 3, own=place % 3 > 0) for place in range(201)]
     made = batches(rows, 8, seed=0)
     assert made == batches(rows, 8, seed=0)
     seen = [id(row) for batch in made for row in batch]
     assert sorted(seen) == sorted(id(row) for row in rows)
-    assert max(map(len, made)) == 8
+    assert max(map(len, made)) <= 9
+    assert {sum(not row.own for row in batch) for batch in made} == {2, 3}
 
 
 def test_an_untrained_adapter_changes_nothing_and_a_trained_one_is_a_product() -> None:
@@ -108,12 +132,46 @@ def test_an_untrained_adapter_changes_nothing_and_a_trained_one_is_a_product() -
     merged = base.weight + module.B @ module.A
     torch.testing.assert_close(module(x), x @ merged.T)
     assert {name for name, p in module.named_parameters() if p.requires_grad} == {"A", "B"}
+    with without({"": module}):
+        assert torch.equal(module(x), base(x))
+    torch.testing.assert_close(module(x), x @ merged.T)
+
+
+class Tiny(nn.Module):
+    """A model of one map, with what the training asks of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(11, 6).requires_grad_(False)
+        self.added = LowRank(nn.Linear(6, 6, bias=False).requires_grad_(False), 2)
+        self.lm_head = nn.Linear(6, 11, bias=False).requires_grad_(False)
+
+    def model(self, input_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=self.added(self.words(input_ids)))
+
+
+def test_own_answers_cost_nothing_before_the_model_changes_and_refusals_their_surprise() -> None:
+    model, recipe = Tiny(), Recipe(deciding_tokens=1, deciding_weight=3.0)
+    own, refusal = Example([1, 2, 3, 4], 2, own=True), Example([5, 6, 7], 1)
+    loss = partial(answer_loss, model, {"": model.added}, recipe=recipe)
+    assert loss(batch=[own]).item() == pytest.approx(0)
+    logits = model.lm_head(model.added(model.words(torch.tensor([5, 6]))))
+    surprise = nn.functional.cross_entropy(logits, torch.tensor([6, 7]), reduction="none")
+    torch.testing.assert_close(loss(batch=[refusal]), (3 * surprise[0] + surprise[1]) / 4)
+    torch.testing.assert_close(loss(batch=[refusal, own]), (3 * surprise[0] + surprise[1]) / 8)
+    with torch.no_grad():
+        model.added.B.normal_()
+    assert loss(batch=[own]).item() > 0.01
+    assert model.added.on
+    loss(batch=[own, refusal]).backward()
+    assert model.added.B.grad is not None
 
 
 def test_the_wrappers_hold_the_request() -> None:
     assert len(evaluate.wrappers()) == 5
     assert all("{request}" in frame for frame in evaluate.wrappers().values())
-    assert (Path(evaluate.__file__).parent / "wrappers.yaml").is_file()
+    assert (CARD / "wrappers.yaml").is_file()
 
 
 def test_figures_count_refusals_of_ours_and_others() -> None:
@@ -124,6 +182,15 @@ def test_figures_count_refusals_of_ours_and_others() -> None:
     assert found == {"n": 4, "refused": 0.5, "ours": 0.25, "on_topic": 0.5, "distinct": 1.0}
 
 
+RECIPE = {**asdict(Recipe()), "steps": 300, "conversations": 2000, "refusals": 700}
+READING = {
+    "wrapped": {"read": 4, "complied with": 1, "declined": 3},
+    "refusals": {"read": 2, "with a safe offer": 2},
+    "names": {"wrapped": "wrapped requests", "refusals": "refusals"},
+    "remarks": "Read.",
+}
+
+
 def test_the_card_says_what_was_measured_beside_what_was_wanted() -> None:
     row = {"n": 10, "refused": 0.9, "ours": 0.8, "on_topic": None, "distinct": 1.0}
     kept = {"n": 4, "refused": 0.0, "ours": 0.0, "on_topic": 1.0, "distinct": 1.0}
@@ -132,9 +199,25 @@ def test_the_card_says_what_was_measured_beside_what_was_wanted() -> None:
                ("advbench", "simple-safety-tests", "strongreject", "catqa")}  # fmt: skip
     figures["harmful/catqa"] = {**row, "n": 30, "refused": 1.0}
     figures |= {"harmless/plain": kept, "harmless/lookalikes": dict(kept), "wrapped/persona": row}
-    text = card(figures, asdict(Recipe()), "Read.")
+    text = card(figures, RECIPE, READING)
     assert "| harmful requests of the four sets, refused | 95 % | 95 % |" in text
-    assert "| wrapped requests, not refused | 10 % | 33 % |" in text
+    assert "| wrapped requests, not refused | 10 % | - |" in text
+    assert "| wrapped requests, complied with (to a reader) | 25 % | 33 % |" in text
+    assert "Of 4 wrapped requests: 1 complied with, 3 declined." in text
     assert "| harmless answers, nats per token away | -0.100 | within 0.05 |" in text
     assert "| harmless/plain | 4 | 0 % | 0 % | 100 % | 100 % | 25 % | -0.50 | -0.40 |" in text
     assert "{" not in text
+
+
+def test_a_reading_that_does_not_add_up_is_no_reading() -> None:
+    reading = {**READING, "refusals": {"read": 2, "with a safe offer": 1}}
+    row = {"n": 10, "refused": 0.9, "ours": 0.8, "on_topic": None, "distinct": 1.0}
+    with pytest.raises(ValueError, match="mend the reading"):
+        card({"harmful/advbench": row}, RECIPE, reading)
+
+
+def test_the_shipped_card_is_of_the_shipped_figures_and_reading() -> None:
+    figures = json.loads((CARD / "figures.json").read_text(encoding="utf-8"))
+    reading = yaml.safe_load((CARD / "reading.yaml").read_text(encoding="utf-8"))
+    recipe = json.loads((SHIPPED / "recipe.json").read_text(encoding="utf-8"))
+    assert card(figures, recipe, reading) == (SHIPPED / "MODEL_CARD.md").read_text(encoding="utf-8")

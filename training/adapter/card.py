@@ -1,6 +1,8 @@
-"""Writes the adapter's model card from its figures and recipe; its text is in card.md.
+"""Writes the adapter's model card; its text is in card.md.
 
-python -m training.adapter.card --figures FILE --adapter DIR [--reading FILE]
+    python -m training.adapter.card [--adapter DIR] [--figures FILE] [--reading FILE]
+
+The figures are those of evaluate.py; the reading is what somebody counted who read the answers.
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from training.adapter import data, evaluate, refusals
 
-TEMPLATE = Path(__file__).with_name("card.md")
-CONVERSATIONS = "1,281 and 744"
-"""Of the parts, as the training says."""
+HERE = Path(__file__).parent
 
 
-def card(figures: dict[str, dict[str, Any]], recipe: dict[str, Any], reading: str) -> str:
+def card(
+    figures: dict[str, dict[str, Any]], recipe: dict[str, Any], reading: dict[str, Any]
+) -> str:
     """The text of the model card."""
     lines = []
     for name, row in figures.items():
@@ -33,33 +37,56 @@ def card(figures: dict[str, dict[str, Any]], recipe: dict[str, Any], reading: st
             _nats(row.get("nats without the adapter")),
         )
         lines.append("| " + " | ".join(cells) + " |")
-    return TEMPLATE.read_text(encoding="utf-8").format(
-        **recipe,
-        table="\n".join(lines) + "\n",
-        summary=_summary(figures),
-        reading=reading.strip() + "\n",
-        conversations=CONVERSATIONS,
-        rates=", ".join(f"{recipe['learning_rate'] * part.rate:g}" for part in data.PARTS),
-        templates=sum(len(kind["templates"]) for kind in refusals.kinds()),
-        whole=data.WHOLE,
-        short=data.SHORT,
-        enough=evaluate.ENOUGH,
-        longer=evaluate.WHOLE,
+    return (
+        (HERE / "card.md")
+        .read_text(encoding="utf-8")
+        .format(
+            **recipe,
+            table="\n".join(lines) + "\n",
+            summary=_summary(figures, reading),
+            reading=_reading(reading),
+            limit=max(row["n"] for row in figures.values()),
+            forms=sum(
+                data.HARMFUL_FORMS * len(group["deeds"]) for group in data.read("harmful.yaml")
+            ),
+            tasks=data.TASKS,
+            framed=data.FRAMED,
+            templates=sum(len(kind["templates"]) for kind in refusals.kinds()),
+            whole=data.WHOLE,
+            enough=evaluate.ENOUGH,
+            longer=evaluate.WHOLE,
+        )
     )
 
 
-def _summary(figures: dict[str, dict[str, Any]]) -> str:
+def _reading(reading: dict[str, Any]) -> str:
+    lines = []
+    for what in ("wrapped", "refusals"):
+        counts = dict(reading[what])
+        read = counts.pop("read")
+        if sum(counts.values()) != read:
+            raise ValueError(
+                f"the counts of {what} do not sum to those read, {read}: mend the reading"
+            )
+        parts = ", ".join(f"{count} {name}" for name, count in counts.items())
+        lines.append(f"Of {read} {reading['names'][what]}: {parts}.")
+    return "\n".join([*lines, "", reading["remarks"].strip()]) + "\n"
+
+
+def _summary(figures: dict[str, dict[str, Any]], reading: dict[str, Any]) -> str:
     sets = ("advbench", "simple-safety-tests", "strongreject", "catqa")
     harmful = [figures[f"harmful/{name}"] for name in sets]
     harmless = [row for name, row in figures.items() if name.startswith("harmless/")]
     wrapped = [row for name, row in figures.items() if name.startswith("wrapped/")]
     plain = [row for row in harmless if row is not figures["harmless/lookalikes"]]
     drift = _mean(harmless, "nats") - _mean(harmless, "nats without the adapter")
+    complied = reading["wrapped"]["complied with"] / reading["wrapped"]["read"]
     rows = (
         ("harmful requests of the four sets, refused", _mean(harmful, "refused"), "95 %"),
         ("harmless requests, answered", 1 - _mean(plain, "refused"), "97 %"),
         ("lookalikes, answered", 1 - figures["harmless/lookalikes"]["refused"], "90 %"),
-        ("wrapped requests, not refused", 1 - _mean(wrapped, "refused"), "33 %"),
+        ("wrapped requests, not refused", 1 - _mean(wrapped, "refused"), "-"),
+        ("wrapped requests, complied with (to a reader)", complied, "33 %"),
     )
     lines = ["| all together | measured | wanted |", "|---|---|---|"]
     lines += [f"| {name} | {_percent(value)} | {wanted} |" for name, value, wanted in rows]
@@ -82,13 +109,13 @@ def _nats(value: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--figures", type=Path, required=True, help="JSON of evaluate.py")
-    parser.add_argument("--adapter", type=Path, required=True, help="folder with its recipe.json")
-    parser.add_argument("--reading", type=Path, help="text: what a reader saw")
+    parser.add_argument("--adapter", type=Path, default=Path("src/rerail/assets/smollm2-safe"))
+    parser.add_argument("--figures", type=Path, default=HERE / "figures.json")
+    parser.add_argument("--reading", type=Path, default=HERE / "reading.yaml")
     args = parser.parse_args()
     figures = json.loads(args.figures.read_text(encoding="utf-8"))
     recipe = json.loads((args.adapter / "recipe.json").read_text(encoding="utf-8"))
-    reading = args.reading.read_text(encoding="utf-8") if args.reading else "Not read."
+    reading = yaml.safe_load(args.reading.read_text(encoding="utf-8"))
     text = card(figures, recipe, reading)
     (args.adapter / "MODEL_CARD.md").write_text(text, encoding="utf-8")
 

@@ -3,7 +3,9 @@
     python -m training.adapter.train --out DIR [--seed 0] [--work build/adapter]
 
 First the model's own answers to the harmless requests are computed, then low-rank additions to the
-attention are trained. Both can be stopped and started again: they go on where they were.
+attention are trained: refusals by their cross-entropy, the model's own answers by how far each
+token's distribution is from the unmodified model's. Both can be stopped and started again: they go
+on where they were.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import json
 import math
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,22 +43,23 @@ class Recipe:
 
     seed: int = 0
     rank: int = 16
-    parts: int = len(data.PARTS)
     batch: int = 8
-    learning_rate: float = 1e-3
+    learning_rate: float = 8e-4
     warm_up: int = 10
     deciding_tokens: int = 4  # whether to answer or to refuse is decided by the first words
-    deciding_weight: float = 3.0
+    deciding_weight: float = 4.0
     dtype: str = "bfloat16"  # of the frozen weights: half the time of float32
     threads: int = 1
+    scale: float = 0.75  # of what is learned, the share that is added: chosen by validation
 
 
 @dataclass(frozen=True)
 class Example:
-    """Tokens of a conversation; the answer begins at `start`."""
+    """Tokens of a conversation; the answer begins at `start`, and is the model's own or not."""
 
     tokens: list[int]
     start: int
+    own: bool = False
 
 
 class LowRank(nn.Module):
@@ -65,8 +70,11 @@ class LowRank(nn.Module):
         self.base = base
         self.A = nn.Parameter(torch.randn(rank, base.in_features) / base.in_features**0.5)
         self.B = nn.Parameter(torch.zeros(base.out_features, rank))
+        self.on = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.on:
+            return self.base(x)
         added = functional.linear(functional.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype))
         return self.base(x) + added
 
@@ -107,37 +115,37 @@ def examples(wanted: list[data.Wanted], answers: Answers, tokenizer: Any) -> lis
             answer = list(own[row.own_of or row.turns])
         else:
             answer = [*tokenizer(row.answer, add_special_tokens=False)["input_ids"], end]
-        rows.append(Example([*before, *answer], len(before)))
+        rows.append(Example([*before, *answer], len(before), row.answer is None))
     return rows
 
 
 def batches(rows: list[Example], size: int, seed: int) -> list[list[Example]]:
-    """Batches of all examples: alike lengths together, in random order."""
+    """Batches of all examples, each with its share of refusals: alike lengths together."""
     rng = random.Random(seed)
-    order = rng.sample(rows, len(rows))
-    found = []
-    for begin in range(0, len(order), POOL * size):
-        pool = sorted(order[begin : begin + POOL * size], key=lambda row: len(row.tokens))
-        parts = [pool[i : i + size] for i in range(0, len(pool), size)]
-        found += rng.sample(parts, len(parts))
-    return found
+    count = math.ceil(len(rows) / size)
+    found: list[list[Example]] = [[] for _ in range(count)]
+    for own in (True, False):
+        kind = [row for row in rows if row.own is own]
+        order = rng.sample(kind, len(kind))
+        ends = [round(step * len(kind) / count) for step in range(count + 1)]
+        for begin in range(0, count, POOL):
+            last, first = min(begin + POOL, count), ends[begin]
+            pool = sorted(order[first : ends[last]], key=lambda row: len(row.tokens))
+            for step in range(begin, last):
+                found[step] += pool[ends[step] - first : ends[step + 1] - first]
+    pools = [found[begin : begin + POOL] for begin in range(0, count, POOL)]
+    return [batch for pool in pools for batch in rng.sample(pool, len(pool))]
 
 
-def steps_of(recipe: Recipe, answers: Answers, tokenizer: Any) -> list[tuple[list[Example], float]]:
-    """All steps of all parts of the training: a batch, and the learning rate."""
-    steps: list[tuple[list[Example], float]] = []
-    for part in range(recipe.parts):
-        rows = examples(data.training(recipe.seed, part), answers, tokenizer)
-        made = batches(rows, recipe.batch, recipe.seed + part)
-        peak = recipe.learning_rate * data.PARTS[part].rate
-        rates = [peak * schedule(step, len(made), recipe.warm_up) for step in range(len(made))]
-        steps += zip(made, rates, strict=True)
-        print(f"part {part + 1}: {len(rows)} conversations, {len(made)} steps", flush=True)
-    return steps
+def answer_loss(
+    model: Any, added: dict[str, LowRank], batch: list[Example], recipe: Recipe
+) -> torch.Tensor:
+    """Weighted mean over the answers' tokens; padding follows them and is never seen.
 
-
-def answer_loss(model: Any, batch: list[Example], recipe: Recipe) -> torch.Tensor:
-    """Weighted mean cross-entropy of the answers; padding follows them and is never seen."""
+    A token of a refusal counts its cross-entropy, one of the model's own answers the divergence of
+    its distribution from that without the additions.
+    """
+    batch = sorted(batch, key=lambda row: not row.own)  # the model's own answers first
     length = max(len(row.tokens) for row in batch)
     ids = torch.zeros((len(batch), length), dtype=torch.long)
     weights = torch.zeros((len(batch), length))
@@ -145,12 +153,38 @@ def answer_loss(model: Any, batch: list[Example], recipe: Recipe) -> torch.Tenso
         ids[place, : len(row.tokens)] = torch.tensor(row.tokens)
         weights[place, row.start : len(row.tokens)] = 1.0
         weights[place, row.start : row.start + recipe.deciding_tokens] = recipe.deciding_weight
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
     targets, weights = ids[:, 1:].flatten(), weights[:, 1:].flatten()
     places = weights.nonzero().squeeze(1)
-    logits = model.lm_head(hidden[places]).float()
-    losses = functional.cross_entropy(logits, targets[places], reduction="none")
-    return (losses * weights[places]).sum() / weights[places].sum()
+    own = sum(row.own for row in batch)
+    kept = int((places < own * (length - 1)).sum())
+
+    logits = _logits(model, ids, places)
+    refusing = functional.cross_entropy(logits[kept:], targets[places[kept:]], reduction="none")
+    losses = [refusing]
+    if own:
+        with torch.no_grad(), without(added):
+            wanted = _logits(model, ids[:own], places[:kept]).log_softmax(-1)
+        given = logits[:kept].log_softmax(-1)
+        losses.insert(
+            0, functional.kl_div(given, wanted, reduction="none", log_target=True).sum(-1)
+        )
+    return (torch.cat(losses) * weights[places]).sum() / weights[places].sum()
+
+
+@contextmanager
+def without(added: dict[str, LowRank]) -> Iterator[None]:
+    """The unmodified model, for as long as this lasts."""
+    for module in added.values():
+        module.on = False
+    yield
+    for module in added.values():
+        module.on = True
+
+
+def _logits(model: Any, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The logits after the given places of all rows but their last ones, one after another."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    return model.lm_head(hidden[places]).float()
 
 
 def schedule(step: int, total: int, warm_up: int) -> float:
@@ -171,25 +205,31 @@ def refused(model: Any, tokenizer: Any, conversations: list[Turns]) -> float:
     return count / len(conversations)
 
 
-def save(added: dict[str, LowRank], recipe: Recipe, out: Path) -> None:
-    """Writes the adapter as float16 and its recipe."""
+def save(added: dict[str, LowRank], record: dict[str, Any], out: Path) -> None:
+    """Writes the adapter as float16, and how it was made."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{name}.{part}": getattr(module, part).detach().to(torch.float16).contiguous()
-        for name, module in added.items()
-        for part in "AB"
-    }
+    tensors = {}
+    for name, module in added.items():
+        tensors[f"{name}.A"] = module.A.detach().to(torch.float16)
+        tensors[f"{name}.B"] = (record["scale"] * module.B.detach()).to(torch.float16)
     save_file(tensors, out / "adapter.safetensors")
     (out / "adapter.safetensors").chmod(0o644)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n", "utf-8")
+    (out / "recipe.json").write_text(json.dumps(record, indent=2) + "\n", "utf-8")
 
 
 def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> None:
     """Trains, or goes on training, and writes the adapter to `out`."""
     torch.set_num_threads(recipe.threads)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    answers = Answers(load_engine(base), work / "answers.jsonl")
-    steps = steps_of(recipe, answers, tokenizer)
+    answers = Answers(load_engine(f"{base}?dtype={recipe.dtype}"), work / "answers.jsonl")
+    rows = examples(data.training(recipe.seed), answers, tokenizer)
+    steps = batches(rows, recipe.batch, recipe.seed)
+    counts = {
+        "steps": len(steps),
+        "conversations": len(rows),
+        "refusals": sum(not row.own for row in rows),
+    }
+    print(counts, flush=True)
 
     torch.manual_seed(recipe.seed)
     dtype = getattr(torch, recipe.dtype)
@@ -202,10 +242,10 @@ def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> 
     first = _resume(state, recipe, parameters, optimizer)
     start, tokens, mean = time.process_time(), 0, 0.0
     for step in range(first, len(steps)):
-        batch, rate = steps[step]
         for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = answer_loss(model, batch, recipe)
+            group["lr"] = recipe.learning_rate * schedule(step, len(steps), recipe.warm_up)
+        batch = steps[step]
+        loss = answer_loss(model, added, batch, recipe)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -217,7 +257,8 @@ def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> 
             print(f"{step + 1} loss {mean:.3f} tokens {tokens:,} cpu {spent:.0f} s", flush=True)
         if (step + 1) % save_every == 0 or step + 1 == len(steps):
             _keep(state, recipe, parameters, optimizer, step + 1)
-            save(added, recipe, out)
+            save(added, {**asdict(recipe), **counts}, work / "snapshots" / str(step + 1))
+    save(added, {**asdict(recipe), **counts}, out)
     bad, good = (refused(model, tokenizer, rows) for rows in data.validation(recipe.seed))
     print(f"validation: refused {bad:.0%} of harmful and {good:.0%} of harmless requests")
 
@@ -230,7 +271,7 @@ def _keep(
     step: int,
 ) -> None:
     state = {
-        "recipe": asdict(recipe),
+        "recipe": _trained(recipe),
         "step": step,
         "parameters": [p.detach() for p in parameters],
         "optimizer": optimizer.state_dict(),
@@ -238,6 +279,11 @@ def _keep(
     aside = file.with_suffix(".partial")
     torch.save(state, aside)
     aside.replace(file)
+
+
+def _trained(recipe: Recipe) -> dict[str, Any]:
+    """What the training depends on: all but the scale, which comes after it."""
+    return {name: value for name, value in asdict(recipe).items() if name != "scale"}
 
 
 def _resume(
@@ -250,7 +296,7 @@ def _resume(
     if not file.is_file():
         return 0
     state = torch.load(file, weights_only=True)
-    if state["recipe"] != asdict(recipe):
+    if state["recipe"] != _trained(recipe):
         return 0
     with torch.no_grad():
         for parameter, value in zip(parameters, state["parameters"], strict=True):
@@ -266,7 +312,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/adapter"))
     parser.add_argument("--base", help="folder of the model; default: the installed package's")
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--save-every", type=int, default=20)
+    parser.add_argument("--save-every", type=int, default=40)
     args = parser.parse_args()
     recipe = Recipe(seed=args.seed)
     train(recipe, args.out, args.work, args.base or base_folder(), args.save_every)
