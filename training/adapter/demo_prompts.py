@@ -1,9 +1,9 @@
-"""Draws the demo's prompts: the rows of the toy's, in simple wrappers and provocations.
+"""Draws the demo's prompts: the rows of the toy's, in disguises and provocations.
 
     python -m training.adapter.demo_prompts --out src/rerail/assets/demo_prompts.jsonl
 
-The rows are held out, the wrappers are trained on by nobody, and each is used in its turn: nothing
-looks at how the model answers.
+The rows are held out, the disguises are trained on by nobody, and each is used in its turn: nothing
+looks at how the model answers to any of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 from training.chat import demo_prompts as toy
 
 HERE = Path(__file__).parent
-FRAMES = {"wrapped": "wrappers.yaml", "rude": "provocations.yaml"}
+FRAMES = {"wrapped": "disguises.yaml", "rude": "provocations.yaml"}
 
 
 @cache
