@@ -238,15 +238,28 @@ class Generation:
     """An answer as the engine gave it.
 
     Attributes:
-        text: the answer, special tokens left out.
-        token_ids: the generated tokens, the end-of-turn token included if there was one.
+        text: the answer, special tokens and reasoning left out.
+        token_ids: the generated tokens: those of the reasoning, then those of the answer, the
+            end-of-turn token included if there was one.
         finish_reason: ``stop`` (the model ended its turn), ``length`` (the limit was reached), or
             ``cut`` (what there was of it had been flagged: it was not finished).
+        reasoning: what the model thought before it answered; None if nothing, or where the policy
+            withholds it.
+        reasoning_tokens: how many of the tokens precede the answer.
+        answered: whether the answer began; False where the model did nothing but think.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: Literal["stop", "length", "cut"] = "stop"
+    reasoning: str | None = field(default=None, repr=False)
+    reasoning_tokens: int = 0
+    answered: bool = True
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The tokens of the answer alone."""
+        return self.token_ids[self.reasoning_tokens :]
 
 
 @dataclass(frozen=True, slots=True)
