@@ -130,10 +130,18 @@ class Exchange:
     """What a moderator judges: a conversation and the answer that it was given.
 
     With no messages the answer is judged as a text of its own.
+
+    Attributes:
+        messages: the conversation.
+        answer: that it was given.
+        reasoning: what was thought before it, if that is to be judged, too. A
+            `rerail.panel.Panel` puts it to the moderators as an answer of its own: they know
+            answers only.
     """
 
     messages: tuple[Message, ...]
     answer: str
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +194,9 @@ class Score:
 EMPTY_ANSWER = "empty answer"
 """Cause of the unscored verdict on an answer without text."""
 
+NO_ANSWER = "no answer: the reasoning did not end"
+"""Cause of the unscored verdict where the model did nothing but think."""
+
 
 class Outcome(StrEnum):
     """How a request ended."""
@@ -224,6 +235,7 @@ class Rejection(StrEnum):
     """Why an answer is not acceptable."""
 
     EMPTY = "empty"
+    UNANSWERED = "unanswered"
     DEGENERATE = "degenerate"
     UNSCORED = "unscored"
     FLAGGED = "flagged"
@@ -330,7 +342,8 @@ class Evaluation:
         generation: the model's answer from that point.
         judged: what the policy's moderators make of the answer.
         naturalness: mean log-likelihood per token (nats) of the answer under the original,
-            unmoved prompt, minus that of the model's first answer. None where it was not needed.
+            unmoved prompt and behind its own reasoning, minus that of the model's first answer.
+            None where it was not needed.
         rejection: why the answer is not acceptable; None if it is accepted.
     """
 
@@ -364,7 +377,7 @@ class Cost:
 
     Attributes:
         generations: answers generated, the first one included.
-        generated_tokens: tokens of those answers.
+        generated_tokens: tokens of those answers, with their reasoning.
         prompt_tokens: embedding rows sent for generation or for a log-likelihood.
         moderator_calls: verdicts asked for.
         seconds: wall time from the request's start to its end; in lock-step, shared rounds
@@ -430,6 +443,9 @@ class Response:
         best: which of them the published method would have returned, flagged or not; None where
             the search is not held to it (``result: best_iterate``).
         error: what failed, for outcome ``error``.
+        reasoning: what the model thought before ``text``; None where it thought nothing, where the
+            policy withholds it, or if no answer of the model left.
+        reasoning_tokens: tokens generated before ``text``, withheld or not.
     """
 
     outcome: Outcome
@@ -450,6 +466,8 @@ class Response:
     left: int | None = None
     best: int | None = None
     error: str | None = None
+    reasoning: str | None = None
+    reasoning_tokens: int = 0
 
     @property
     def flagged(self) -> bool:
@@ -465,6 +483,8 @@ class Response:
         return {
             "outcome": str(self.outcome),
             "text": self.text,
+            "reasoning": self.reasoning,
+            "reasoning_tokens": self.reasoning_tokens,
             "policy": {
                 "name": self.policy.name,
                 "version": self.policy.version,

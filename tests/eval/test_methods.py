@@ -128,7 +128,7 @@ def test_no_defence_is_plain_generation() -> None:
     assert answered.text == COMPLIES
     assert (answered.cost.generations, answered.cost.moderator_calls) == (1, 0)
     assert moderator.calls == []
-    assert answered.cost.generated_tokens == len(answered.token_ids or ())
+    assert answered.cost.generated_tokens == len((answered.scored or ((), 0))[0])
 
 
 def test_the_gate_asks_once_and_refuses_what_is_flagged() -> None:

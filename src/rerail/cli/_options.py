@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from rerail.cluster import EngineFacts
     from rerail.engines import Engine
 
-FAKE = "fake"
-"""Name of the engine without a model."""
+FAKE, FAKE_REASONING = "fake", "fake-reasoning"
+"""Names of the engine without a model, and of the same with reasoning before its answers."""
+
+_THOUGHTS = "They ask how it is done. I say it in one sentence."
 
 
 class Method(StrEnum):
@@ -63,7 +65,7 @@ def policy_names(context: typer.Context, begun: str) -> list[str]:
 
 def model_names(begun: str) -> list[str]:
     """Names of models that come along, for a shell to complete."""
-    return [name for name in ("embedded", FAKE) if name.startswith(begun)]
+    return [name for name in ("embedded", FAKE, FAKE_REASONING) if name.startswith(begun)]
 
 
 _MODEL, _SEARCH, _OUTPUT = "Model", "Search", "Output"
@@ -73,7 +75,8 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         help="'embedded', 'smollm2-safe', 'smollm2', a Hugging Face id, a folder, a .gguf file, "
-        "vllm:MODEL, vllm-server:URL?model=MODEL, or 'fake' (no model: to try things out). "
+        "vllm:MODEL, vllm-server:URL?model=MODEL, 'fake' or 'fake-reasoning' (no model: to try "
+        "things out). "
         "Options of the engine follow a ?, as in MODEL?max_batch=16&prefix_tokens=0.",
         rich_help_panel=_MODEL,
         autocompletion=model_names,
@@ -148,10 +151,11 @@ class Setup:
 
     def engine(self) -> Engine:
         """Load the model."""
-        if self.model == FAKE:
+        if self.model in (FAKE, FAKE_REASONING):
             from rerail.engines import FakeEngine
 
-            return FakeEngine()
+            reasoning = _THOUGHTS if self.model == FAKE_REASONING else None
+            return FakeEngine(name=self.model, reasoning=reasoning)
         from rerail.engines import load_engine
 
         given = {"device": self.device, "dtype": self.dtype and self.dtype.value}

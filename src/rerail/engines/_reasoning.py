@@ -39,7 +39,7 @@ class Course(NamedTuple):
         turns: ``(at, begin)``: once ``at`` is reached the answer begins at ``begin``; None: it has
             not begun. The first is of the beginning, the last holds at the end.
         thoughts: ``(start, end)`` of the parts of the reasoning.
-        over: where the answer ends, if a mark ends it.
+        over: where the mark ends that ends the answer, if there is one.
     """
 
     turns: tuple[tuple[int, int | None], ...]
@@ -84,7 +84,7 @@ class Format(Protocol):
         ...
 
     def bare(self, answer: str) -> str:
-        """An answer that follows reasoning, without what belongs to the format."""
+        """An answer that follows reasoning or ends with a mark, without what is the format's."""
         ...
 
 
@@ -175,7 +175,7 @@ class Harmony:
         header, channel, content = 0, None, None
         for mark in marks:
             if begun[-1][1] is not None:
-                return Course(begun, tuple(thoughts), mark.start)
+                return Course(begun, tuple(thoughts), mark.end)
             if mark.name == "<|channel|>":
                 channel = mark.end
             elif mark.name == "<|message|>":
@@ -195,7 +195,7 @@ class Harmony:
         return Course(begun, tuple(thoughts))
 
     def bare(self, answer: str) -> str:
-        return answer
+        return re.split("|".join(map(re.escape, self.marks)), answer)[0]
 
 
 def _is_final(channel: str) -> bool:
@@ -347,7 +347,7 @@ class Reader:
                 "", tuple(tokens), finish, reasoning, reasoning_tokens=len(tokens), answered=False
             )
         count = self._count(tokens, course.begin)
-        spelt = self.spelt if count else self._decode
+        spelt = self._decode if count == 0 and course.over is None else self.spelt
         if self._marks is None and count:
             spelt = self._behind(tokens[:count], course.begin)
         answer = up_to_stop(tokens[count:], spelt, sampling, finish)

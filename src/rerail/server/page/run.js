@@ -48,6 +48,7 @@ const REASONS = {
   unscored: "unscored",
   unnatural: "unnatural",
   empty: "empty",
+  unanswered: "thought and did not answer",
   degenerate: "repeats itself",
   unconfirmed: "not confirmed by the second moderator",
 };
