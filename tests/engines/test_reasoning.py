@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +26,12 @@ from rerail.engines._reasoning import (
     split,
 )
 from rerail.engines.transformers import TransformersEngine
+from rerail.engines.vllm_server import VllmServerEngine
 from rerail.errors import EngineError
 from rerail.types import Generation, Message, Prompt
 from tests.engines import tiny
 from tests.engines.test_template import PUBLISHED
+from tests.engines.vllm_fake import FakeVllm
 
 GENEROUS = Sampling(10_000, max_reasoning_tokens=10_000)
 
@@ -299,14 +303,16 @@ class Scripted(TransformersEngine):
     script: list[int] | None = None
     given = 0
 
-    def _forward(self, mask: Any, cache: Any, kept: int, **inputs: Any) -> Any:
-        logits = super()._forward(mask, cache, kept, **inputs)
-        if self.script is not None:
-            places = (mask.sum(-1) - self.given).tolist()
-            for row, place in enumerate(places):
-                if 0 <= place < len(self.script):
-                    logits[row, -1, self.script[place]] = 1e6
-        return logits
+    def __init__(self, model: Any, tokenizer: Any, **options: Any) -> None:
+        model.register_forward_hook(self._prompted, with_kwargs=True)
+        super().__init__(model, tokenizer, **options)
+
+    def _prompted(self, module: Any, args: Any, given: Any, output: Any) -> None:
+        if self.script is None:
+            return
+        for row, place in enumerate((given["attention_mask"].sum(-1) - self.given).tolist()):
+            if 0 <= place < len(self.script):
+                output.logits[row, -1, self.script[place]] = 1e6
 
     def says(self, text: str, prompt: str = "hi") -> GenerationRequest:
         """A request that is answered so."""
@@ -388,6 +394,47 @@ def test_half_way_only_the_answer_is_shown(template: str) -> None:
     assert made.reasoning == "They ask."
 
 
+def test_vllm_is_read_alike(tmp_path: Path) -> None:
+    local, served = (scripted("Qwen-Qwen3-0.6B", reasoning=reads) for reads in (AUTO, NONE))
+    served._model.save_pretrained(tmp_path)
+    served.tokenizer.save_pretrained(tmp_path)
+    local.script = served.script = None
+    fake = FakeVllm(served, max_model_len=512)
+    engine = VllmServerEngine.load(fake.url, model=tmp_path)
+    before, end = SPOKEN["Qwen-Qwen3-0.6B"]
+    try:
+        for text in (
+            f"{before}{ANSWER}{end}",
+            f"{before}{end}",
+            f"{ANSWER}{end}",
+            f"<think>a{end}",
+        ):
+            served.says(text)
+            request = local.says(text)
+            for sampling in (
+                Sampling(),
+                Sampling(stop=("brown", "They")),
+                Sampling(max_new_tokens=5),
+                Sampling(max_reasoning_tokens=4),
+            ):
+                [wanted] = local.generate([request], sampling)
+                assert engine.generate([request], sampling) == [wanted]
+                shown: list[str] = []
+
+                def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+                    shown.extend(texts)  # noqa: B023 - used up before the next
+                    return [False] * len(texts)
+
+                looked_at = replace(request, horizon=2)
+                assert engine.generate_watched([looked_at], sampling, watch) == [wanted]
+                assert all(wanted.text.startswith(text) for text in shown)
+                assert bool(shown) == (len(wanted.answer_ids) > 2)
+    finally:
+        engine.close()
+        fake.stop()
+        served.script = None
+
+
 def test_likelihood_is_of_the_answer_behind_its_reasoning() -> None:
     engine = scripted("Qwen-Qwen3-0.6B")
     engine.says("")
@@ -445,3 +492,54 @@ def test_the_fake_engine_thinks() -> None:
     assert (open_.text, open_.answered) == ("", False)
     words = FakeEngine(lambda embedded, point: "<think> hm </think> ha")
     assert words.generate([request], Sampling())[0].text == "<think> hm </think> ha"
+
+
+@pytest.fixture(scope="module")
+def harmony() -> Any:
+    """OpenAI's own parser, where it is installed and finds its vocabulary."""
+    package = pytest.importorskip("openai_harmony")
+    try:
+        return package.load_harmony_encoding("HarmonyGptOss")
+    except Exception:  # it downloads the vocabulary unless TIKTOKEN_ENCODINGS_BASE says where it is
+        pytest.skip("openai_harmony has no vocabulary here: set TIKTOKEN_ENCODINGS_BASE")
+
+
+MESSAGES = st.lists(
+    st.tuples(
+        st.sampled_from(["analysis", "commentary", "final"]),
+        st.sampled_from(["", "", "functions.f"]),
+        st.sampled_from(["", "<|constrain|>json"]),
+        st.text("ab <|>é😀\n", min_size=1, max_size=12),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(messages=MESSAGES, whole=st.booleans())
+def test_channels_are_read_as_openai_reads_them(
+    harmony: Any, messages: list[tuple[str, str, str, str]], whole: bool
+) -> None:
+    text = "<|start|>assistant".join(
+        f"{' to=' + to if to else ''}<|channel|>{channel}{' ' + kind if kind else ''}<|message|>"
+        f"{said}<|end|>"
+        for channel, to, kind, said in messages
+    )
+    text = text if whole else text.removesuffix("<|end|>")
+    tokens = harmony.encode(text, allowed_special="all")
+    special = {harmony.encode(mark, allowed_special="all")[0]: mark
+               for mark in (*FORMATS["gpt-oss"].marks, "<|constrain|>")}  # fmt: skip
+    marks = {token: mark for token, mark in special.items() if mark != "<|constrain|>"}
+
+    def words(some: list[int]) -> str:
+        return str(harmony.decode([token for token in some if token not in special]))
+
+    reader = Reader(FORMATS["gpt-oss"], words, harmony.decode, marks)
+    made = reader.generation(tokens, GENEROUS, False, "stop")
+    parsed = harmony.parse_messages_from_completion_tokens(tokens, "assistant", strict=False)
+    said = [(m.channel, m.recipient, "".join(part.text for part in m.content)) for m in parsed]
+    first = next((i for i, (c, to, _) in enumerate(said) if (c, to) == ("final", None)), None)
+    before = [words for _, _, words in (said if first is None else said[:first])]
+    assert made.answered == (first is not None)
+    assert made.text == ("" if first is None else said[first][2])
+    assert (made.reasoning or "").split() == " ".join(before).split()
