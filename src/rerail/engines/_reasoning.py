@@ -83,6 +83,10 @@ class Format(Protocol):
         """
         ...
 
+    def thought(self, text: str) -> str:
+        """A part of the reasoning, without what belongs to the format."""
+        ...
+
     def bare(self, answer: str) -> str:
         """An answer that follows reasoning or ends with a mark, without what is the format's."""
         ...
@@ -134,11 +138,14 @@ class Tags:
         end = marks[-1].start if marks and marks[-1].name == self.closing else length
         return Course(tuple(turns), ((start, max(start, end)),))
 
+    def thought(self, text: str) -> str:
+        return text.strip().removeprefix(self.title).strip()
+
     def bare(self, answer: str) -> str:
         before, after = self.around
-        return (
-            answer.lstrip().removeprefix(before).removesuffix(after) if before else answer.lstrip()
-        )
+        if not before:
+            return answer.lstrip()
+        return answer.strip().removeprefix(before).removesuffix(after).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +186,8 @@ class Harmony:
             if mark.name == "<|channel|>":
                 channel = mark.end
             elif mark.name == "<|message|>":
-                named = channel is not None and re.match(
-                    r"\s*final\b", between(channel, mark.start)
-                )
-                if named and "to=" not in between(header, mark.start):
+                final = channel is not None and _is_final(between(channel, mark.start))
+                if final and "to=" not in between(header, mark.start):
                     begun = (*begun, (mark.end, mark.end))
                 else:
                     content = mark.end
@@ -193,6 +198,9 @@ class Harmony:
         if content is not None:
             thoughts.append((content, max(content, length)))
         return Course(begun, tuple(thoughts))
+
+    def thought(self, text: str) -> str:
+        return text.strip()
 
     def bare(self, answer: str) -> str:
         return re.split("|".join(map(re.escape, self.marks)), answer)[0]
@@ -216,26 +224,21 @@ FORMATS: Mapping[str, Format] = {
     "smollm3": _THINK,
     "deepseek-r1": replace(_THINK, always=True),
 }
-"""By the name of a model that has it."""
+"""By the name of a model that has it; in the order in which templates are asked for them."""
 
 _SIGNS: Mapping[str, tuple[str, ...]] = {
-    "gpt-oss": ("<|channel|>", "<|message|>"),
-    "command": ("<|START_THINKING|>", "<|END_THINKING|>"),
-    "gemma-4": ("<|channel>", "<channel|>"),
-    "apertus": ("<|inner_prefix|>", "<|inner_suffix|>"),
-    "mistral": ("[THINK]", "[/THINK]"),
     "granite": ("<think></think>", "<response></response>"),
-    "granite-3.2": ("Here is my thought process:", "Here is my response:"),
     "qwen3": ("</think>",),
 }
-"""Texts in a chat template that tell the format; the first whose texts are all there."""
+"""What stands in a chat template of the format, where that is other than its marks."""
 
 
 def detected(template: str) -> str:
     """The name of the format that a chat template speaks of; `NONE` if it speaks of none."""
-    return next(
-        (name for name, signs in _SIGNS.items() if all(sign in template for sign in signs)), NONE
-    )
+    for name, form in FORMATS.items():
+        if all(sign in template for sign in _SIGNS.get(name, form.marks)):
+            return name
+    return NONE
 
 
 class Split(NamedTuple):
@@ -410,8 +413,7 @@ class Reader:
             text = self._decode(tokens[start:end])
         else:
             text = self._decode(tokens)[start:end]
-        title = self._form.title if isinstance(self._form, Tags) else ""
-        return text.strip().removeprefix(title).strip()
+        return self._form.thought(text)
 
     def _behind(self, tokens: list[int], begin: int) -> Decode:
         """The text of an answer whose first word may share a token with a mark."""
