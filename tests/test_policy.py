@@ -43,6 +43,9 @@ naturalness_floor: -0.5
 on_exhausted: best
 on_moderator_error: open
 audit: true
+reasoning: show
+judge_reasoning: true
+max_reasoning_tokens: 2048
 record_text: true
 refusal_message: "Nein, danke – hier nicht."
 error_message: "Down."
@@ -73,6 +76,8 @@ def test_every_key_is_read() -> None:
     assert policy.offsets == {"some-model": ((0.25, -0.5), (1.0,))}
     assert policy.budget == Budget(generations=50, tokens=5000, seconds=30)
     assert policy.confirm == (ModeratorSpec(name="fake", options={"name": "second"}),)
+    assert (policy.reasoning, policy.judge_reasoning) == ("show", True)
+    assert policy.max_reasoning_tokens == 2048
     assert policy.tag.audit
 
 
