@@ -453,8 +453,8 @@ class Store(Database):
             version = self._version(connection)
             if version is None or version < SCHEMA_VERSION:
                 _tables.create_all(connection)
-                if version is not None:
-                    # Tables that were there have no new columns.
+                columns = sa.inspect(connection).get_columns(_records.name)
+                if not any(column["name"] == "reasoning" for column in columns):
                     connection.execute(
                         sa.text("ALTER TABLE rerail_records ADD COLUMN reasoning TEXT")
                     )

@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_and_another_prompt_changes_nothing(name: s
     together = answers(load_method(usable(name)), context(max_open=3), *asked)
     for prompt, among_others in zip(asked, together, strict=True):
         (alone,) = answers(load_method(usable(name)), context(), prompt)
-        for field in ("text", "outcome", "trajectory", "naturalness", "token_ids", "sent"):
+        for field in ("text", "outcome", "trajectory", "naturalness", "scored", "sent"):
             assert getattr(alone, field) == getattr(among_others, field), field
 
 

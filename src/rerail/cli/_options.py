@@ -154,8 +154,9 @@ class Setup:
         if self.model in (FAKE, FAKE_REASONING):
             from rerail.engines import FakeEngine
 
-            reasoning = _THOUGHTS if self.model == FAKE_REASONING else None
-            return FakeEngine(name=self.model, reasoning=reasoning)
+            if self.model == FAKE:
+                return FakeEngine()
+            return FakeEngine(name=FAKE_REASONING, reasoning=_THOUGHTS)
         from rerail.engines import load_engine
 
         given = {"device": self.device, "dtype": self.dtype and self.dtype.value}
