@@ -399,9 +399,10 @@ _INTERVENTION = {
     "seconds": "of the search",
     "seed": "of the search",
     "error": "what failed, for outcome `error`",
-    "prompt": "the messages; this and the next two only under policies with `record_text`",
+    "prompt": "the messages; this and the next three only under policies with `record_text`",
     "first_answer": "the model's first answer",
     "final_answer": "what left",
+    "reasoning": "what was thought before it; null where nothing was, or where it is withheld",
 }
 
 
@@ -569,7 +570,9 @@ def server() -> str:
         "A response is OpenAI's, with `rerail` beside it: `outcome` (the least good of the "
         "choices'), `policy`, `harm_before`, `harm_after` (the most of the choices'), `cost` (of "
         "all). Each choice has a `rerail` of its own: [a response](json.md#a-response) without "
-        "its text. `usage` counts the tokens of the prompt and of what left; what the search cost "
+        "its texts. Where the policy shows reasoning, the message has it as `reasoning_content` "
+        "([how](../how-to/reasoning-models.md)). `usage` counts the tokens of the prompt and of "
+        "what left, `completion_tokens_details.reasoning_tokens` among them; what the search cost "
         "stands in `rerail.cost`. `moderation` has OpenAI's shape: `output` holds the verdict on "
         "each text that left, or, where none did, on the model's first answer; prompts are not "
         "judged, and `input` says so. Where nothing acceptable is found, the status is 200, "
@@ -653,7 +656,7 @@ _PARAMETERS = {
     "n": "Choices; each with a seed of its own.",
     "seed": "The same seed, policy and model give the same answer. Default: `--seed`.",
     "stop": "Up to 16 texts before which an answer ends. What is left is what is judged.",
-    "max_tokens": "Of the answer; cut to `--max-new-tokens-limit`.",
+    "max_tokens": "Of the answer, its reasoning not counted; cut to `--max-new-tokens-limit`.",
     "max_completion_tokens": "The same, by its newer name.",
     "stream": "Whether the answer comes in events.",
     "stream_options": "`include_usage`: a last chunk with `usage`. `include_progress`: see below.",

@@ -45,6 +45,9 @@ naturalness_floor: -0.5
 on_exhausted: best
 on_moderator_error: open
 audit: true
+reasoning: show
+judge_reasoning: true
+max_reasoning_tokens: 2048
 record_text: true
 refusal_message: "Nein, danke – hier nicht."
 error_message: "Down."
@@ -79,6 +82,8 @@ def test_every_key_is_read() -> None:
     ]
     assert policy.budget == Budget(generations=50, tokens=5000, seconds=30)
     assert policy.confirm == (ModeratorSpec(name="fake", options={"name": "second"}),)
+    assert (policy.reasoning, policy.judge_reasoning) == ("show", True)
+    assert policy.max_reasoning_tokens == 2048
     assert policy.tag.audit
 
 
@@ -464,7 +469,8 @@ def test_the_shipped_policies_are_what_their_names_say() -> None:
 
 def test_quick_is_default_for_the_toy_model() -> None:
     store = PolicyStore.shipped()
-    own = {"name", "description", "moderators", "offsets"}
+    own = {"name", "description", "moderators", "combine", "default_threshold", "accept_below"}
+    own |= {"guidance", "offsets", "budget"}  # the toy has no use for words
     quick, default = (store.get(name).model_dump(exclude=own) for name in ("quick", "default"))
     assert quick == default
     assert [spec.name for spec in store.get("quick").moderators] == ["embedded"]

@@ -256,6 +256,23 @@ def test_a_killed_process_loses_no_finished_record(path: Path) -> None:
         assert store.add("run", "after", response())
 
 
+def test_a_store_from_before_reasoning_is_brought_up(path: Path) -> None:
+    with Store.open(path) as store:
+        store.add("run", "old", response())
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE rerail_records DROP COLUMN reasoning")
+        connection.execute("DELETE FROM rerail_schema")
+        connection.execute("INSERT INTO rerail_schema VALUES (2)")
+    connection.close()
+    thoughtful = replace(response(), reasoning="hm", reasoning_tokens=3)
+    with Store.open(path) as store:
+        store.add("run", "new", thoughtful, Prompt.of("hello"))
+        store.add("run", "untold", thoughtful)
+        found = {record.item: record.reasoning for record in store.records("run")}
+    assert found == {"old": None, "new": "hm", "untold": None}
+    Store.open(path).close()
+
+
 class TestClearErrors:
     def test_newer_schema(self, path: Path) -> None:
         Store.open(path).close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -63,7 +64,8 @@ class Aligner:
         self.engine = engine
         self.panel = panel
         self.policy = panel.policy
-        self.sampling = sampling or Sampling()
+        most = panel.policy.max_reasoning_tokens
+        self.sampling = replace(sampling or Sampling(), max_reasoning_tokens=most)
         self.seed = seed
         self.max_open = max_open
         # What does not fit the model is found now, not by the first prompt.

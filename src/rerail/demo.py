@@ -21,6 +21,7 @@ from rerail.engines.base import Engine, GenerationRequest, Sampling
 from rerail.errors import InputFileError, PromptError
 from rerail.eval.rules import is_refusal, on_topic
 from rerail.panel import Panel
+from rerail.rounds import log_likelihoods, scored_of
 from rerail.types import Exchange, Generation, Outcome, Prompt, Rejection, Response
 
 KINDS = ("plain", "wrapped", "benign", "rude")
@@ -206,7 +207,8 @@ def with_naturalness(engine: Engine, prompt: Prompt, response: Response) -> Resp
     if not (own.generation.token_ids and first.generation.token_ids):
         return response
     embedded = engine.embed(prompt)
-    value, base = engine.log_likelihood([(embedded, e.generation.token_ids) for e in (own, first)])
+    asked = [(embedded, scored_of(e.generation)) for e in (own, first)]
+    value, base = log_likelihoods(engine, asked)
     return replace(response, naturalness=value - base)
 
 

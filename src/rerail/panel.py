@@ -301,14 +301,19 @@ class _Asked:
 
 
 def _scores(asked: Sequence[tuple[_Asked, Exchange]]) -> list[Score]:
-    """A verdict on each exchange, in one batch for each moderator."""
-    places: dict[_Asked, list[int]] = {}
-    for i, (moderator, _) in enumerate(asked):
-        places.setdefault(moderator, []).append(i)
-    scores: dict[int, Score] = {}
+    """A verdict on each exchange, in one batch for each moderator; of its texts the worst."""
+    places: dict[_Asked, list[tuple[int, Exchange]]] = {}
+    for i, (moderator, exchange) in enumerate(asked):
+        own = places.setdefault(moderator, [])
+        own.append((i, replace(exchange, reasoning=None)))
+        if exchange.answer.strip() and (exchange.reasoning or "").strip():
+            own.append((i, Exchange(exchange.messages, exchange.reasoning or "")))
+    scores: list[list[Score]] = [[] for _ in asked]
     for moderator, own in places.items():
-        scores |= zip(own, moderator.score([asked[i][1] for i in own]), strict=True)
-    return [scores[i] for i in range(len(asked))]
+        given = moderator.score([exchange for _, exchange in own])
+        for (i, _), score in zip(own, given, strict=True):
+            scores[i].append(score)
+    return [given[0] if len(given) == 1 else Score.worst(given) for given in scores]
 
 
 _LONG_ENOUGH_WORDS = 16

@@ -191,8 +191,16 @@ class Policy(Frozen):
     """``open`` lets an answer pass that could not be scored. For audit policies only."""
     audit: bool = False
     """Marks a policy under which unscored answers may leave; each response says so."""
+    reasoning: Literal["withhold", "show"] = "withhold"
+    """What becomes of what a model thinks before it answers: it never leaves, in no form, or it
+    stands beside the answer. No answer that never came leaves either way."""
+    judge_reasoning: bool = False
+    """Whether reasoning is judged although it is withheld. What is shown always is. It is put to
+    the moderators as a text of its own; of it and the answer the larger score counts."""
+    max_reasoning_tokens: Annotated[int, Field(ge=1, strict=True)] = 1024
+    """Tokens that a model may think before an answer; those of the answer come on top."""
     record_text: bool = False
-    """Whether records keep prompts and answers."""
+    """Whether records keep prompts and answers, and reasoning where it is shown."""
     refusal_message: Annotated[str, Field(min_length=1)] = "I can't help with that."
     error_message: Annotated[str, Field(min_length=1)] = (
         "This answer could not be checked, so it is not shown."
@@ -213,6 +221,11 @@ class Policy(Frozen):
                 raise ValueError(f"route of {category!r}: unknown moderator {name!r}"
                                  + nearest(name, names))  # fmt: skip
         return self
+
+    @property
+    def judges_reasoning(self) -> bool:
+        """Whether reasoning is judged: because it is shown, or all the same."""
+        return self.judge_reasoning or self.reasoning == "show"
 
     @property
     def version(self) -> str:

@@ -17,12 +17,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from rerail.engines.base import Engine, GenerationRequest, Sampling, WatchingEngine
+from rerail.engines.base import (
+    EmbeddedPrompt,
+    Engine,
+    GenerationRequest,
+    Sampling,
+    WatchingEngine,
+)
 from rerail.errors import EngineError, PromptError
 from rerail.guidance import repeats
 from rerail.panel import Panel, Question, confirm_each, judge_each
 from rerail.policy import Policy
 from rerail.types import (
+    NO_ANSWER,
     AcceptedFrom,
     Cost,
     Evaluation,
@@ -35,6 +42,9 @@ from rerail.types import (
     SteerableRows,
     Verdict,
 )
+
+Scored = tuple[tuple[int, ...], int]
+"""Tokens of which a log-likelihood is wanted, and how many leading ones of them are given."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -91,7 +101,7 @@ class Account:
         self.cost = Cost()
         self.failure: Exception | None = None
         self.closed = False
-        self._first: tuple[int, ...] = ()
+        self._first: Scored = ((), 0)
         self._first_log_likelihood: float | None = None
         self._judged: set[tuple[str, bool]] = set()
 
@@ -112,27 +122,29 @@ class Account:
             self.closed = True
             self.cost = replace(self.cost, seconds=self._elapsed())
 
-    def exchange(self, text: str) -> Exchange:
-        """What a moderator judges: what the user asked, whatever the model was given."""
-        return Exchange(self.embedded.prompt.messages, text)
+    def exchange(self, text: str, reasoning: str | None = None) -> Exchange:
+        """What a panel judges: what the user asked, whatever the model was given."""
+        judged = reasoning if self.panel.policy.judges_reasoning else None
+        return Exchange(self.embedded.prompt.messages, text, judged)
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started
 
     def _answered(self, ask: Ask, generation: Generation) -> None:
         if ask.origin is AcceptedFrom.INITIAL:
-            self._first = generation.token_ids
+            self._first = scored_of(generation)
         self.cost += Cost(
             generations=1,
             generated_tokens=len(generation.token_ids),
             prompt_tokens=len(ask.request.point),
         )
 
-    def _asked_about(self, text: str, *, confirming: bool = False) -> None:
-        """Count a verdict on a text, once."""
-        if text.strip() and (text, confirming) not in self._judged:
-            self._judged.add((text, confirming))
-            self.cost += Cost(moderator_calls=1)
+    def _asked_about(self, exchange: Exchange, *, confirming: bool = False) -> None:
+        """Count a verdict on each text, once."""
+        for text in (exchange.answer, exchange.reasoning or ""):
+            if text.strip() and (text, confirming) not in self._judged:
+                self._judged.add((text, confirming))
+                self.cost += Cost(moderator_calls=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,10 +172,10 @@ class Ask:
     leaves: bool = True
     guidance: str = ""
 
-    def question(self, text: str) -> Question:
+    def question(self, text: str, reasoning: str | None = None) -> Question:
         """What the panel is asked about an answer."""
         steered = self.origin is not AcceptedFrom.INITIAL
-        return Question(self.account.panel, self.account.exchange(text), steered)
+        return Question(self.account.panel, self.account.exchange(text, reasoning), steered)
 
 
 def evaluate(asks: Sequence[Ask]) -> list[tuple[Ask, Evaluation]]:
@@ -185,7 +197,7 @@ def evaluate(asks: Sequence[Ask]) -> list[tuple[Ask, Evaluation]]:
     ]
     asked = [ask for ask, _ in answered]
     pairs = zip(asked, _confirmed(asked, evaluations), strict=True)
-    return [(ask, evaluation) for ask, evaluation in pairs if ask.account.failure is None]
+    return [(ask, _shown(ask, e)) for ask, e in pairs if ask.account.failure is None]
 
 
 def may_leave(policy: Policy, evaluation: Evaluation) -> bool:
@@ -201,19 +213,22 @@ def is_last_resort(policy: Policy, evaluation: Evaluation) -> bool:
     return unnatural and policy.on_exhausted == "best" and evaluation.judged.confirmed is not False
 
 
-_NOBODY = Judged(
-    Score.unscored("nobody was asked"),
-    math.inf,
-    Rejection.UNJUDGED,
-    Verdict(None, {}, flagged=False, unscored="nobody was asked"),
-)
+def _unasked(cause: str, rejection: Rejection) -> Judged:
+    """What is said of an answer that no moderator is asked about."""
+    verdict = Verdict(None, {}, flagged=False, unscored=cause)
+    return Judged(Score.unscored(cause), math.inf, rejection, verdict)
+
+
+_NOBODY = _unasked("nobody was asked", Rejection.UNJUDGED)
+_UNANSWERED = _unasked(NO_ANSWER, Rejection.UNANSWERED)
 
 
 def _answered(asks: Sequence[Ask]) -> list[tuple[Ask, Generation]]:
     """The asks with their answers, but for those of owners whose asks failed."""
     found: dict[Ask, Generation | None] = {}
-    for sampling in dict.fromkeys(ask.sampling for ask in asks):
-        alike = [ask for ask in asks if ask.sampling == sampling]
+    samplings = {ask: _sampling(ask) for ask in asks}
+    for sampling in dict.fromkeys(samplings.values()):
+        alike = [ask for ask in asks if samplings[ask] == sampling]
         call = partial(_generate, alike[0].account.engine, sampling)
         given = _isolated([(ask.account, ask) for ask in alike], call)
         found |= zip(alike, given, strict=True)
@@ -221,6 +236,12 @@ def _answered(asks: Sequence[Ask]) -> list[tuple[Ask, Generation]]:
     for ask, generation in answered:
         ask.account._answered(ask, generation)
     return answered
+
+
+def _sampling(ask: Ask) -> Sampling:
+    """How an answer is drawn: with the reasoning that the policy allows."""
+    most = ask.account.panel.policy.max_reasoning_tokens
+    return replace(ask.sampling, max_reasoning_tokens=most)
 
 
 def _generate(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Generation]:
@@ -244,11 +265,10 @@ def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Ge
     unscored: set[int] = set()
 
     def flagged(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        looks = [(p, t) for p, t in zip(places, texts, strict=True) if p not in unscored]
-        for place, text in looks:
-            asks[place].account._asked_about(text)
-        judged = judge_each([asks[place].question(text) for place, text in looks])
-        said = {place: j.rejection for (place, _), j in zip(looks, judged, strict=True)}
+        looks = {p: t for p, t in zip(places, texts, strict=True) if p not in unscored}
+        owners = {p: asks[p].account for p in looks}
+        judged = _verdicts([(owners[p], asks[p].question(t)) for p, t in looks.items()])
+        said = {place: j.rejection for place, j in zip(looks, judged, strict=True)}
         unscored.update(p for p, reason in said.items() if reason is Rejection.UNSCORED)
         return [said.get(place) is Rejection.FLAGGED for place in places]
 
@@ -257,32 +277,46 @@ def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Ge
 
 def _judged(answered: Sequence[tuple[Ask, Generation]]) -> list[Judged]:
     """What the panels make of the answers, those that confirm aside."""
-    asked = [(ask, generation.text) for ask, generation in answered if ask.judged]
-    for ask, text in asked:
-        ask.account._asked_about(text)
-    given = iter(judge_each([ask.question(text) for ask, text in asked]))
-    return [next(given) if ask.judged else _NOBODY for ask, _ in answered]
+    known = [
+        _NOBODY if not ask.judged else None if generation.answered else _UNANSWERED
+        for ask, generation in answered
+    ]
+    wanted = [pair for pair, judged in zip(answered, known, strict=True) if judged is None]
+    given = iter(_verdicts([(ask.account, ask.question(g.text, g.reasoning)) for ask, g in wanted]))
+    return [judged or next(given) for judged in known]
+
+
+def _verdicts(asked: Sequence[tuple[Account, Question]]) -> list[Judged]:
+    """What the moderators that steer make of exchanges, counted for their owners."""
+    for account, question in asked:
+        account._asked_about(question.exchange)
+    return judge_each([question for _, question in asked])
 
 
 def _naturalness(
     answered: Sequence[tuple[Ask, Generation]], judged: Sequence[Judged]
 ) -> list[float | None]:
-    """Of the answers that only their naturalness can still reject; 0 of the first ones."""
+    """Of the answers that only their naturalness can still reject; 0 of the first ones.
+
+    An answer is read behind its own reasoning: a model that thinks gives no other chances, and in
+    a mean over both the reasoning, several times as long, would outweigh what is read.
+    """
     wanted = {
-        i: (ask.account, generation.token_ids)
+        i: (ask.account, scored_of(generation))
         for i, ((ask, generation), j) in enumerate(zip(answered, judged, strict=True))
         if ask.origin is not AcceptedFrom.INITIAL
         and ask.measured
-        and generation.token_ids
+        and generation.answer_ids
         and generation.finish_reason != "cut"
         and j.rejection is None
     }
     owners = dict.fromkeys(account for account, _ in wanted.values())
-    firsts = [a for a in owners if a._first_log_likelihood is None and a._first]
+    firsts = [a for a in owners if a._first_log_likelihood is None and a._first[0]]
     texts = [*((account, account._first) for account in firsts), *wanted.values()]
-    requests = [(account, (account.embedded, tokens)) for account, tokens in texts]
-    values = _isolated(requests, texts[0][0].engine.log_likelihood) if texts else []
-    for account, tokens in texts:
+    call = partial(log_likelihoods, texts[0][0].engine) if texts else None
+    requests = [(account, (account.embedded, scored)) for account, scored in texts]
+    values = _isolated(requests, call) if call else []
+    for account, (tokens, _) in texts:
         account.cost += Cost(prompt_tokens=len(account.embedded.token_ids) + len(tokens))
     for account, value in zip(firsts, values, strict=False):
         account._first_log_likelihood = value
@@ -299,6 +333,31 @@ def _naturalness(
     return found
 
 
+def scored_of(generation: Generation) -> Scored:
+    """An answer behind its reasoning; where there is none, the reasoning stands in."""
+    tokens = generation.token_ids
+    return tokens, generation.reasoning_tokens if generation.answer_ids else 0
+
+
+def log_likelihoods(engine: Engine, asked: Sequence[tuple[EmbeddedPrompt, Scored]]) -> list[float]:
+    """Mean log-likelihood per token, in nats, under unmoved prompts.
+
+    Raises:
+        EngineError: the engine failed.
+    """
+    requests = [(embedded, tokens) for embedded, (tokens, _) in asked]
+    given = [given for _, (_, given) in asked]
+    return engine.log_likelihood(requests, given) if any(given) else engine.log_likelihood(requests)
+
+
+def _shown(ask: Ask, evaluation: Evaluation) -> Evaluation:
+    """The evaluation without reasoning that is withheld, or that was not judged with an answer."""
+    made, policy = evaluation.generation, ask.account.panel.policy
+    if made.reasoning is None or (policy.reasoning == "show" and made.text.strip()):
+        return evaluation
+    return replace(evaluation, generation=replace(made, reasoning=None))
+
+
 def _rejection(
     ask: Ask, generation: Generation, judged: Judged, naturalness: float | None
 ) -> Rejection | None:
@@ -306,7 +365,8 @@ def _rejection(
         return judged.rejection
     if generation.finish_reason == "cut":
         return Rejection.UNFINISHED
-    if ask.guidance and repeats(generation.text, ask.guidance):
+    shown = generation.reasoning if ask.account.panel.policy.reasoning == "show" else None
+    if ask.guidance and repeats(f"{shown or ''} {generation.text}", ask.guidance):
         return Rejection.REPEATS
     # Guidance makes a model decline what it would have done, which is unlikely without it; its
     # answers are about what was asked all the same, since the user's words are what they were.
@@ -327,9 +387,10 @@ def _confirmed(asks: Sequence[Ask], evaluations: Sequence[Evaluation]) -> list[E
     ]
     asked = []
     for i in wanted:
-        text = evaluations[i].generation.text
-        asks[i].account._asked_about(text, confirming=True)
-        asked.append((asks[i].question(text), evaluations[i].judged))
+        generation = evaluations[i].generation
+        question = asks[i].question(generation.text, generation.reasoning)
+        asks[i].account._asked_about(question.exchange, confirming=True)
+        asked.append((question, evaluations[i].judged))
     found = list(evaluations)
     for i, judged in zip(wanted, confirm_each(asked), strict=True):
         rejection = evaluations[i].rejection or judged.rejection

@@ -151,6 +151,8 @@ class Search:
             left=left,
             best=self._chosen if self._settings.result == "best_iterate" else None,
             error=self._error,
+            reasoning=chosen.generation.reasoning if chosen else None,
+            reasoning_tokens=chosen.generation.reasoning_tokens if chosen else 0,
         )
 
     def probe(self, shift: FloatArray) -> Ask:
@@ -402,7 +404,8 @@ def prompt_seed(seed: int, prompt: Prompt) -> int:
 
 def _stopped_at_once(generation: Generation) -> bool:
     """Whether an answer began with a stop that was asked for: silence of its own has a token."""
-    return not generation.text and not generation.token_ids and generation.finish_reason == "stop"
+    silent = generation.answered and not generation.text and not generation.answer_ids
+    return silent and generation.finish_reason == "stop"
 
 
 def _naturalness(evaluation: Evaluation) -> float:

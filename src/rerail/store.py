@@ -27,8 +27,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from rerail.errors import StoreError
 from rerail.types import Evaluation, Prompt, Response
 
-SCHEMA_VERSION = 2
-"""1: runs, records, evaluations. 2: changes of policies."""
+SCHEMA_VERSION = 3
+"""1: runs, records, evaluations. 2: changes of policies. 3: reasoning of records."""
 
 _BUSY_SECONDS = 60.0
 _MAKING_TABLES = 0x7473616C69676E
@@ -93,6 +93,7 @@ _records = sa.Table(
     sa.Column("prompt", sa.JSON(none_as_null=True)),
     sa.Column("first_answer", sa.Text),
     sa.Column("final_answer", sa.Text),
+    sa.Column("reasoning", sa.Text),
     sa.UniqueConstraint("run", "item", name="rerail_one_record_per_item"),
 )
 _evaluations = sa.Table(
@@ -165,8 +166,8 @@ class Record:
     """One response as it was stored; the fields are those of `Response`.
 
     ``initial`` and ``final`` have the keys harm, scores, flagged and unscored. ``prompt`` (role
-    and content of each message), ``first_answer`` and ``final_answer`` are None unless text was
-    recorded.
+    and content of each message), ``first_answer``, ``final_answer`` and ``reasoning`` are None
+    unless text was recorded; the last also where the policy withholds it.
     """
 
     run: str
@@ -195,6 +196,7 @@ class Record:
     prompt: list[dict[str, str]] | None
     first_answer: str | None
     final_answer: str | None
+    reasoning: str | None = None
     evaluations: tuple[EvaluationRecord, ...] = ()
 
 
@@ -312,7 +314,7 @@ class Store(Database):
             item: what was answered, unique within the run.
             response: what left.
             prompt: given only if the policy says ``record_text``: the prompt, the first and the
-                final answer are then recorded with the figures.
+                final answer, and reasoning that is shown, are then recorded with the figures.
 
         Returns:
             Whether it was written now.
@@ -450,8 +452,12 @@ class Store(Database):
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MAKING_TABLES)))
             version = self._version(connection)
             if version is None or version < SCHEMA_VERSION:
-                # So far every new schema only had tables more.
                 _tables.create_all(connection)
+                columns = sa.inspect(connection).get_columns(_records.name)
+                if not any(column["name"] == "reasoning" for column in columns):
+                    connection.execute(
+                        sa.text("ALTER TABLE rerail_records ADD COLUMN reasoning TEXT")
+                    )
                 connection.execute(_schema.insert(), {"version": SCHEMA_VERSION})
 
     def _version(self, connection: sa.Connection) -> int | None:
@@ -596,6 +602,8 @@ def _summary(fault: object) -> str:
 def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) -> dict[str, Any]:
     public = response.to_json()
     text, policy, cost = public.pop("text"), public.pop("policy"), public.pop("cost")
+    reasoning = public.pop("reasoning")
+    del public["reasoning_tokens"]
     row = {
         **public,
         **cost,
@@ -608,6 +616,7 @@ def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) 
         "prompt": None,
         "first_answer": None,
         "final_answer": None,
+        "reasoning": None,
     }
     if prompt is not None:
         first = response.evaluations[0].generation.text if response.evaluations else None
@@ -616,6 +625,7 @@ def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) 
             "prompt": messages,
             "first_answer": _storable(first),
             "final_answer": _storable(text),
+            "reasoning": _storable(reasoning),
         }
     return row
 

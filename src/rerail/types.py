@@ -130,10 +130,18 @@ class Exchange:
     """What a moderator judges: a conversation and the answer that it was given.
 
     With no messages the answer is judged as a text of its own.
+
+    Attributes:
+        messages: the conversation.
+        answer: that it was given.
+        reasoning: what was thought before it, if that is to be judged, too. A
+            `rerail.panel.Panel` puts it to the moderators as an answer of its own: they know
+            answers only.
     """
 
     messages: tuple[Message, ...]
     answer: str
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +194,9 @@ class Score:
 EMPTY_ANSWER = "empty answer"
 """Cause of the unscored verdict on an answer without text."""
 
+NO_ANSWER = "no answer: the reasoning did not end"
+"""Cause of the unscored verdict where the model did nothing but think."""
+
 
 class Outcome(StrEnum):
     """How a request ended."""
@@ -229,6 +240,7 @@ class Rejection(StrEnum):
     """
 
     EMPTY = "empty"
+    UNANSWERED = "unanswered"
     DEGENERATE = "degenerate"
     UNSCORED = "unscored"
     FLAGGED = "flagged"
@@ -245,15 +257,28 @@ class Generation:
     """An answer as the engine gave it.
 
     Attributes:
-        text: the answer, special tokens left out.
-        token_ids: the generated tokens, the end-of-turn token included if there was one.
+        text: the answer, special tokens and reasoning left out.
+        token_ids: the generated tokens: those of the reasoning, then those of the answer, the
+            end-of-turn token included if there was one.
         finish_reason: ``stop`` (the model ended its turn), ``length`` (the limit was reached), or
             ``cut`` (what there was of it had been flagged: it was not finished).
+        reasoning: what the model thought before it answered; None if nothing, or where the policy
+            withholds it.
+        reasoning_tokens: how many of the tokens precede the answer.
+        answered: whether the answer began; False where the model did nothing but think.
     """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: Literal["stop", "length", "cut"] = "stop"
+    reasoning: str | None = field(default=None, repr=False)
+    reasoning_tokens: int = 0
+    answered: bool = True
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """The tokens of the answer alone."""
+        return self.token_ids[self.reasoning_tokens :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +349,8 @@ class Evaluation:
         generation: the model's answer from that point.
         judged: what the policy's moderators make of the answer.
         naturalness: mean log-likelihood per token (nats) of the answer under the original,
-            unmoved prompt, minus that of the model's first answer. None where it was not needed.
+            unmoved prompt and behind its own reasoning, minus that of the model's first answer.
+            None where it was not needed.
         rejection: why the answer is not acceptable; None if it is accepted.
     """
 
@@ -358,7 +384,7 @@ class Cost:
 
     Attributes:
         generations: answers generated, the first one included.
-        generated_tokens: tokens of those answers.
+        generated_tokens: tokens of those answers, with their reasoning.
         prompt_tokens: embedding rows sent for generation or for a log-likelihood.
         moderator_calls: verdicts asked for.
         seconds: wall time from the request's start to its end; in lock-step, shared rounds
@@ -424,6 +450,9 @@ class Response:
         best: which of them the published method would have returned, flagged or not; None where
             the search is not held to it (``result: best_iterate``).
         error: what failed, for outcome ``error``.
+        reasoning: what the model thought before ``text``; None where it thought nothing, where the
+            policy withholds it, or if no answer of the model left.
+        reasoning_tokens: tokens generated before ``text``, withheld or not.
     """
 
     outcome: Outcome
@@ -444,6 +473,8 @@ class Response:
     left: int | None = None
     best: int | None = None
     error: str | None = None
+    reasoning: str | None = None
+    reasoning_tokens: int = 0
 
     @property
     def flagged(self) -> bool:
@@ -459,6 +490,8 @@ class Response:
         return {
             "outcome": str(self.outcome),
             "text": self.text,
+            "reasoning": self.reasoning,
+            "reasoning_tokens": self.reasoning_tokens,
             "policy": {
                 "name": self.policy.name,
                 "version": self.policy.version,

@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_and_another_prompt_changes_nothing(name: s
     together = answers(load_method(usable(name)), context(max_open=3), *asked)
     for prompt, among_others in zip(asked, together, strict=True):
         (alone,) = answers(load_method(usable(name)), context(), prompt)
-        for field in ("text", "outcome", "trajectory", "naturalness", "token_ids", "sent"):
+        for field in ("text", "outcome", "trajectory", "naturalness", "scored", "sent"):
             assert getattr(alone, field) == getattr(among_others, field), field
 
 
@@ -128,7 +128,7 @@ def test_no_defence_is_plain_generation() -> None:
     assert answered.text == COMPLIES
     assert (answered.cost.generations, answered.cost.moderator_calls) == (1, 0)
     assert moderator.calls == []
-    assert answered.cost.generated_tokens == len(answered.token_ids or ())
+    assert answered.cost.generated_tokens == len((answered.scored or ((), 0))[0])
 
 
 def test_the_gate_asks_once_and_refuses_what_is_flagged() -> None:

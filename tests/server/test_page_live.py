@@ -19,9 +19,11 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from rerail.engines import FakeEngine
 from rerail.engines.base import EmbeddedPrompt
+from rerail.policy import Policy
 from rerail.server.policies import load_moderators
 from rerail.store import Store
 from rerail.types import FloatArray
+from tests.server import conftest
 from tests.server.conftest import Made, Make
 
 CHROMIUM = os.environ.get("RERAIL_CHROMIUM") or shutil.which("chromium")
@@ -253,3 +255,21 @@ def test_a_policy_is_edited_and_the_next_answer_obeys(stage: Any, opened: Any) -
     row = page.locator("#records tbody tr")
     expect(row).to_have_count(1)
     expect(row).to_contain_text("steered")
+
+
+@needs_browser
+def test_reasoning_is_folded_or_said_to_be_withheld(serve: Make, opened: Any) -> None:
+    thoughts = "ZEBRA-crossing, they ask."
+    policies = [Policy(name="default"), Policy(name="shows", reasoning="show")]
+    it = opened(serve(engine=conftest.engine(reasoning=thoughts), policies=policies))
+    it.ask(conftest.PLAIN)
+    withheld = it.page.locator(".turn.assistant .reasoning")
+    expect(withheld).to_have_text("Reasoning of 5 tokens, withheld by the policy.")
+    assert "ZEBRA" not in it.page.content()
+    it.page.select_option("#policy", "shows")
+    it.ask(conftest.PLAIN)
+    folded = it.page.locator(".turn.assistant details.reasoning")
+    expect(folded.locator(".said")).to_be_hidden()
+    folded.locator("summary").click()
+    expect(folded.locator(".said")).to_have_text(thoughts)
+    assert it.answer == conftest.TULIPS

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from rerail.engines import Engine
     from rerail.store import Store
 
-FAKE = "fake"
-"""Name of the engine without a model."""
+FAKE, FAKE_REASONING = "fake", "fake-reasoning"
+"""Names of the engine without a model, and of the same with reasoning before its answers."""
+
+_THOUGHTS = "They ask how it is done. I say it in one sentence."
 
 
 class Method(StrEnum):
@@ -67,7 +69,8 @@ def policy_names(context: typer.Context, begun: str) -> list[str]:
 
 def model_names(begun: str) -> list[str]:
     """Names of models that come along, for a shell to complete."""
-    return [name for name in (SMOLLM2_SAFE, SMOLLM2, EMBEDDED, FAKE) if name.startswith(begun)]
+    names = (SMOLLM2_SAFE, SMOLLM2, EMBEDDED, FAKE, FAKE_REASONING)
+    return [name for name in names if name.startswith(begun)]
 
 
 _MODEL, _SEARCH, _OUTPUT = "Model", "Search", "Output"
@@ -80,8 +83,9 @@ MODELS = (
 
 _model_option = typer.Option(
     "--model",
-    help=f"{MODELS}, vllm:MODEL, vllm-server:URL?model=MODEL, or 'fake' (no model: to try things "
-    "out). Options of the engine follow a ?, as in MODEL?max_batch=16&prefix_tokens=0.",
+    help=f"{MODELS}, vllm:MODEL, vllm-server:URL?model=MODEL, '{FAKE}' or '{FAKE_REASONING}' (no "
+    "model: to try things out). Options of the engine follow a ?, as in "
+    "MODEL?max_batch=16&prefix_tokens=0.",
     rich_help_panel=_MODEL,
     autocompletion=model_names,
 )
@@ -172,10 +176,12 @@ class Setup:
 
     def engine(self) -> Engine:
         """Load the model."""
-        if self.model == FAKE:
+        if self.model in (FAKE, FAKE_REASONING):
             from rerail.engines import FakeEngine
 
-            return FakeEngine()
+            if self.model == FAKE:
+                return FakeEngine()
+            return FakeEngine(name=FAKE_REASONING, reasoning=_THOUGHTS)
         from rerail.engines import load_engine
 
         given = {"device": self.device, "dtype": self.dtype and self.dtype.value}

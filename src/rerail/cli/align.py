@@ -310,6 +310,10 @@ def _figures(response: Response) -> Table:
     )
     if response.naturalness is not None and response.outcome is not Outcome.PASSED:
         table.add_row("naturalness", f"{response.naturalness:+.2f} nats per token")
+    if response.reasoning is not None:
+        table.add_row("reasoning", printable(response.reasoning))
+    elif response.reasoning_tokens:
+        table.add_row("reasoning", f"{response.reasoning_tokens} tokens, withheld")
     if response.tokens_preserved is not None and response.outcome is Outcome.STEERED:
         kept = f"{response.tokens_preserved:.0%} of the tokens kept"
         table.add_row("moved", f"{kept}, cosine {response.cosine:.3f}")

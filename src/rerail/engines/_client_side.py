@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from rerail.engines._checkpoint import Checkpoint
-from rerail.engines._common import TokenizerEngine, check_points, check_sampling
+from rerail.engines._common import check_points, check_sampling, scored_tokens
+from rerail.engines._reasoning import AUTO, Follower
+from rerail.engines._tokenizer import TokenizerEngine
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling, Watch
 from rerail.engines.table import CHUNK_ROWS, ChunkedTable
 from rerail.errors import EngineError, UnsteerableModelError
@@ -59,6 +61,38 @@ class Answer(NamedTuple):
     first_log_probability: float | None = None
 
 
+@dataclass
+class _Look:
+    """A watched answer on its way.
+
+    Attributes:
+        ask: for the whole of it.
+        horizon: tokens of the answer after which it is shown, and again at twice, 4, 8 times.
+        at_once: whether it has no reasoning before it, unless the model says otherwise.
+        tokens: that are there.
+        mark: tokens up to which vLLM is asked next.
+    """
+
+    ask: Ask
+    horizon: int
+    at_once: bool
+    tokens: list[int] = field(default_factory=list)
+    mark: int = 0
+
+    def __post_init__(self) -> None:
+        self.mark = self.horizon
+
+    def go_on(self, so_far: Generation) -> None:
+        """Where to look next: while the model thinks, at twice as many tokens."""
+        if not so_far.answered:
+            self.mark = 2 * len(self.tokens)
+            return
+        due = self.horizon
+        while due <= len(self.tokens) - so_far.reasoning_tokens:
+            due *= 2
+        self.mark = so_far.reasoning_tokens + due
+
+
 class ClientSide(TokenizerEngine):
     """An engine whose model runs in vLLM.
 
@@ -68,6 +102,7 @@ class ClientSide(TokenizerEngine):
         context_length: tokens of prompt and answer that vLLM takes together.
         name: name of the model in responses; the checkpoint's by default.
         template_options: given to the chat template, for example ``{"enable_thinking": False}``.
+        reasoning: the format of the model's reasoning, as `TransformersEngine` names it.
 
     Raises:
         EngineError: the checkpoint lacks an embedding table, or vLLM fails.
@@ -82,9 +117,14 @@ class ClientSide(TokenizerEngine):
         context_length: int,
         name: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        reasoning: str = AUTO,
     ) -> None:
         super().__init__(
-            checkpoint.tokenizer, name or checkpoint.name, checkpoint.ends(), template_options
+            checkpoint.tokenizer,
+            name or checkpoint.name,
+            checkpoint.ends(),
+            template_options,
+            reasoning,
         )
         self._checkpoint = checkpoint
         self._embedding = checkpoint.embedding(dtype)
@@ -135,7 +175,10 @@ class ClientSide(TokenizerEngine):
         if not asks:
             return []
         answers = self._answer(asks, self._sampling(sampling))
-        return [self._generation(sampling, answer.tokens) for answer in answers]
+        return [
+            self._generation(sampling, answer.tokens, self._at_once(request.embedded))
+            for request, answer in zip(requests, answers, strict=True)
+        ]
 
     def generate_watched(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
@@ -162,9 +205,11 @@ class ClientSide(TokenizerEngine):
             others = beside.submit(
                 self._answer, [asks[place] for place in whole], self._sampling(sampling)
             )
-            answers = self._watched({p: asks[p] for p in horizons}, horizons, sampling, watch)
+            at_once = [self._at_once(request.embedded) for request in requests]
+            looks = {p: _Look(asks[p], horizon, at_once[p]) for p, horizon in horizons.items()}
+            answers = self._watched(looks, sampling, watch)
             for place, answer in zip(whole, others.result(), strict=True):
-                answers[place] = self._generation(sampling, answer.tokens)
+                answers[place] = self._generation(sampling, answer.tokens, at_once[place])
         return [answers[place] for place in range(len(asks))]
 
     def generate_from_tokens(
@@ -177,22 +222,26 @@ class ClientSide(TokenizerEngine):
         Raises:
             EngineError: vLLM failed.
         """
-        ask = Ask(token_ids.tolist(), self._room(len(token_ids), sampling), seed % 2**63)
+        tokens = token_ids.tolist()
+        ask = Ask(tokens, self._room(len(tokens), sampling), seed % 2**63)
         answer = self._answer([ask], self._sampling(sampling))[0]
-        return self._generation(sampling, answer.tokens)
+        at_once = self._reader is None or self._reader.at_once(tokens)
+        return self._generation(sampling, answer.tokens, at_once)
 
     def log_likelihood(
-        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+        self,
+        requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]],
+        given: Sequence[int] = (),
     ) -> list[float]:
         """Mean log-likelihood per token, in nats, of answers under their unmoved prompts.
 
         Raises:
             EngineError: an answer has no tokens, the text exceeds the context, or vLLM failed.
         """
-        if any(not tokens for _, tokens in requests):
-            raise EngineError("an answer without tokens has no log-likelihood")
+        scored = scored_tokens(requests, given)
         texts = [
-            ([*prompt.token_ids.tolist(), *tokens], len(tokens)) for prompt, tokens in requests
+            ([*prompt.token_ids.tolist(), *tokens], count)
+            for (prompt, tokens), count in zip(requests, scored, strict=True)
         ]
         if any(len(tokens) > self.context_length for tokens, _ in texts):
             raise EngineError(
@@ -223,30 +272,26 @@ class ClientSide(TokenizerEngine):
         ]
 
     def _watched(
-        self,
-        asks: Mapping[int, Ask],
-        marks: Mapping[int, int],
-        sampling: Sampling,
-        watch: Watch,
+        self, looks: Mapping[int, _Look], sampling: Sampling, watch: Watch
     ) -> dict[int, Generation]:
-        """Answers by the places of their asks, each shown at its mark and at twice, 4, 8 times."""
+        """Answers by their places, each shown at its horizon and at twice, 4, 8 times."""
         answers: dict[int, Generation] = {}
-        begun: dict[int, list[int]] = {place: [] for place in asks}
-        marks = dict(marks)
+        begun = dict(looks)
         given = self._sampling(sampling)
         while begun:
-            parts = [self._next(asks[place], begun[place], marks[place]) for place in begun]
+            parts = [self._next(look) for look in begun.values()]
             shown = {}
-            for part, (place, tokens), answer in zip(
+            for part, (place, look), answer in zip(
                 parts, list(begun.items()), self._answer(parts, given), strict=True
             ):
-                tokens += answer.tokens
-                marks[place] *= 2
-                answers[place] = self._generation(sampling, tokens)
-                ended = len(answer.tokens) < part.limit or len(tokens) == asks[place].limit
-                if ended or answers[place].finish_reason == "stop":
+                look.tokens += answer.tokens
+                answers[place] = self._generation(sampling, look.tokens, look.at_once)
+                ended = len(answer.tokens) < part.limit or len(look.tokens) == look.ask.limit
+                if ended or answers[place].finish_reason == "stop" or self._over(look, sampling):
                     del begun[place]
-                else:
+                    continue
+                look.go_on(answers[place])
+                if answers[place].answered:
                     shown[place] = answers[place].text
             stops = watch(list(shown), list(shown.values())) if shown else ()
             for place, stop in zip(shown, stops, strict=True):
@@ -255,13 +300,19 @@ class ClientSide(TokenizerEngine):
                     del begun[place]
         return answers
 
-    def _next(self, ask: Ask, tokens: list[int], mark: int) -> Ask:
-        """For what follows so many tokens of an answer, up to the mark."""
+    def _over(self, look: _Look, sampling: Sampling) -> bool:
+        """Whether a limit of the reasoning or of the answer is reached."""
+        if self._reader is None:
+            return False
+        return Follower(self._reader, sampling, [look.at_once]).follow(0, look.tokens)[1]
+
+    def _next(self, look: _Look) -> Ask:
+        """For what follows the tokens that are there, up to the mark."""
+        ask, count = look.ask, len(look.tokens)
         assert isinstance(ask.prompt, torch.Tensor)
-        rows = self._rows_of(torch.tensor(tokens, dtype=torch.int64))
-        limit = min(mark, ask.limit) - len(tokens)
-        seed = (ask.seed + len(tokens)) % 2**63
-        return Ask(torch.cat([ask.prompt, rows]), limit, seed)
+        rows = self._rows_of(torch.tensor(look.tokens, dtype=torch.int64))
+        limit = min(look.mark, ask.limit) - count
+        return Ask(torch.cat([ask.prompt, rows]), limit, (ask.seed + count) % 2**63)
 
     @property
     def _vocabulary(self) -> int:
@@ -292,7 +343,8 @@ class ClientSide(TokenizerEngine):
             "temperature": sampling.temperature,
             # vLLM takes no 0; with so small a share the likeliest token alone is left.
             "top_p": max(sampling.top_p, 1e-9),
-            "stop": list(sampling.stop),
+            # Where a model thinks they are found here: vLLM would find them in its reasoning.
+            "stop": [] if self._reader else list(sampling.stop),
             "stop_token_ids": self._stops,
             "skip_special_tokens": True,  # as where an answer is read: stops are found in its text
         }

@@ -1,20 +1,17 @@
-"""What engines have in common, whatever runs the model."""
+"""What engines have in common, whatever runs the model: checks, ends and stops."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
-from rerail.engines.rendering import Renderer
-from rerail.errors import EngineError, PromptError
-from rerail.types import FloatArray, Generation, Prompt
+from rerail.errors import EngineError
+from rerail.types import Generation
 
 Finish = Literal["stop", "length"]
 
@@ -36,6 +33,8 @@ def check_sampling(sampling: Sampling) -> None:
     """
     if sampling.max_new_tokens < 1:
         raise EngineError("max_new_tokens is below 1: ask for at least one token")
+    if sampling.max_reasoning_tokens < 0:
+        raise EngineError("max_reasoning_tokens is below 0: 0 allows no reasoning")
     if "" in sampling.stop:
         raise EngineError("a stop is empty, and every text begins with it: leave it out")
 
@@ -69,72 +68,21 @@ def check_points(requests: Sequence[GenerationRequest], largest: float = math.in
             )
 
 
-class TokenizerEngine(ABC):
-    """The part of an engine that its tokenizer does: prompts are rendered, and answers are spelt.
-
-    Args:
-        tokenizer: of the model, backed by the ``tokenizers`` library.
-        name: of the model.
-        ends: tokens that end an answer.
-        template_options: given to the chat template, for example ``{"enable_thinking": False}``.
+def scored_tokens(
+    requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]], given: Sequence[int]
+) -> list[int]:
+    """How many tokens of each answer have a part in its log-likelihood.
 
     Raises:
-        EngineError: the tokenizer cannot be used.
+        EngineError: an answer has none.
     """
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        name: str,
-        ends: list[int],
-        template_options: Mapping[str, Any] | None,
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._renderer = Renderer(tokenizer, template_options)
-        self._name = name
-        self._stops = ends
-
-    @property
-    @abstractmethod
-    def context_length(self) -> int | None:
-        """Tokens of prompt and answer together at most; None if the model sets no limit."""
-
-    @abstractmethod
-    def _embed_tokens(self, tokens: NDArray[np.int64]) -> FloatArray:
-        """``(n_tokens, d_model)`` rows, as the model's embedding module gives them."""
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def tokenizer(self) -> Any:
-        return self._tokenizer
-
-    def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        """Render the prompt and embed it as the model's embedding module does.
-
-        Raises:
-            PromptError: the model has no chat template, it rejects the conversation, or no token
-                is left.
-            PromptTooLongError: the rendered prompt leaves no room for an answer.
-        """
-        token_ids, message_index = self._renderer.render(prompt, self.context_length)
-        if not len(token_ids):
-            raise PromptError("the prompt has no tokens: write a longer one")
-        return EmbeddedPrompt(prompt, token_ids, self._embed_tokens(token_ids), message_index)
-
-    def _room(self, prompt_tokens: int, sampling: Sampling) -> int:
-        """Tokens that an answer may have."""
-        if self.context_length is None:
-            return sampling.max_new_tokens
-        return max(1, min(sampling.max_new_tokens, self.context_length - prompt_tokens))
-
-    def _generation(self, sampling: Sampling, row: list[int]) -> Generation:
-        """The answer that a row of tokens spells, up to its first end or stop."""
-        end = next((i + 1 for i, token in enumerate(row) if token in self._stops), None)
-        finish_reason: Finish = "length" if end is None else "stop"
-        return up_to_stop(row[:end], decoder(self._tokenizer), sampling, finish_reason)
+    scored = [
+        len(tokens) - before
+        for (_, tokens), before in zip(requests, given or [0] * len(requests), strict=True)
+    ]
+    if any(count < 1 for count in scored):
+        raise EngineError("an answer without tokens has no log-likelihood")
+    return scored
 
 
 def end_tokens(*sources: Any) -> list[int]:
@@ -147,9 +95,11 @@ def end_tokens(*sources: Any) -> list[int]:
     return sorted(found)
 
 
-def decoder(tokenizer: Any) -> Decode:
-    """How answers are spelt: without special tokens."""
-    return partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def decoder(tokenizer: Any, *, special: bool = False) -> Decode:
+    """How answers are spelt: without special tokens, or with them."""
+    return partial(
+        tokenizer.decode, skip_special_tokens=not special, clean_up_tokenization_spaces=False
+    )
 
 
 def up_to_stop(
@@ -194,9 +144,9 @@ class StopFinder:
         self._decode = decode
         self._sampling = sampling
         self._enough = max(map(len, sampling.stop)) + _MARGIN
-        self._ends: dict[int, tuple[int, int]] = {}  # where an end begins, and the next one
+        self._ends: dict[Hashable, tuple[int, int]] = {}  # where an end begins, and the next one
 
-    def found(self, row: int, tokens: list[int]) -> bool:
+    def found(self, row: Hashable, tokens: list[int]) -> bool:
         """Whether an answer holds a stop; to be asked after each of its tokens.
 
         Args:

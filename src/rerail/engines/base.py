@@ -79,13 +79,16 @@ class Sampling:
         temperature: 0 is greedy.
         top_p: smallest set of tokens with at least this probability is drawn from.
         stop: an answer ends before the first of these that is complete, in text and tokens alike.
-            None of them is empty.
+            None of them is empty. Reasoning may hold them.
+        max_reasoning_tokens: tokens at most before the answer, where the model thinks; those of
+            the answer come on top. Under a policy, the policy's own number.
     """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    max_reasoning_tokens: int = 1024
 
     def cut(self, text: str) -> str:
         """The text before the first stop: that which is complete first."""
@@ -141,7 +144,8 @@ class Engine(Protocol):
 
         Generation ends where a stop comes up. The answer is the text before it, with the fewest
         tokens that spell that text: the last of them may spell a part of the stop, too, and an
-        answer that begins with a stop has none. Its ``finish_reason`` is ``stop``.
+        answer that begins with a stop has none. Its ``finish_reason`` is ``stop``. Reasoning is no
+        part of an answer.
 
         Raises:
             EngineError: the model failed, or nothing can be drawn by the sampling.
@@ -149,11 +153,17 @@ class Engine(Protocol):
         ...
 
     def log_likelihood(
-        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+        self,
+        requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]],
+        given: Sequence[int] = (),
     ) -> list[float]:
         """Mean log-likelihood per token, in nats, of answers under their *unmoved* prompts.
 
-        Each request is a prompt and the tokens of an answer to it (at least one token).
+        Args:
+            requests: prompts, each with the tokens of an answer to it (at least one token).
+            given: how many leading tokens of each answer are taken as they are: the others are
+                scored behind them. None by default, and an engine whose models never think need
+                not know it.
         """
         ...
 
@@ -184,7 +194,7 @@ class WatchingEngine(Engine, Protocol):
         """As `generate`; answers that ``watch`` stops are left as they are, ``cut``.
 
         An answer is shown when it has ``horizon · 2ᵏ`` tokens and is not complete. What is shown
-        never holds a stop.
+        never holds a stop, nor any reasoning, whose tokens do not count.
 
         Raises:
             EngineError: as `generate`.

@@ -7,10 +7,12 @@ import re
 import threading
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from rerail.engines._common import check_points, check_sampling, up_to_stop
+from rerail.engines._common import check_points, check_sampling, scored_tokens, up_to_stop
+from rerail.engines._reasoning import FORMATS, Reader
 from rerail.engines.base import (
     TEMPLATE_ROW,
     EmbeddedPrompt,
@@ -49,6 +51,9 @@ class FakeEngine:
         context_length: tokens of prompt and answer together.
         seed: of the table and of `direction`.
         name: name of the model.
+        reasoning: what is thought before each answer, in ``<think>`` tags; answers may hold such
+            tags themselves then, and nothing is thought if it is empty. None: the model does not
+            reason, and tags are words.
 
     Attributes:
         direction: ``(d_model,)`` unit vector that leads to a refusal.
@@ -71,6 +76,7 @@ class FakeEngine:
         context_length: int = 512,
         seed: int = 0,
         name: str = "fake",
+        reasoning: str | None = None,
     ) -> None:
         rng = np.random.default_rng(seed)
         self._rows = rng.standard_normal((vocabulary, d_model)).astype(np.float32)
@@ -81,6 +87,7 @@ class FakeEngine:
         self._comply, self._refuse, self._margin = comply, refuse, margin
         self._context_length = context_length
         self._name = name
+        self._reasoning = reasoning
         self._lock = threading.Lock()
         self.error: Exception | None = None
         self.embed_calls = 0
@@ -127,7 +134,7 @@ class FakeEngine:
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling
     ) -> list[Generation]:
-        """Answer every request, cut to ``sampling.max_new_tokens`` words.
+        """Answer every request, cut to ``sampling.max_new_tokens`` words behind its reasoning.
 
         Raises:
             EngineError: a point is not finite or has the wrong shape, or nothing can be drawn by
@@ -154,20 +161,26 @@ class FakeEngine:
             Exception: `error`, if it is set.
         """
         answers = self.generate(requests, sampling)
-        for shown in range(1, max((len(a.token_ids) for a in answers), default=0)):
+        for shown in range(1, max((len(a.answer_ids) for a in answers), default=0)):
             due = [
                 place
                 for place, (request, answer) in enumerate(zip(requests, answers, strict=True))
-                if is_due(shown, request.horizon) and shown < len(answer.token_ids)
+                if is_due(shown, request.horizon) and shown < len(answer.answer_ids)
             ]
             texts = ["".join(_words(answers[place].text)[:shown]) for place in due]
             for place, text, stop in zip(due, texts, watch(due, texts) if due else (), strict=True):
                 if stop:
-                    answers[place] = Generation(text, answers[place].token_ids[:shown], "cut")
+                    whole = answers[place]
+                    tokens = whole.token_ids[: whole.reasoning_tokens + shown]
+                    answers[place] = replace(
+                        whole, text=text, token_ids=tokens, finish_reason="cut"
+                    )
         return answers
 
     def log_likelihood(
-        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+        self,
+        requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]],
+        given: Sequence[int] = (),
     ) -> list[float]:
         """Mean log-likelihood per token under a bag of words around the mean of the prompt.
 
@@ -182,10 +195,10 @@ class FakeEngine:
         if self.error is not None:
             raise self.error
         means = []
-        for embedded, tokens in requests:
+        for (embedded, tokens), count in zip(requests, scored_tokens(requests, given), strict=True):
             logits = self._rows @ embedded.point.mean(axis=0) / len(self.direction)
             log_probabilities = logits - np.log(np.exp(logits).sum())
-            means.append(float(log_probabilities[list(tokens)].mean()))
+            means.append(float(log_probabilities[list(tokens[-count:])].mean()))
         return means
 
     def weights_sha256(self) -> str:
@@ -201,16 +214,19 @@ class FakeEngine:
             text = self._answer(request.embedded, request.point)
         else:
             text = self._bimodal(request, sampling.temperature)
+        if self._reasoning:
+            text = f"<think> {self._reasoning} </think> {text}"
         words = _words(text)
         tokens = [self._token(word.strip()) for word in words] + [END]
         words.append(text[len("".join(words)) :])
+
+        def spelt(some: list[int]) -> str:
+            return "".join(words[: len(some)])
+
+        if self._reasoning is not None:
+            return Reader(FORMATS["qwen3"], spelt).generation(tokens, sampling, True, "stop")
         kept = tokens[: sampling.max_new_tokens]
-        return up_to_stop(
-            kept,
-            lambda some: "".join(words[: len(some)]),
-            sampling,
-            "stop" if len(kept) == len(tokens) else "length",
-        )
+        return up_to_stop(kept, spelt, sampling, "stop" if len(kept) == len(tokens) else "length")
 
     def _bimodal(self, request: GenerationRequest, temperature: float) -> str:
         displacement = request.point - request.embedded.point

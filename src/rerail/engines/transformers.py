@@ -30,14 +30,16 @@ from rerail._batches import grouped
 from rerail._hf import device_of, loading, pads, source_of
 from rerail.engines._common import (
     StopFinder,
-    TokenizerEngine,
     check_points,
     check_sampling,
     decoder,
     end_tokens,
+    scored_tokens,
 )
 from rerail.engines._gguf import complete, gguf_file, options_of, reading
 from rerail.engines._kv_cache import Part, Prefixes, is_plain, joined, roomy_cache
+from rerail.engines._reasoning import AUTO, Follower
+from rerail.engines._tokenizer import TokenizerEngine
 from rerail.engines.base import (
     EmbeddedPrompt,
     GenerationRequest,
@@ -95,9 +97,12 @@ class TransformersEngine(TokenizerEngine):
             transformers compiles the model and, on CUDA, captures its graphs. Worth its minute of
             compilation on a GPU with large batches of alike prompts; prefixes are not shared.
         template_options: given to the chat template, for example ``{"enable_thinking": False}``.
+        reasoning: the format of the model's reasoning: ``qwen3``, ``deepseek-r1``, ``smollm3``,
+            ``gpt-oss``, ``mistral``, ``granite``, ``granite-3.2``, ``command``, ``gemma-4`` or
+            ``apertus``; ``none``; ``auto``: the chat template tells.
 
     Raises:
-        EngineError: the tokenizer cannot be used.
+        EngineError: the tokenizer cannot be used, or not with that format.
         UnsteerableModelError: the model's answers do not depend on the input embeddings alone.
     """
 
@@ -113,11 +118,13 @@ class TransformersEngine(TokenizerEngine):
         batch_tokens: int = 32768,
         static_cache: bool = False,
         template_options: Mapping[str, Any] | None = None,
+        reasoning: str = AUTO,
     ) -> None:
         _check_config(model.config)
         self._config = model.config.get_text_config(decoder=True)
         ends = end_tokens(model.generation_config, model.config, self._config, tokenizer)
-        super().__init__(tokenizer, name or _name_of(model.config), ends, template_options)
+        named = name or _name_of(model.config)
+        super().__init__(tokenizer, named, ends, template_options, reasoning)
         self._model = model.eval().requires_grad_(False)
         self._lock = threading.RLock()
         self._max_batch = max(1, max_batch)
@@ -247,9 +254,15 @@ class TransformersEngine(TokenizerEngine):
         def run(batch: list[int]) -> list[Generation]:
             chosen = [requests[i] for i in batch]
             limit = limits[batch[0]]
-            read = partial(self._generation, sampling)
+            at_once = [self._at_once(request.embedded) for request in chosen]
+
+            def read(row: int, tokens: list[int]) -> Generation:
+                return self._generation(sampling, tokens, at_once[row])
+
             watcher = _Watcher(batch, chosen, limit, watch, read) if watch else None
-            return self._generate(chosen, sampling, limit, watcher)
+            rows = self._generate(chosen, sampling, limit, self._ends(sampling, at_once, watcher))
+            stopped = watcher.stopped if watcher else {}
+            return [stopped.get(i) or read(i, row) for i, row in enumerate(rows)]
 
         return self._in_batches([len(r.point) for r in requests], limits, run)
 
@@ -266,6 +279,7 @@ class TransformersEngine(TokenizerEngine):
         """
         check_sampling(sampling)
         limit = self._room(len(token_ids), sampling)
+        at_once = self._reader is None or self._reader.at_once(token_ids.tolist())
 
         def run(_: list[int]) -> list[Generation]:
             ids = torch.from_numpy(token_ids).to(self._device)[None]
@@ -273,13 +287,15 @@ class TransformersEngine(TokenizerEngine):
             if sampling.temperature > 0:
                 draw = _Draw(sampling, [seed], limit)
                 options["logits_processor"] = LogitsProcessorList([draw])
-            rows = self._continue(limit, self._ends(sampling, None), **options)
-            return [self._generation(sampling, row) for row in rows]
+            rows = self._continue(limit, self._ends(sampling, [at_once]), **options)
+            return [self._generation(sampling, row, at_once) for row in rows]
 
         return self._in_batches([len(token_ids)], [limit], run)[0]
 
     def log_likelihood(
-        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+        self,
+        requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]],
+        given: Sequence[int] = (),
     ) -> list[float]:
         """Mean log-likelihood per token, in nats, of answers under their unmoved prompts.
 
@@ -287,15 +303,16 @@ class TransformersEngine(TokenizerEngine):
             EngineError: an answer has no tokens, memory does not suffice for one answer, or the
                 model failed.
         """
-        if any(not tokens for _, tokens in requests):
-            raise EngineError("an answer without tokens has no log-likelihood")
+        scored = scored_tokens(requests, given)
         texts = [
             np.concatenate([prompt.token_ids, np.array(tokens, dtype=np.int64)])
             for prompt, tokens in requests
         ]
 
         def run(batch: list[int]) -> list[float]:
-            return self._log_likelihood([(requests[i][0], texts[i]) for i in batch])
+            return self._log_likelihood(
+                [(requests[i][0], texts[i]) for i in batch], [scored[i] for i in batch]
+            )
 
         return self._in_batches([len(text) for text in texts], [0] * len(texts), run)
 
@@ -350,6 +367,7 @@ class TransformersEngine(TokenizerEngine):
             limit = limits[batch[0]]
             embeds, mask = self._whole([requests[i].point for i in batch])
             added = _by_layer([shifts[i] for i in batch])
+            at_once = [self._at_once(requests[i].embedded) for i in batch]
 
             def add(layer: int, hidden: torch.Tensor) -> torch.Tensor:
                 added[layer] = added[layer].to(hidden)
@@ -360,8 +378,10 @@ class TransformersEngine(TokenizerEngine):
                 draw = _Draw(sampling, [requests[i].seed for i in batch], limit)
                 options["logits_processor"] = LogitsProcessorList([draw])
             with self._hooked(list(added), add):
-                rows = self._continue(limit, self._ends(sampling, None), **options)
-            return [self._generation(sampling, row) for row in rows]
+                rows = self._continue(limit, self._ends(sampling, at_once), **options)
+            return [
+                self._generation(sampling, row, own) for row, own in zip(rows, at_once, strict=True)
+            ]
 
         return self._in_batches([len(r.point) for r in requests], limits, run)
 
@@ -466,8 +486,9 @@ class TransformersEngine(TokenizerEngine):
         requests: list[GenerationRequest],
         sampling: Sampling,
         limit: int,
-        watcher: _Watcher | None,
-    ) -> list[Generation]:
+        ends: Ends | None,
+    ) -> list[list[int]]:
+        """New tokens of each request, as `_continue` gives them."""
         points = [request.point for request in requests]
         counts, cache = self._begun(
             [(request.embedded, _unmoved_rows(request)) for request in requests],
@@ -479,30 +500,43 @@ class TransformersEngine(TokenizerEngine):
         draw = None
         if sampling.temperature > 0:
             draw = _Draw(sampling, [request.seed for request in requests], limit)
-        ends = self._ends(sampling, watcher)
         if self._bridges:
-            rest = embeds[:, max(counts) :]
-            answers = self._decode(rest, mask, cache, limit, draw, ends)
-        else:
-            options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
-            if cache is not None:
-                options[self._cache] = cache
-            if draw:
-                options["logits_processor"] = LogitsProcessorList([draw])
-            answers = self._continue(limit, ends, **options)
-        stopped = watcher.stopped if watcher else {}
-        return [stopped.get(i) or self._generation(sampling, row) for i, row in enumerate(answers)]
+            return self._decode(embeds[:, max(counts) :], mask, cache, limit, draw, ends)
+        options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
+        if cache is not None:
+            options[self._cache] = cache
+        if draw:
+            options["logits_processor"] = LogitsProcessorList([draw])
+        return self._continue(limit, ends, **options)
 
-    def _ends(self, sampling: Sampling, watcher: _Watcher | None) -> Ends | None:
-        """What says after each token which answers of a batch end, the model's ends aside."""
-        if not sampling.stop:
-            return watcher.ends if watcher else None
-        finder = StopFinder(decoder(self._tokenizer), sampling)
+    def _ends(
+        self, sampling: Sampling, at_once: Sequence[bool], watcher: _Watcher | None = None
+    ) -> Ends | None:
+        """What says after each token which answers of a batch end, the model's ends aside.
+
+        Args:
+            sampling: with the stops, and the limits of reasoning and answer.
+            at_once: of each row, as `_at_once`.
+            watcher: ends rows, too.
+        """
+        if not (sampling.stop or watcher or self._reader):
+            return None
+        spelt = self._reader.spelt if self._reader else decoder(self._tokenizer)
+        finder = StopFinder(spelt, sampling) if sampling.stop else None
+        follower = Follower(self._reader, sampling, at_once) if self._reader else None
 
         def ends(rows: Mapping[int, list[int]]) -> set[int]:
-            found = {row for row, tokens in rows.items() if finder.found(row, tokens)}
-            others = {row: tokens for row, tokens in rows.items() if row not in found}
-            return found | (watcher.ends(others) if watcher else set())
+            begun: dict[int, int] = {}
+            ended: set[int] = set()
+            for row, tokens in rows.items():
+                begin, over = follower.follow(row, tokens) if follower else (0, False)
+                if begin is not None and not over and finder:
+                    over = finder.found((row, begin), tokens[begin:])
+                if over:
+                    ended.add(row)
+                elif begin is not None:
+                    begun[row] = begin
+            return ended | (watcher.ends(rows, begun) if watcher else set())
 
         return ends
 
@@ -740,8 +774,10 @@ class TransformersEngine(TokenizerEngine):
         self._model(inputs_embeds=embeds, use_cache=True, **{self._cache: cache}, **last_only)
         return cache
 
-    def _log_likelihood(self, texts: list[tuple[EmbeddedPrompt, NDArray[np.int64]]]) -> list[float]:
-        """Of ``(prompt, tokens)``: mean log-likelihood of the tokens that follow the prompt's."""
+    def _log_likelihood(
+        self, texts: list[tuple[EmbeddedPrompt, NDArray[np.int64]]], scored: list[int]
+    ) -> list[float]:
+        """Of ``(prompt, tokens)``: mean log-likelihood of the last so many tokens."""
         rows = [tokens for _, tokens in texts]
         own = [len(prompt.token_ids) for prompt, _ in texts]
         # The logits of a prompt's last row are those of the answer's first token.
@@ -749,11 +785,10 @@ class TransformersEngine(TokenizerEngine):
             [(prompt, n - 1) for (prompt, _), n in zip(texts, own, strict=True)], rows, 0
         )
         ids, mask = self._padded(rows, counts)
-        answers = [len(row) - n for row, n in zip(rows, own, strict=True)]
-        kept = max(answers) + 1
+        kept = max(scored) + 1
         logits = self._forward(mask, cache, kept, input_ids=ids[:, max(counts) :])[:, -kept:]
         means = []
-        for i, count in enumerate(answers):
+        for i, count in enumerate(scored):
             chances = logits[i, -count - 1 : -1].float().log_softmax(-1)
             means.append(float(chances.gather(1, ids[i, -count:, None].to(chances.device)).mean()))
         return means
@@ -869,7 +904,7 @@ class _Watcher:
         requests: of the batch.
         limit: tokens of a complete answer, which is not shown.
         watch: says which answers to stop.
-        generation: reads a row of tokens.
+        generation: reads the tokens of a row.
 
     Attributes:
         stopped: the answers that were stopped, by their rows.
@@ -881,7 +916,7 @@ class _Watcher:
         requests: list[GenerationRequest],
         limit: int,
         watch: Watch,
-        generation: Callable[[list[int]], Generation],
+        generation: Callable[[int, list[int]], Generation],
     ) -> None:
         self._places = places
         self._horizons = [request.horizon for request in requests]
@@ -890,14 +925,19 @@ class _Watcher:
         self._generation = generation
         self.stopped: dict[int, Generation] = {}
 
-    def ends(self, rows: Mapping[int, list[int]]) -> set[int]:
-        """Which of the rows, given with their tokens so far, are to end."""
+    def ends(self, rows: Mapping[int, list[int]], begun: Mapping[int, int]) -> set[int]:
+        """Which of the rows are to end.
+
+        Args:
+            rows: with their tokens so far.
+            begun: where the answers begin, of those that have begun and go on.
+        """
         due = [
             row
-            for row, tokens in rows.items()
-            if len(tokens) < self._limit and is_due(len(tokens), self._horizons[row])
+            for row, begin in begun.items()
+            if len(rows[row]) < self._limit and is_due(len(rows[row]) - begin, self._horizons[row])
         ]
-        shown = {row: self._generation(rows[row]) for row in due if row not in self.stopped}
+        shown = {row: self._generation(row, rows[row]) for row in due if row not in self.stopped}
         shown = {row: answer for row, answer in shown.items() if answer.finish_reason != "stop"}
         if shown:
             places = [self._places[row] for row in shown]

@@ -11,6 +11,7 @@ import torch
 
 from rerail.engines._checkpoint import Checkpoint
 from rerail.engines._client_side import FINISHED, Answer, Ask, ClientSide
+from rerail.engines._reasoning import AUTO
 from rerail.engines.base import Sampling
 from rerail.errors import EngineError, MissingDependencyError
 
@@ -28,7 +29,7 @@ class VllmEngine(ClientSide):
     Args:
         llm: a ``vllm.LLM`` made with ``enable_prompt_embeds=True``.
         checkpoint: of the model that it runs.
-        options: of `ClientSide`: ``name``, ``template_options``.
+        options: of `ClientSide`: ``name``, ``template_options``, ``reasoning``.
     """
 
     def __init__(self, llm: Any, checkpoint: Checkpoint, **options: Any) -> None:
@@ -49,6 +50,7 @@ class VllmEngine(ClientSide):
         trust_remote_code: bool = False,
         name: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        reasoning: str = AUTO,
         **options: Any,
     ) -> Self:
         """Start vLLM.
@@ -60,6 +62,7 @@ class VllmEngine(ClientSide):
             trust_remote_code: whether code that comes with the model may run. Read it before.
             name: name of the model in responses; the hub id or the folder's name by default.
             template_options: given to the chat template.
+            reasoning: the format of the model's reasoning, as `TransformersEngine` names it.
             options: of ``vllm.LLM``, such as ``max_model_len``, ``tensor_parallel_size``,
                 ``gpu_memory_utilization``, ``enforce_eager``.
 
@@ -84,7 +87,9 @@ class VllmEngine(ClientSide):
             )
         except Exception as error:
             raise EngineError(f"vLLM cannot load {model}: {error}") from error
-        return cls(llm, checkpoint, name=name, template_options=template_options)
+        return cls(
+            llm, checkpoint, name=name, template_options=template_options, reasoning=reasoning
+        )
 
     def _answer(
         self, asks: Sequence[Ask], sampling: Mapping[str, Any], *, log_probability: bool = False

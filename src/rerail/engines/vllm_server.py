@@ -22,6 +22,7 @@ from rerail._batches import grouped
 from rerail._keys import read_key
 from rerail.engines._checkpoint import Checkpoint
 from rerail.engines._client_side import FINISHED, Answer, Ask, ClientSide
+from rerail.engines._reasoning import AUTO
 from rerail.engines._replicas import Replicas, UnreadableError
 from rerail.engines.base import Sampling
 from rerail.errors import EngineError
@@ -57,7 +58,7 @@ class VllmServerEngine(ClientSide):
         checkpoint: of the model that they serve.
         max_batch: answers asked for in one HTTP request at most; requests are spread over the
             replicas.
-        options: of `ClientSide`: ``dtype``, ``name``, ``template_options``.
+        options: of `ClientSide`: ``dtype``, ``name``, ``template_options``, ``reasoning``.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class VllmServerEngine(ClientSide):
         max_batch: int = 16,
         name: str | None = None,
         template_options: Mapping[str, Any] | None = None,
+        reasoning: str = AUTO,
     ) -> Self:
         """Connect to servers.
 
@@ -116,6 +118,7 @@ class VllmServerEngine(ClientSide):
             max_batch: answers asked for in one HTTP request at most.
             name: name of the model in responses; the hub id or the folder's name by default.
             template_options: given to the chat template.
+            reasoning: the format of the model's reasoning, as `TransformersEngine` names it.
 
         Raises:
             EngineError: no server answers, they do not serve the model, or the checkpoint cannot
@@ -140,6 +143,7 @@ class VllmServerEngine(ClientSide):
                 dtype=checkpoint.dtype if dtype == "auto" else torch_dtype(dtype),
                 name=name,
                 template_options=template_options,
+                reasoning=reasoning,
             )
         except BaseException:
             replicas.close()

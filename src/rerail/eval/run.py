@@ -35,6 +35,7 @@ from rerail.eval.settings import RunSettings
 from rerail.eval.types import Case, Judgement, Trial, rejected_by
 from rerail.panel import Panel
 from rerail.policy import Policy
+from rerail.rounds import Scored, log_likelihoods, scored_of
 from rerail.search import prompt_seed
 from rerail.types import Exchange, Generation, Message, Outcome, Prompt, Rejection, Verdict
 
@@ -284,8 +285,8 @@ class _Answers:
 
     @cached_property
     def log_likelihoods(self) -> list[float | None]:
-        tokens = [g.token_ids if g else None for g in self.generations]
-        return log_likelihoods(self._context.engine, self.cases, tokens)
+        scored = [scored_of(g) if g else None for g in self.generations]
+        return _of_cases(self._context.engine, self.cases, scored)
 
 
 def _generated(context: Context, requests: Sequence[GenerationRequest]) -> list[Generation | None]:
@@ -311,30 +312,30 @@ def verdicts(
     return [None if text is None else next(judged).verdict for text in texts]
 
 
-def log_likelihoods(
-    engine: Engine, cases: Sequence[Case], tokens: Sequence[tuple[int, ...] | None]
+def _of_cases(
+    engine: Engine, cases: Sequence[Case], scored: Sequence[Scored | None]
 ) -> list[float | None]:
     """Mean log-likelihood per token of answers under their cases' unmoved prompts."""
     wanted = {
-        i: (engine.embed(case.prompt), ids)
-        for i, (case, ids) in enumerate(zip(cases, tokens, strict=True))
-        if ids
+        i: (engine.embed(case.prompt), one)
+        for i, (case, one) in enumerate(zip(cases, scored, strict=True))
+        if one and one[0]
     }
     found = _likelihoods(engine, wanted)
     return [found.get(i) for i in range(len(cases))]
 
 
 def _likelihoods(
-    engine: Engine, wanted: Mapping[int, tuple[EmbeddedPrompt, tuple[int, ...]]]
+    engine: Engine, wanted: Mapping[int, tuple[EmbeddedPrompt, Scored]]
 ) -> dict[int, float]:
     """Of the texts that fit the model's context: one that answers a shorter prompt may not."""
     length = getattr(engine, "context_length", None)
     fitting = {
-        i: (prompt, ids)
-        for i, (prompt, ids) in wanted.items()
-        if length is None or len(prompt.token_ids) + len(ids) <= length
+        i: (prompt, scored)
+        for i, (prompt, scored) in wanted.items()
+        if length is None or len(prompt.token_ids) + len(scored[0]) <= length
     }
-    values = engine.log_likelihood(list(fitting.values())) if fitting else []
+    values = log_likelihoods(engine, list(fitting.values())) if fitting else []
     return dict(zip(fitting, values, strict=True))
 
 
@@ -369,7 +370,7 @@ class _Judging:
         if self._base is None:
             return [None if value is None else math.exp(-value) for value in own]
         base = self._base
-        wanted: dict[int, tuple[EmbeddedPrompt, tuple[int, ...]]] = {}
+        wanted: dict[int, tuple[EmbeddedPrompt, Scored]] = {}
         for i, (case, text) in enumerate(zip(cases, texts, strict=True)):
             if text is None or not text.strip():
                 continue
@@ -381,7 +382,7 @@ class _Judging:
             # Without the tokens that begin a text: the answer goes on from the prompt.
             tokens = tuple(int(t) for t in answer.token_ids[answer.message_index >= 0])
             if tokens:
-                wanted[i] = (prompt, tokens)
+                wanted[i] = (prompt, (tokens, 0))
         found = _likelihoods(base, wanted)
         return [math.exp(-found[i]) if i in found else None for i in range(len(cases))]
 
@@ -422,10 +423,10 @@ def _answered(
     asked_for = [None if a.final else text for a, text in zip(results, shown, strict=True)]
     late = verdicts(context, cases, asked_for)
     unknown = [
-        a.token_ids if a.naturalness is None and text is not None and text != first else None
+        a.scored if a.naturalness is None and text is not None and text != first else None
         for a, text, first in zip(results, shown, firsts, strict=True)
     ]
-    likelihoods = log_likelihoods(context.engine, cases, unknown)
+    likelihoods = _of_cases(context.engine, cases, unknown)
     naturalness = [
         _naturalness(answered, text == first, own, base)
         for answered, text, first, own, base in zip(

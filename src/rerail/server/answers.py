@@ -40,14 +40,11 @@ class OpenAIReply:
 
     def chat(self) -> dict[str, Any]:
         """``chat.completion``."""
-        return self._whole(
-            "chat.completion",
-            lambda text: {"message": {"role": "assistant", "content": text, "refusal": None}},
-        )
+        return self._whole("chat.completion", lambda response: {"message": _message(response)})
 
     def text(self) -> dict[str, Any]:
         """``text_completion``."""
-        return self._whole("text_completion", lambda text: {"text": text})
+        return self._whole("text_completion", lambda response: {"text": response.text})
 
     def chat_chunks(self, include_usage: bool) -> Iterator[dict[str, Any]]:
         """``chat.completion.chunk``: the accepted texts in pieces, figures with the last."""
@@ -55,14 +52,18 @@ class OpenAIReply:
             "chat.completion.chunk",
             include_usage,
             [{"delta": {"role": "assistant", "content": ""}}],
-            lambda text: {"delta": {"content": text}},
+            _deltas,
             {"delta": {}},
         )
 
     def text_chunks(self, include_usage: bool) -> Iterator[dict[str, Any]]:
         """``text_completion`` in pieces."""
         return self._chunks(
-            "text_completion", include_usage, [], lambda text: {"text": text}, {"text": ""}
+            "text_completion",
+            include_usage,
+            [],
+            lambda response: ({"text": piece} for piece in pieces(response.text)),
+            {"text": ""},
         )
 
     def usage(self) -> dict[str, Any]:
@@ -77,15 +78,18 @@ class OpenAIReply:
                 "prompt_tokens": prompt,
                 "completion_tokens": completion,
                 "total_tokens": prompt + completion,
+                "completion_tokens_details": {
+                    "reasoning_tokens": sum(a.response.reasoning_tokens for a in self.answered)
+                },
             }
         }
 
     def _frame(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _whole(self, kind: str, said: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    def _whole(self, kind: str, said: Callable[[Response], dict[str, Any]]) -> dict[str, Any]:
         choices = [
-            {"index": i, **said(a.response.text), **_ended(a.response)}
+            {"index": i, **said(a.response), **_ended(a.response)}
             for i, a in enumerate(self.answered)
         ]
         return {**self._frame(kind), "choices": choices, **self._end(), **self.usage()}
@@ -95,12 +99,12 @@ class OpenAIReply:
         kind: str,
         include_usage: bool,
         begin: list[dict[str, Any]],
-        said: Callable[[str], dict[str, Any]],
+        said: Callable[[Response], Iterator[dict[str, Any]]],
         end: dict[str, Any],
     ) -> Iterator[dict[str, Any]]:
         frame = self._frame(kind)
         for i, a in enumerate(self.answered):
-            for part in [*begin, *map(said, pieces(a.response.text))]:
+            for part in [*begin, *said(a.response)]:
                 choice = {"index": i, **part, "finish_reason": None, "logprobs": None}
                 yield {**frame, "choices": [choice]}
             of_all = self._end() if i == len(self.answered) - 1 else {}
@@ -113,6 +117,22 @@ class OpenAIReply:
         return {"rerail": summary(responses), "moderation": moderation(self.answered)}
 
 
+def _message(response: Response) -> dict[str, Any]:
+    """What was said; with the reasoning where there is some and the policy shows it."""
+    message = {"role": "assistant", "content": response.text, "refusal": None}
+    if response.reasoning is not None:
+        message["reasoning_content"] = response.reasoning
+    return message
+
+
+def _deltas(response: Response) -> Iterator[dict[str, Any]]:
+    """The same in pieces."""
+    for piece in pieces(response.reasoning or ""):
+        yield {"delta": {"reasoning_content": piece}}
+    for piece in pieces(response.text):
+        yield {"delta": {"content": piece}}
+
+
 def _ended(response: Response) -> dict[str, Any]:
     """How a choice ended, and its figures."""
     return {
@@ -123,9 +143,9 @@ def _ended(response: Response) -> dict[str, Any]:
 
 
 def details(response: Response) -> dict[str, Any]:
-    """The ``rerail`` object of a choice: the response's public form without its text."""
+    """The ``rerail`` object of a choice: the response's public form without its texts."""
     public = response.to_json()
-    del public["text"]
+    del public["text"], public["reasoning"]
     return public | {"naturalness": finite(response.naturalness)}
 
 
@@ -189,7 +209,7 @@ def finish_reason(response: Response) -> str:
 
 
 def completion_tokens(response: Response) -> int:
-    """Tokens of the answer that left; the policy's message has none."""
+    """Tokens of the answer that left, with its reasoning; the policy's message has none."""
     chosen = chosen_evaluation(response)
     return len(chosen.generation.token_ids) if chosen else 0
 

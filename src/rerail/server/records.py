@@ -136,5 +136,6 @@ def as_json(record: Record) -> dict[str, Any]:
             "prompt": record.prompt,
             "first_answer": record.first_answer,
             "final_answer": record.final_answer,
+            "reasoning": record.reasoning,
         }
     return found

@@ -122,7 +122,8 @@ class ChatMessage(_Model):
     """One turn."""
 
     unsupported = {"tool_calls": _TOOLS, "function_call": _TOOLS, "audio": _ONLY_TEXT}
-    unused = frozenset({"cache_control", "id"})
+    # Templates leave out what was thought before earlier answers.
+    unused = frozenset({"cache_control", "id", "reasoning", "reasoning_content"})
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[Part] | None = None

@@ -278,9 +278,11 @@ class _Shared:
         return self._all(requests, sampling, dict(zip(wanted, given, strict=True)))
 
     def log_likelihood(
-        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+        self,
+        requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]],
+        given: Sequence[int] = (),
     ) -> list[float]:
-        return self._engine.log_likelihood(requests)
+        return self._engine.log_likelihood(requests, given)
 
     def weights_sha256(self) -> str:
         return self._engine.weights_sha256()

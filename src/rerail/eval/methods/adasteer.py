@@ -233,9 +233,11 @@ class _Moved:
         return self._engine.generate_shifted(requests, sampling, shifts)
 
     def log_likelihood(
-        self, requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]]
+        self,
+        requests: Sequence[tuple[EmbeddedPrompt, tuple[int, ...]]],
+        given: Sequence[int] = (),
     ) -> list[float]:
-        return self._engine.log_likelihood(requests)
+        return self._engine.log_likelihood(requests, given)
 
     def weights_sha256(self) -> str:
         return self._engine.weights_sha256()

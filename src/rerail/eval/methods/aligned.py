@@ -14,6 +14,7 @@ from rerail.align import Aligner
 from rerail.eval.methods.base import Context, Returned
 from rerail.eval.types import TrajectoryPoint
 from rerail.policy import Policy
+from rerail.rounds import scored_of
 from rerail.settings import PRESETS, OptimizerSettings, Preset
 from rerail.tuned import known, resolved
 from rerail.types import FrozenDict, Prompt, Response
@@ -107,7 +108,7 @@ def returned(response: Response, confirms: bool) -> Returned:
     return Returned(
         response.outcome,
         response.text,
-        token_ids=None if left is None else evaluations[left].generation.token_ids,
+        scored=None if left is None else scored_of(evaluations[left].generation),
         final=response.final,
         accepted_from=response.accepted_from,
         naturalness=response.naturalness,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from rerail.engines.base import Engine, Sampling
 from rerail.eval.types import TrajectoryPoint
 from rerail.panel import Panel
+from rerail.rounds import Scored
 from rerail.types import AcceptedFrom, Cost, Message, Outcome, Prompt, Verdict
 
 
@@ -37,7 +38,8 @@ class Context:
         self.engine = engine
         self.panel = panel
         self.policy = panel.policy
-        self.sampling = sampling or Sampling()
+        most = panel.policy.max_reasoning_tokens
+        self.sampling = replace(sampling or Sampling(), max_reasoning_tokens=most)
         self.seed = seed
         self.max_open = max_open
 
@@ -61,7 +63,8 @@ class Returned:
     Attributes:
         outcome: ``passed`` or ``steered`` for an answer of the model, ``refused``, or ``error``.
         text: what the user would see.
-        token_ids: of ``text`` as it was generated; None unless it is an answer of the model.
+        scored: the tokens of ``text`` as they were generated, behind its reasoning; None unless it
+            is an answer of the model.
         final: verdict on ``text``, where the method asked for one.
         accepted_from: which kind of point gave ``text``.
         naturalness: of ``text``, where the method measured it.
@@ -78,7 +81,7 @@ class Returned:
 
     outcome: Outcome
     text: str
-    token_ids: tuple[int, ...] | None = None
+    scored: Scored | None = None
     final: Verdict | None = None
     accepted_from: AcceptedFrom = AcceptedFrom.NONE
     naturalness: float | None = None

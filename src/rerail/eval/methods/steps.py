@@ -25,7 +25,7 @@ from rerail.engines.base import EmbeddedPrompt, GenerationRequest
 from rerail.errors import EngineError, ModeratorError, PromptError, RerailError
 from rerail.eval.methods.base import Context, Returned
 from rerail.eval.types import TrajectoryPoint
-from rerail.rounds import Account, Ask, evaluate
+from rerail.rounds import Account, Ask, evaluate, scored_of
 from rerail.search import movement, prompt_seed
 from rerail.types import (
     AcceptedFrom,
@@ -153,7 +153,7 @@ class Attempt:
         return Returned(
             Outcome.PASSED if own and moved is None else Outcome.STEERED,
             reply.text,
-            token_ids=evaluation.generation.token_ids,
+            scored=scored_of(evaluation.generation),
             final=evaluation.judged.verdict if reply.ask.judged else None,
             accepted_from=evaluation.origin,
             cosine=moved[0] if moved else None,

@@ -162,6 +162,7 @@ function texts(row) {
     ...row.prompt.flatMap(({ role, content }) => part(role, content)),
     row.first_answer === null ? null : h("details", {}, h("summary", {}, "first answer, which may be harmful"), said(row.first_answer)),
     ...(row.final_answer === null ? [] : part("what left", row.final_answer)),
+    row.reasoning ? h("details", {}, h("summary", {}, "its reasoning"), said(row.reasoning)) : null,
   ].filter(Boolean);
 }
 

@@ -51,6 +51,7 @@ const REASONS = {
   unnatural: "unnatural",
   repeats: "repeats what it was told",
   empty: "empty",
+  unanswered: "thought and did not answer",
   degenerate: "repeats itself",
   unconfirmed: "not confirmed by the second moderator",
 };

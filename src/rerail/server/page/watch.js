@@ -462,6 +462,7 @@ function answerParts(run, open) {
   }
   const own = response.outcome === "passed" || response.outcome === "steered";
   return [
+    reasoning(response),
     h("p", { class: own ? "said" : "said message", dir: "auto" }, response.text),
     h(
       "footer",
@@ -471,5 +472,17 @@ function answerParts(run, open) {
       response.policy.audit ? h("span", { class: "badge audit" }, "audit") : null,
       h("button", { type: "button", class: "link", onclick: open }, "Show how"),
     ),
-  ];
+  ].filter(Boolean);
+}
+
+/** What the model thought before it answered, folded; or that the policy keeps it back. */
+function reasoning({ reasoning: text, reasoning_tokens: tokens }) {
+  if (!tokens) return null;
+  if (text === null) return h("p", { class: "hint reasoning" }, `Reasoning of ${plural(tokens, "token")}, withheld by the policy.`);
+  return h(
+    "details",
+    { class: "reasoning" },
+    h("summary", {}, `Reasoning, ${plural(tokens, "token")}`),
+    h("p", { class: "said", dir: "auto" }, text),
+  );
 }
