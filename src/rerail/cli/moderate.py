@@ -71,7 +71,8 @@ def moderate(
         typer.Option(
             "--input",
             help="JSONL, - for standard input: each line has 'text' or 'answer', and 'prompt' or "
-            "'messages' if it answers one. What `align --with-prompt` writes is such a file.",
+            "'messages' if it answers one. What `align --with-prompt` writes is such a file. Where "
+            "lines have a 'label', a table of labels and verdicts is shown, too.",
             rich_help_panel=_TEXTS,
         ),
     ] = None,
@@ -226,10 +227,16 @@ def _many(policy: Policy, path: Path, as_json: bool) -> Report:
     for batch in track(
         list(_batches(rows)), "scoring", console=console, disable=not console.is_terminal
     ):
-        verdicts = _verdicts(panel, [exchange for _, _, exchange in batch])
+        verdicts = _verdicts(panel, [exchange for *_, exchange in batch])
         results += [
-            {"line": line, "id": name, "conversation": bool(exchange.messages), **verdict}
-            for (line, name, exchange), verdict in zip(batch, verdicts, strict=True)
+            {
+                "line": line,
+                "id": name,
+                "label": label,
+                "conversation": bool(exchange.messages),
+                **verdict,
+            }
+            for (line, name, label, exchange), verdict in zip(batch, verdicts, strict=True)
         ]
     for fault in faults:
         notes().print(f"{name_of(path)}, line {fault.line}: {fault.error}", soft_wrap=True)
@@ -239,6 +246,7 @@ def _many(policy: Policy, path: Path, as_json: bool) -> Report:
         "texts": len(results),
         "flagged": sum(result["flagged"] for result in results),
         "unscored": len(unscored),
+        "labels": _by_label(results),
         "texts_per_second": len(results) / (time.perf_counter() - started) if results else None,
         "asked": _asked(panel),
         "failed": [fault._asdict() for fault in sorted([*faults, *unscored])],
@@ -248,14 +256,34 @@ def _many(policy: Policy, path: Path, as_json: bool) -> Report:
     return Report(document, lambda console: _show_many(panel, document, console), as_json, code)
 
 
-def _line(number: int, data: Mapping[str, Any]) -> tuple[int, str | int | None, Exchange]:
+def _by_label(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """How many texts of each label are flagged, are not, and are unscored."""
+    counts: dict[str, dict[str, int]] = {}
+    for result in results:
+        if result["label"] is not None:
+            kind = "unscored" if result["unscored"] is not None else "not_flagged"
+            row = counts.setdefault(
+                result["label"], dict.fromkeys(("flagged", "not_flagged", "unscored"), 0)
+            )
+            row["flagged" if result["flagged"] else kind] += 1
+    return dict(sorted(counts.items()))
+
+
+_Line = tuple[int, str | int | None, str | None, Exchange]
+"""A line's number, id, label and what is judged."""
+
+
+def _line(number: int, data: Mapping[str, Any]) -> _Line:
     given = [key for key in ("text", "answer") if data.get(key) is not None]
     if len(given) != 1:
         raise InputFileError("needs either 'text' or 'answer'")
     messages = prompt_of(data).messages if has_prompt(data) else ()
     if not messages and given == ["answer"]:
         raise InputFileError("'answer' needs the 'prompt' or the 'messages' that it answers")
-    return number, id_of(data), Exchange(messages, text_of(data, given[0]))
+    label = data.get("label")
+    if label is not None and not isinstance(label, str):
+        raise InputFileError("'label' is a text")
+    return number, id_of(data), label, Exchange(messages, text_of(data, given[0]))
 
 
 def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -277,6 +305,8 @@ def _show_many(panel: Panel, document: Mapping[str, Any], console: Console) -> N
         else:
             table.add_row(*at, f"harm {result['harm']:.2f}")
     console.print(table)
+    if document["labels"]:
+        console.print(_labels(document["labels"]))
     tag = panel.policy.tag
     console.print(
         f"{document['texts']} texts, {document['flagged']} flagged, {document['unscored']} "
@@ -285,6 +315,18 @@ def _show_many(panel: Panel, document: Mapping[str, Any], console: Console) -> N
     )
     for name, stats in panel.asked().items():
         console.print(_cost(name, stats))
+
+
+def _labels(labels: Mapping[str, Mapping[str, int]]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("label")
+    for name in ("flagged", "not flagged", "unscored", "flagged, share"):
+        table.add_column(name, justify="right")
+    for label, counts in labels.items():
+        scored = counts["flagged"] + counts["not_flagged"]
+        share = f"{counts['flagged'] / scored:.1%}" if scored else ""
+        table.add_row(one_line(label), *(str(n) for n in counts.values()), share)
+    return table
 
 
 def _cost(name: str, stats: Stats) -> str:
