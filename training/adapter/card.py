@@ -43,8 +43,8 @@ def card(
         .format(
             **recipe,
             table="\n".join(lines) + "\n",
-            summary=_summary(figures, reading),
             reading=_reading(reading),
+            summary=_summary(figures, reading),
             limit=max(row["n"] for row in figures.values()),
             forms=sum(
                 data.HARMFUL_FORMS * len(group["deeds"]) for group in data.read("harmful.yaml")
