@@ -116,7 +116,7 @@ BUGS: dict[str, dict[str, Callable[[Data], None]]] = {
         "words-emptied": emptied("custom/competitors"),
     },
     "developer-tools": {
-        "threshold": threshold(0.07, "illicit"),
+        "threshold": threshold(0.03, "illicit"),
         "threshold-the-other-way": threshold(1.0, "illicit"),
         "category-off": off("illicit"),
         "category-missing": without("custom/secrets"),

@@ -282,7 +282,7 @@ def test_every_text_that_is_drawn_can_be_read(open_page: Open, double: Any, sche
     assert page.evaluate(CONTRASTS) == {}
     page.goto(url + "/#/policies/default")
     expect(page.locator("#history li")).to_have_count(1)
-    edit(page, "default_threshold: 0.5", "default_threshold: [ # what?")
+    edit(page, "default_threshold: 0.4", "default_threshold: [ # what?")
     expect(page.locator("#faults.invalid")).to_be_visible()
     assert page.evaluate(CONTRASTS) == {}
     page.click("#show-diff")
@@ -612,24 +612,24 @@ def test_a_policy_is_checked_while_it_is_typed_saved_and_rolled_back(
     page = open_page(url, "/#/policies/default")
     expect(page.locator("#history li")).to_have_count(1)
     first = server.policies.get("default").version
-    edit(page, "default_threshold: 0.5", "default_treshold: 0.5")
+    edit(page, "default_threshold: 0.4", "default_treshold: 0.4")
     expect(page.locator("#faults.invalid")).to_contain_text("default_treshold")
     assert server.policies.get("default").version == first
     page.locator("#yaml").fill("name: [")
     expect(page.locator(".gutter .fault")).to_have_text("1")
     page.click("#revert")
-    edit(page, "default_threshold: 0.5", "default_threshold: 0.4")
+    edit(page, "default_threshold: 0.4", "default_threshold: 0.3")
     expect(page.locator("#faults.valid")).to_contain_text("Valid")
     page.click("#show-diff")
-    expect(page.locator("#diff .removed")).to_contain_text("default_threshold: 0.5")
-    expect(page.locator("#diff .added")).to_contain_text("default_threshold: 0.4")
+    expect(page.locator("#diff .removed")).to_contain_text("default_threshold: 0.4")
+    expect(page.locator("#diff .added")).to_contain_text("default_threshold: 0.3")
     page.keyboard.press("Control+s")
     expect(page.locator("#history li")).to_have_count(2)
     second = server.policies.get("default").version
     assert second != first
     expect(page.locator("#faults")).to_contain_text(f"Version {second} is in force")
     page.locator("#history button").last.click()
-    expect(page.locator("#version-diff .added")).to_contain_text("default_threshold: 0.5")
+    expect(page.locator("#version-diff .added")).to_contain_text("default_threshold: 0.4")
     page.click("#rollback")
     expect(page.locator("#history li")).to_have_count(3)
     assert server.policies.get("default").version == first
@@ -672,8 +672,8 @@ def test_a_change_by_somebody_else_is_not_overwritten_unseen(open_page: Open, do
     server, url = double()
     page = open_page(url, "/#/policies/default")
     expect(page.locator("#history li")).to_have_count(1)
-    edit(page, "default_threshold: 0.5", "default_threshold: 0.4")
-    theirs = server.policies.get("default").to_yaml().replace("generations: 200", "generations: 9")
+    edit(page, "default_threshold: 0.4", "default_threshold: 0.3")
+    theirs = server.policies.get("default").to_yaml().replace("generations: 40", "generations: 9")
     server.put("default", theirs, by="somebody")
     page.click("#save")
     expect(page.locator("#faults.invalid")).to_contain_text("Somebody saved version")
@@ -682,7 +682,7 @@ def test_a_change_by_somebody_else_is_not_overwritten_unseen(open_page: Open, do
     expect(page.locator("#diff .removed")).to_have_count(2)
     page.click("#save")
     expect(page.locator("#faults.valid")).to_contain_text("in force")
-    assert server.policies.get("default").default_threshold == 0.4
+    assert server.policies.get("default").default_threshold == 0.3
 
 
 def test_a_new_policy_starts_as_a_copy(open_page: Open, double: Any) -> None:
@@ -695,7 +695,7 @@ def test_a_new_policy_starts_as_a_copy(open_page: Open, double: Any) -> None:
     expect(page.locator("#editor-meta")).to_have_text("not saved yet")
     page.click("#save")
     expect(page.locator("#faults.valid")).to_contain_text("in force")
-    assert server.policies.get("helpdesk").default_threshold == 0.3
+    assert server.policies.get("helpdesk").default_threshold == 0.25
     page.keyboard.press("1")
     page.evaluate("location.hash = '#/watch'")
     expect(page.locator("#policy option", has_text="helpdesk")).to_be_attached()
