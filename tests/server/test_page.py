@@ -645,7 +645,7 @@ def test_what_is_invalid_is_not_saved_and_said_in_full(
     server, url = double()
     page = open_page(url, "/#/policies/default", viewport={"width": width, "height": 844})
     expect(page.locator("#history li")).to_have_count(1)
-    good = page.locator("#yaml").input_value().replace("threshold: 0.5", "threshold: 0.4")
+    good = page.locator("#yaml").input_value().replace("threshold: 0.4", "threshold: 0.3")
     page.locator("#yaml").fill(BROKEN)
     said = page.locator("#faults.invalid")
     expect(said).to_contain_text("line 3, column 1")
@@ -660,7 +660,7 @@ def test_what_is_invalid_is_not_saved_and_said_in_full(
     page.locator("#yaml").fill(good)
     page.keyboard.press("Control+s")  # it was mended, even if nobody has checked it yet
     expect(page.locator("#history li")).to_have_count(2)
-    assert server.policies.get("default").default_threshold == 0.4
+    assert server.policies.get("default").default_threshold == 0.3
     page.locator("#yaml").fill(BROKEN)
     expect(page.locator("#save")).to_be_disabled()
     page.click("#revert")
