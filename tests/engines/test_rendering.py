@@ -220,6 +220,20 @@ def test_a_tokenizer_without_offsets_is_refused() -> None:
         Renderer(object())
 
 
+def test_what_is_far_too_long_is_refused_before_it_is_rendered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    renderer = Renderer(tiny.byte_level(tiny.CHATML))
+    monkeypatch.setattr(rendering.ChatTemplate, "pieces", lambda *_: pytest.fail("rendered"))
+    turns: list[tuple[Any, str]] = [
+        ("user", "word " * 100_000),
+        ("assistant", "Yes?"),
+        ("user", "hello"),
+    ]
+    with pytest.raises(PromptTooLongError, match=r"at least \d+ tokens"):
+        renderer.render(prompt_of(turns), 64)
+
+
 @pytest.mark.parametrize("text", ["fox " * 5000, "x" * 20_000, " \n" * 20_000 + ".", "🌷" * 5000])
 def test_what_is_far_too_long_is_refused_before_it_is_tokenised(
     monkeypatch: pytest.MonkeyPatch, text: str

@@ -82,6 +82,10 @@ class Renderer:
             PromptTooLongError: it does not fit the context. What is far too long is refused
                 before it is tokenised.
         """
+        if context_length is not None:
+            # Before the template, which takes a while: it has all of a user's words.
+            least = sum(len(m.content.strip()) for m in prompt.messages if m.role == "user")
+            check_length(least // self._longest, context_length, "at least ")
         if prompt.template:
             leading, pieces = [], self._template.pieces(prompt.messages)
         else:
