@@ -126,7 +126,7 @@ def test_examples_can_be_read_by_what_they_are_for(page: Path) -> None:
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bimodal model that complies at first, and a moderator that flags compliance."""
-    monkeypatch.setattr(rerail, "load_engine", lambda *_, **__: FakeEngine())
+    monkeypatch.setattr(rerail, "load_engine", lambda *_, **__: FakeEngine(margin=0.1))
     moderator = FakeModerator(words=("here is how",))
     monkeypatch.setattr(rerail.panel, "load_moderator", lambda _: moderator)
 
