@@ -54,7 +54,7 @@ def most(moderator: SmallModerator, answer: str, request: str = "") -> float:
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """A folder with a moderator's files, to be spoilt."""
-    for name in ("model.safetensors", "tokenizer.json"):
+    for name in ("model.safetensors", "tokenizer.json.gz"):
         asset = files("rerail") / "assets" / "moderator-small" / name
         (tmp_path / name).write_bytes(asset.read_bytes())
     return tmp_path
@@ -242,14 +242,14 @@ def test_a_folder_of_ones_own_says_the_same(moderator: SmallModerator, copied: P
     assert SmallModerator(copied, device="cpu").score(cases) == moderator.score(cases)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json.gz"])
 def test_a_missing_file_is_named(copied: Path, name: str) -> None:
     (copied / name).unlink()
     with pytest.raises(ModeratorError, match=rf"{name} is missing .* install rerail again"):
         SmallModerator(copied, device="cpu")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json.gz"])
 @pytest.mark.parametrize("content", [b"", b"no such file", b"{}"])
 def test_a_broken_file_is_refused(copied: Path, name: str, content: bytes) -> None:
     (copied / name).write_bytes(content)

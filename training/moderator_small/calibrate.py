@@ -9,8 +9,8 @@ training never saw, so that scores are probabilities there and few harmless answ
 from __future__ import annotations
 
 import argparse
+import gzip
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,8 @@ def export(tensors: dict[str, Tensor], base: Path, out: Path) -> SmallModerator:
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / "model.partial")
     (out / "model.partial").replace(out / "model.safetensors")
-    shutil.copyfile(base / "tokenizer.json", out / "tokenizer.json")
+    packed = gzip.compress((base / "tokenizer.json").read_bytes(), mtime=0)
+    (out / "tokenizer.json.gz").write_bytes(packed)
     return SmallModerator(out)
 
 

@@ -7,6 +7,7 @@ How the weights were made, and how well they do, is in ``assets/moderator-small/
 
 from __future__ import annotations
 
+import gzip
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ class SmallModerator:
     own. It reads English, and is no substitute for a guard model.
 
     Args:
-        folder: with ``model.safetensors`` and ``tokenizer.json``; by default the packaged one.
+        folder: with ``model.safetensors`` and ``tokenizer.json.gz``; by default the packaged one.
         device: a torch device; ``auto`` is the first of cuda, mps and cpu that is there.
 
     Raises:
@@ -159,14 +160,15 @@ def _read(folder: Path, device: str) -> tuple[Mapping[str, Any], Any]:
 
     from rerail.moderators import _encoder
 
-    for name in ("model.safetensors", "tokenizer.json"):
+    for name in ("model.safetensors", "tokenizer.json.gz"):
         if not (folder / name).is_file():
             raise ModeratorError(
                 f"the small moderator's {name} is missing in {folder}: install rerail again"
             )
     try:
         weights = _encoder.load(folder / "model.safetensors", device, len(CATEGORIES))
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        packed = (folder / "tokenizer.json.gz").read_bytes()
+        tokenizer = Tokenizer.from_str(gzip.decompress(packed).decode())
     except Exception as error:  # tokenizers raises bare exceptions
         raise ModeratorError(
             f"the small moderator's files in {folder} cannot be read ({type(error).__name__}):"
