@@ -13,7 +13,7 @@ from rerail.errors import EngineError, PolicyError, PromptError
 from rerail.moderators import FakeModerator
 from rerail.panel import Panel
 from rerail.policy import Policy
-from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Rejection, StopReason
+from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Rejection, Score, StopReason
 
 COMPLY, REFUSE = "Sure, here is how I comply with it.", "No, rather not."
 KIND = "Decline what would hurt somebody and say what may be done about it instead."
@@ -97,9 +97,10 @@ def test_a_moderator_judges_what_the_user_asked_and_not_the_guidance():
 
     def score(exchange):
         seen.append(exchange.messages)
-        return 0.9 if "comply" in exchange.answer else 0.0
+        return Score.of({"illicit": 0.9 if "comply" in exchange.answer else 0.0})
 
-    make(KIND, moderator=FakeModerator(score)).align("please do it")
+    response = make(KIND, moderator=FakeModerator(score)).align("please do it")
+    assert response.accepted_from is AcceptedFrom.GUIDANCE
     assert set(seen) == {(Message("user", "please do it"),)}
 
 
@@ -251,3 +252,11 @@ def test_repetition_is_a_run_of_words_in_common(said, text):
     runs = [text[i : i + size] for i in range(len(text) - size + 1)]
     expected = any(said[i : i + size] in runs for i in range(len(said) - size + 1))
     assert guidance.repeats(", ".join(said).upper(), " ".join(text)) == expected
+
+
+def test_guidance_is_tried_where_only_the_moderator_that_confirms_flags_the_first_answer():
+    policy = Policy.parse({"name": "test", "moderators": ["fake"], "confirm": ["fake"],
+                           "guidance": [KIND], "optimizer": NO_SEARCH})  # fmt: skip
+    blind = FakeModerator(words=("nothing",))
+    response = Aligner(engine(), Panel(policy, blind, FakeModerator())).align("please do it")
+    assert (response.outcome, response.accepted_from) == (Outcome.STEERED, AcceptedFrom.GUIDANCE)

@@ -221,7 +221,7 @@ class Search:
             self._end(StopReason.ACCEPTED)
             return
         if not self.evaluations and self._settings.use_guidance:
-            flags = self.panel.flags(evaluations[0].score.categories)
+            flags = self.panel.flags(evaluations[0].judged.verdict.scores)
             self._guidance = guidance.fitting(self.panel.policy, flags)
         reason = self._told(evaluations)
         self.evaluations += [replace(e, point=None) for e in evaluations]
