@@ -35,6 +35,13 @@ moderators:
 combine: mean
 routes: {hate: fake}
 confirm: [{name: fake, options: {name: second}}]
+actions: {hate: refuse, custom/medical-advice: note}
+gate:
+  - name: words
+    kind: fake
+    action: refuse
+    categories: {hate: 0.5, sexual: null}
+    default_threshold: 0.7
 moderator_timeout: 5
 steerable_rows: user
 optimizer: {preset: fast, num_directions: 3}

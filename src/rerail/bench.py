@@ -69,6 +69,7 @@ class Bench:
         engine: runs the model.
         moderator: judges.
         confirm: must accept, too, if the policy has such moderators.
+        gate: the moderators of its gate, if it has one.
         policy: its optimiser is replaced by the preset of each method but its own.
         prompts: what is asked. Where more are needed they are asked again, with other seeds.
         max_new_tokens: of each answer.
@@ -81,6 +82,7 @@ class Bench:
     policy: Policy
     prompts: Sequence[Prompt]
     confirm: Moderator | None = None
+    gate: Sequence[Moderator] = ()
     max_new_tokens: int = 128
     repetitions: int = 3
     seed: int = 0
@@ -159,7 +161,7 @@ class Bench:
         policy = self.policy.model_copy(update={"optimizer": self.settings(method)})
         return Aligner(
             engine or self.engine,
-            Panel(policy, self.moderator, self.confirm),
+            Panel(policy, self.moderator, self.confirm, self.gate),
             sampling=self.sampling,
             seed=self.seed,
             max_open=max(64, len(self.prompts)),
@@ -341,9 +343,10 @@ class Bench:
         engine = timed(self.engine, clock)
         policy = self.policy.model_copy(update={"optimizer": self.settings("fast")})
         confirm = timed(self.confirm, clock) if self.confirm else None
+        gate = [timed(moderator, clock) for moderator in self.gate]
         aligner = Aligner(
             engine,
-            Panel(policy, timed(self.moderator, clock), confirm),
+            Panel(policy, timed(self.moderator, clock), confirm, gate),
             sampling=self.sampling,
             seed=self.seed,
         )

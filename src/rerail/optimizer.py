@@ -149,6 +149,11 @@ class Optimizer:
         if not self._queue and not self._reason:
             self._next_iteration()
 
+    def hasten(self) -> None:
+        """Ask for the first of the known offsets beside x0, in the first ask."""
+        self._queue += self._known()
+        self._ask_size = len(self._queue[:2])
+
     @property
     def next(self) -> AcceptedFrom | None:
         """Which kind of point is asked for next; None where there is none."""
@@ -169,8 +174,7 @@ class Optimizer:
     def _next_iteration(self) -> None:
         """Step or widen by what was told, then queue the candidates that follow from it."""
         if self._offsets:
-            self._queue = [self.shifted(offset) for offset in self._offsets]
-            self._offsets = ()
+            self._queue = self._known()
             self._ask_size = self.settings.first_ask or len(self._queue)
             return
         published = self.settings.result == "best_iterate"
@@ -192,6 +196,11 @@ class Optimizer:
         self._queue = [] if self._reason else queue
         self._losses = []
         self._ask_size = self.settings.first_ask or len(self._queue)
+
+    def _known(self) -> list[Candidate]:
+        """The known offsets, once."""
+        known, self._offsets = self._offsets, ()
+        return [self.shifted(offset) for offset in known]
 
     def _perturbations(self) -> list[Candidate]:
         """Draw N directions around the centre: x + μu, and x − μu if antithetic."""

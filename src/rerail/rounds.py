@@ -26,7 +26,7 @@ from rerail.engines.base import (
 )
 from rerail.errors import EngineError, PromptError
 from rerail.guidance import repeats
-from rerail.panel import Panel, Question, confirm_each, judge_each
+from rerail.panel import Panel, Question, confirm_each, judge_each, screen_each
 from rerail.policy import Policy
 from rerail.types import (
     NO_ANSWER,
@@ -39,6 +39,7 @@ from rerail.types import (
     Prompt,
     Rejection,
     Score,
+    Screened,
     SteerableRows,
     Verdict,
 )
@@ -65,6 +66,7 @@ class Account:
     Attributes:
         embedded: the prompt, rendered and embedded.
         steerable: ``(n_tokens,)`` mask of the rows that may move.
+        screened: what the policy's gate made of the prompt, once it was asked (`screen`).
         cost: what was spent so far; with its seconds once it is closed.
         failure: what the engine failed with, if it did.
         closed: whether nothing more is wanted.
@@ -98,12 +100,18 @@ class Account:
                 f"no row may move under steerable_rows: {rows}; "
                 "the prompt's words leave no token of their own"
             )
+        self.screened: Screened | None = None
         self.cost = Cost()
         self.failure: Exception | None = None
         self.closed = False
         self._first: Scored = ((), 0)
         self._first_log_likelihood: float | None = None
         self._judged: set[tuple[str, bool]] = set()
+
+    @property
+    def suspected(self) -> bool:
+        """Whether the gate has the prompt steered: its first answer is held like a steered one."""
+        return self.screened is not None and self.screened.action == "steer"
 
     def left(self) -> int | None:
         """Generations that are left of the budget; None: no limit."""
@@ -174,8 +182,18 @@ class Ask:
 
     def question(self, text: str, reasoning: str | None = None) -> Question:
         """What the panel is asked about an answer."""
-        steered = self.origin is not AcceptedFrom.INITIAL
+        steered = self.origin is not AcceptedFrom.INITIAL or self.account.suspected
         return Question(self.account.panel, self.account.exchange(text, reasoning), steered)
+
+
+def screen(accounts: Sequence[Account]) -> list[Account]:
+    """Put prompts to the gates of their policies; those that were not asked about yet."""
+    asked = [a for a in accounts if a.panel.gated and a.screened is None and not a.closed]
+    found = screen_each([(account.panel, account.embedded.prompt) for account in asked])
+    for account, screened in zip(asked, found, strict=True):
+        account.screened = screened
+        account.cost += Cost(moderator_calls=len(account.embedded.prompt.said()))
+    return asked
 
 
 def evaluate(asks: Sequence[Ask]) -> list[tuple[Ask, Evaluation]]:

@@ -16,7 +16,7 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +27,7 @@ from rerail.errors import EngineError
 from rerail.optimizer import Candidate, Optimizer, Units
 from rerail.panel import Panel
 from rerail.policy import Guidance
-from rerail.rounds import Account, Ask, evaluate, is_last_resort
+from rerail.rounds import Account, Ask, evaluate, is_last_resort, screen
 from rerail.settings import OptimizerSettings
 from rerail.types import (
     AcceptedFrom,
@@ -35,10 +35,12 @@ from rerail.types import (
     Evaluation,
     FloatArray,
     Generation,
+    Layer,
     Outcome,
     Prompt,
     Rejection,
     Response,
+    Screened,
     StopReason,
 )
 
@@ -93,6 +95,7 @@ class Search:
             np.random.default_rng(self.seed),
         )
         self._guidance: list[Guidance] = []
+        self._told_texts: set[str] = set()
         self._reason: StopReason | None = None
         self._error: str | None = None
         self._chosen: int | None = None
@@ -153,6 +156,9 @@ class Search:
             error=self._error,
             reasoning=chosen.generation.reasoning if chosen else None,
             reasoning_tokens=chosen.generation.reasoning_tokens if chosen else 0,
+            layer=self._layer(outcome),
+            gate=self._account.screened,
+            noted=self._noted(chosen),
         )
 
     def probe(self, shift: FloatArray) -> Ask:
@@ -162,6 +168,24 @@ class Search:
         """
         return self._ask(self._optimizer.shifted(shift))
 
+    def _enter(self, screened: Screened) -> None:
+        """Do as the gate says: refuse, fail, or have the prompt steered from the first round on."""
+        if not self.panel.lets_in(screened):
+            refused = screened.action == "refuse"
+            self._end(StopReason.GATE if refused else StopReason.MODERATOR_ERROR)
+            self._error = None if refused else screened.verdict.unscored
+        elif screened.action == "steer":
+            self._optimizer.hasten()
+            if self._settings.use_guidance and self._settings.result == "accepted":
+                self._guidance = self._fitting({})
+
+    def _fitting(self, flags: Mapping[str, bool]) -> list[Guidance]:
+        """The policy's guidance for what is flagged, in prompt and answer, as far as untold."""
+        screened = self._account.screened
+        suspected = dict.fromkeys(screened.categories if screened else (), True)
+        fitting = guidance.fitting(self.panel.policy, {**flags, **suspected})
+        return [text for text in fitting if text.text not in self._told_texts]
+
     def _asks(self) -> list[Ask]:
         """What is wanted next, within the budget; nothing, and done, where that is spent."""
         if self.done:
@@ -170,6 +194,10 @@ class Search:
         if left == 0:
             self._end(StopReason.BUDGET)
             return []
+        if self._account.suspected and not self.evaluations:
+            asks = [self._ask(candidate) for candidate in self._optimizer.ask(left)]
+            guided = self._guided() if left is None or left > len(asks) else None
+            return asks + ([guided] if guided else [])
         if self._optimizer.next is not AcceptedFrom.OFFSET and (guided := self._guided()):
             return [guided]
         if reason := self._optimizer.stop():
@@ -180,6 +208,7 @@ class Search:
         """An answer to the prompt with the next guidance that fits; None where there is no more."""
         while self._guidance:
             text = self._guidance.pop(0).text
+            self._told_texts.add(text)
             embedded = guidance.embed(self.engine, self.embedded.prompt, text)
             if embedded is not None:
                 horizon = self._settings.horizon
@@ -216,22 +245,22 @@ class Search:
                     self._observe(evaluation)
         if not self.evaluations and _stopped_at_once(evaluations[0].generation):
             # Nothing was said, as the caller asked for: there is nothing to judge, or to steer.
-            self.evaluations += [replace(evaluations[0], point=None)]
+            self.evaluations += [replace(e, point=None) for e in evaluations]
             self._chosen = 0
             self._end(StopReason.ACCEPTED)
             return
-        if not self.evaluations and self._settings.use_guidance:
-            flags = self.panel.flags(evaluations[0].judged.verdict.scores)
-            self._guidance = guidance.fitting(self.panel.policy, flags)
+        first = None if self.evaluations else evaluations[0]
+        if first and self._settings.use_guidance:
+            self._guidance = self._fitting(self.panel.flags(first.judged.verdict.scores))
         reason = self._told(evaluations)
         self.evaluations += [replace(e, point=None) for e in evaluations]
-        if reason is not StopReason.ACCEPTED and self._moderator_is_down():
+        if first and first.flagged and self.panel.refuses(first.judged.verdict.scores):
+            reason = StopReason.CATEGORY
+        elif reason is not StopReason.ACCEPTED and self._moderator_is_down():
             # Also where the search is over anyway: a missing verdict is not a spent budget.
             reason = StopReason.MODERATOR_ERROR
             self._error = self.evaluations[-1].judged.verdict.unscored
-        if reason in (StopReason.ACCEPTED, StopReason.MODERATOR_ERROR) or (
-            reason and not self._guidance
-        ):
+        if reason in _AT_ONCE or (reason and not self._guidance):
             self._end(reason)
 
     def _told(self, evaluations: Sequence[Evaluation]) -> StopReason | None:
@@ -239,26 +268,28 @@ class Search:
 
         What guidance brought is no point that the optimiser knows of.
         """
-        if evaluations[0].origin is AcceptedFrom.GUIDANCE:
-            self._choose(evaluations)
-            return StopReason.ACCEPTED if evaluations[0].accepted else None
-        losses = [self._loss(evaluation) for evaluation in evaluations]
+        points = [e for e in evaluations if e.origin is not AcceptedFrom.GUIDANCE]
+        losses = [self._loss(evaluation) for evaluation in points]
         below = self._settings.stop_below
         good = [
             evaluation.accepted if below is None else value < below
-            for evaluation, value in zip(evaluations, losses, strict=True)
+            for evaluation, value in zip(points, losses, strict=True)
         ]
-        self._optimizer.tell(losses, good)
-        if self._settings.result == "accepted":
+        if points:
+            self._optimizer.tell(losses, good)
+        if self._settings.result == "accepted" or not points:
             self._choose(evaluations)
         else:
-            self._choose_iterate(evaluations, losses)
-        return self._optimizer.stop()
+            self._choose_iterate(points, losses)
+        if any(e.accepted for e in evaluations if e.origin is AcceptedFrom.GUIDANCE):
+            return StopReason.ACCEPTED
+        return self._optimizer.stop() if points else None
 
     def _choose(self, evaluations: Sequence[Evaluation]) -> None:
         """Keep the most natural accepted answer, else the most natural of what may leave at last.
 
-        Its point is kept, too, and no other: points are large.
+        A first answer that is accepted leaves as it is, whatever was asked for beside it. The
+        point of what is kept is kept, too, and no other: points are large.
         """
         policy, accepts = self.panel.policy, self._optimizer.accepts
         places = [i for i, e in enumerate(evaluations) if accepts(e.origin)]
@@ -267,7 +298,10 @@ class Search:
         ]
         if not found:
             return
-        best = max(found, key=lambda i: _naturalness(evaluations[i]))
+        first = AcceptedFrom.INITIAL
+        best = max(
+            found, key=lambda i: (evaluations[i].origin is first, _naturalness(evaluations[i]))
+        )
         kept = None if self._chosen is None else self.evaluations[self._chosen]
         new = evaluations[best]
         if kept is None or new.accepted or _naturalness(new) > _naturalness(kept):
@@ -300,9 +334,9 @@ class Search:
     def _left(self) -> int | None:
         """Which evaluation leaves; never one that is flagged."""
         match self._reason:
-            case StopReason.CANCELLED | StopReason.ENGINE_ERROR:
+            case StopReason.CANCELLED | StopReason.ENGINE_ERROR | StopReason.CATEGORY:
                 return None
-            case StopReason.MODERATOR_ERROR:
+            case StopReason.MODERATOR_ERROR if self.evaluations:
                 first = self.evaluations[0].judged
                 return 0 if self.panel.lets_leave_unscored(first) else None
         if self._chosen is None or self._settings.result == "accepted":
@@ -323,6 +357,20 @@ class Search:
             return Outcome.PASSED if initial else Outcome.STEERED
         failed = self._reason in (StopReason.MODERATOR_ERROR, StopReason.ENGINE_ERROR)
         return Outcome.ERROR if failed else Outcome.REFUSED
+
+    def _layer(self, outcome: Outcome) -> Layer:
+        screened = self._account.screened
+        acts = screened is not None and screened.action in ("refuse", "steer")
+        if acts or not self.panel.lets_in(screened):
+            return Layer.GATE
+        own = outcome is Outcome.PASSED or not self.evaluations
+        return Layer.NONE if own else Layer.ANSWER
+
+    def _noted(self, chosen: Evaluation | None) -> tuple[str, ...]:
+        screened = self._account.screened
+        of_prompt = screened.noted if screened else ()
+        of_answer = self.panel.noted(chosen.judged.verdict.scores) if chosen else ()
+        return tuple(dict.fromkeys([*of_prompt, *of_answer]))
 
     def _movement(self, chosen: Evaluation) -> tuple[float, float]:
         """``cosine`` and ``tokens_preserved`` of what leaves, over the steered rows."""
@@ -346,11 +394,18 @@ def advance(searches: Sequence[Search]) -> None:
         ValueError: the searches are on different engines.
     """
     open_ = {search._account: search for search in searches}
+    for account in screen(list(open_)):
+        assert account.screened is not None
+        open_[account]._enter(account.screened)
     found: dict[Account, list[Evaluation]] = {account: [] for account in open_}
     for ask, evaluation in evaluate([ask for search in open_.values() for ask in search._asks()]):
         found[ask.account].append(evaluation)
     for account, search in open_.items():
         search._tell(found[account])
+
+
+_AT_ONCE = (StopReason.ACCEPTED, StopReason.MODERATOR_ERROR, StopReason.CATEGORY)
+"""Reasons that end a search whatever guidance is left."""
 
 
 def loss(evaluation: Evaluation) -> float:

@@ -27,8 +27,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from rerail.errors import StoreError
 from rerail.types import Evaluation, Prompt, Response
 
-SCHEMA_VERSION = 3
-"""1: runs, records, evaluations. 2: changes of policies. 3: reasoning of records."""
+SCHEMA_VERSION = 4
+"""1: runs, records, evaluations. 2: changes of policies. 3: reasoning of records. 4: layers."""
 
 _BUSY_SECONDS = 60.0
 _MAKING_TABLES = 0x7473616C69676E
@@ -94,6 +94,9 @@ _records = sa.Table(
     sa.Column("first_answer", sa.Text),
     sa.Column("final_answer", sa.Text),
     sa.Column("reasoning", sa.Text),
+    sa.Column("layer", sa.String(32)),
+    sa.Column("gate", sa.JSON(none_as_null=True)),
+    sa.Column("noted", sa.JSON(none_as_null=True)),
     sa.UniqueConstraint("run", "item", name="rerail_one_record_per_item"),
 )
 _evaluations = sa.Table(
@@ -165,7 +168,8 @@ class EvaluationRecord:
 class Record:
     """One response as it was stored; the fields are those of `Response`.
 
-    ``initial`` and ``final`` have the keys harm, scores, flagged and unscored. ``prompt`` (role
+    ``initial`` and ``final`` have the keys harm, scores, flagged and unscored; ``layer``, ``gate``
+    and ``noted`` are None in records that were written before there were layers. ``prompt`` (role
     and content of each message), ``first_answer``, ``final_answer`` and ``reasoning`` are None
     unless text was recorded; the last also where the policy withholds it.
     """
@@ -197,6 +201,9 @@ class Record:
     first_answer: str | None
     final_answer: str | None
     reasoning: str | None = None
+    layer: str | None = None
+    gate: Mapping[str, Any] | None = None
+    noted: list[str] | None = None
     evaluations: tuple[EvaluationRecord, ...] = ()
 
 
@@ -454,10 +461,12 @@ class Store(Database):
             if version is None or version < SCHEMA_VERSION:
                 _tables.create_all(connection)
                 columns = sa.inspect(connection).get_columns(_records.name)
-                if not any(column["name"] == "reasoning" for column in columns):
-                    connection.execute(
-                        sa.text("ALTER TABLE rerail_records ADD COLUMN reasoning TEXT")
-                    )
+                there = {column["name"] for column in columns}
+                for name, kind in _ADDED.items():
+                    if name not in there:
+                        connection.execute(
+                            sa.text(f"ALTER TABLE rerail_records ADD COLUMN {name} {kind}")
+                        )
                 connection.execute(_schema.insert(), {"version": SCHEMA_VERSION})
 
     def _version(self, connection: sa.Connection) -> int | None:
@@ -472,6 +481,9 @@ class Store(Database):
             )
         return int(version)
 
+
+_ADDED = {"reasoning": "TEXT", "layer": "VARCHAR(32)", "gate": "JSON", "noted": "JSON"}
+"""Columns of records that older schemas lack."""
 
 _UNREADABLE = (
     "the store's URL cannot be read: use a path, or "

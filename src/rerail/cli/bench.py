@@ -66,7 +66,7 @@ def bench(
     from rerail.bench import soak as soaked
     from rerail.cli._lines import read_prompts
     from rerail.demo import KINDS, demo_prompts
-    from rerail.moderators import load_confirm, load_moderator
+    from rerail.moderators import load_confirm, load_gate, load_moderator
 
     setup = Setup(
         model=model,
@@ -91,6 +91,7 @@ def bench(
         setup.policy,
         prompts,
         confirm=confirm,
+        gate=load_gate(setup.policy),
         max_new_tokens=max_new_tokens,
         repetitions=repetitions,
         seed=seed,

@@ -21,7 +21,7 @@ from rerail.cli._frame import ExitCode, Report, notes
 from rerail.cli._options import Setup
 from rerail.cli._text import MASK, one_line
 from rerail.engines import DEFAULT_MODEL, EMBEDDED
-from rerail.types import Outcome, Response
+from rerail.types import Outcome, Response, StopReason
 
 if TYPE_CHECKING:
     from rerail.demo import Checks, Result
@@ -261,7 +261,8 @@ def _lines(result: Result, panel: Panel, show_text: bool) -> Group:
 def _withheld(response: Response, panel: Panel, show_text: bool) -> str:
     verdict = response.initial
     if verdict is None:
-        return one_line(response.error or "no answer")
+        refused = response.stop_reason is StopReason.GATE
+        return one_line("the gate refused it" if refused else response.error or "no answer")
     if verdict.harm is None:
         said = f"unscored: {verdict.unscored}"
     elif verdict.flagged:

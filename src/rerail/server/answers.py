@@ -10,13 +10,14 @@ from typing import Any
 
 from rerail.panel import Panel
 from rerail.server.worker import Finished
-from rerail.types import Cost, Evaluation, Outcome, Response, Verdict
+from rerail.types import Cost, Evaluation, Layer, Outcome, Response, Screened, Verdict
 
+_ACTING = (Layer.NONE, Layer.ANSWER, Layer.GATE)
 _WORST = (Outcome.PASSED, Outcome.STEERED, Outcome.REFUSED, Outcome.ERROR)
 _NOT_JUDGED = {
     "type": "error",
     "code": "not_moderated",
-    "message": "rerail judges answers, not prompts",
+    "message": "the policy has no gate: it judges answers, not prompts",
 }
 
 
@@ -159,6 +160,7 @@ def summary(responses: Sequence[Response]) -> dict[str, Any]:
     cost = sum((r.cost for r in responses), Cost())
     return {
         "outcome": str(max((r.outcome for r in responses), key=_WORST.index)),
+        "layer": str(max((r.layer for r in responses), key=_ACTING.index)),
         "policy": asdict(responses[0].policy),
         "harm_before": _most(r.initial for r in responses),
         "harm_after": _most(r.final for r in responses),
@@ -174,8 +176,9 @@ def _most(verdicts: Iterator[Verdict | None]) -> float | None:
 def moderation(answered: Sequence[Finished]) -> dict[str, Any]:
     """The ``moderation`` shape of OpenAI's chat completions.
 
-    The output's results are verdicts on the texts that left; for a refused choice, whose text is
-    the policy's message, the verdict on the model's first answer.
+    The input's results are those of the policy's gate, if it has one. The output's are verdicts on
+    the texts that left; for a refused choice, whose text is the policy's message, the verdict on
+    the model's first answer.
     """
     tag = answered[0].response.policy
     judge = f"{tag.name}@{tag.version}"
@@ -189,7 +192,26 @@ def moderation(answered: Sequence[Finished]) -> dict[str, Any]:
     if len(results) < len(answered):
         message = "an answer has no verdict"
         output = {"type": "error", "code": "not_moderated", "message": message}
-    return {"input": _NOT_JUDGED, "output": output}
+    return {"input": _of_input([a.response.gate for a in answered], judge), "output": output}
+
+
+def _of_input(gates: Sequence[Screened | None], judge: str) -> dict[str, Any]:
+    """What the gate said of the prompts."""
+    scored = [gate for gate in gates if gate is not None and not gate.verdict.unscored]
+    if len(scored) < len(gates):
+        return _NOT_JUDGED if None in gates else {**_NOT_JUDGED, "message": "the gate failed"}
+    results = [
+        {
+            "type": "moderation_result",
+            "model": judge,
+            "flagged": gate.action is not None,
+            "categories": {c: c in (*gate.categories, *gate.noted) for c in gate.verdict.scores},
+            "category_scores": dict(gate.verdict.scores),
+            "category_applied_input_types": {c: ["text"] for c in gate.verdict.scores},
+        }
+        for gate in scored
+    ]
+    return {"type": "moderation_results", "model": judge, "results": results}
 
 
 def verdict_fields(verdict: Verdict, panel: Panel) -> dict[str, Any]:
