@@ -40,6 +40,30 @@ def test_a_key_that_no_sentence_knows_is_told_of_all_the_same() -> None:
             ["embedded and two (a fake) score", "the mean"],
         ),
         ({"routes": {"hate": "embedded"}}, "Who judges", ["Of hate only", "embedded"]),
+        (
+            {
+                "gate": [
+                    {"name": "fake", "action": "refuse", "categories": {"illicit": 0.2}},
+                    {"name": "two", "kind": "fake", "action": "note"},
+                ]
+            },
+            "What is asked of the prompt",
+            [
+                "fake scores what the user says, turn by turn",
+                "It flags illicit at 0.2 and other categories at 0.5.",
+                "nothing is generated",
+                "two (a fake) scores",
+                "A category at 0.5 flags.",
+                "the response names the category",
+                "the strictest counts",
+            ],
+        ),
+        ({"gate": ["fake"]}, "What is asked of the prompt", ["steered at once"]),
+        (
+            {"actions": {"hate": "refuse", "sexual": "note"}},
+            "What is flagged",
+            ["that hate flags is refused without a search", "named in the response: sexual."],
+        ),
         ({"confirm": ["fake"]}, "Who judges", ["fake must accept whatever leaves"]),
         (
             {"categories": {"hate": 0.2, "sexual": None}},
