@@ -154,6 +154,11 @@ class Panel:
         return self._confirms.moderator.name if self._confirms else None
 
     @property
+    def is_quick(self) -> bool:
+        """Whether verdicts of the moderators that steer cost next to nothing beside an answer."""
+        return getattr(self._steers.moderator, "quick", False) is True
+
+    @property
     def confirms(self) -> bool:
         """Whether a moderator confirms."""
         return self._confirms is not None
@@ -366,6 +371,11 @@ def _screened(scores: Sequence[tuple[_Gate, Score]]) -> Screened:
 def _over(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> tuple[str, ...]:
     """Categories whose score meets its threshold."""
     return tuple(c for c, t in thresholds.items() if scores.get(c, 0.0) / t >= 1.0)
+
+
+def flagged_beyond(judged: Judged, least: float) -> bool:
+    """Whether an answer is flagged with at least this harm: never one that is unscored."""
+    return judged.rejection is Rejection.FLAGGED and judged.harm >= least
 
 
 def harm(score: Score, thresholds: Mapping[str, float]) -> float:
