@@ -15,11 +15,11 @@ from functools import cached_property
 
 import numpy as np
 
-from rerail.engines.base import EmbeddingTable, Engine, Sampling
+from rerail.engines.base import EmbeddingTable, Engine, Sampling, abilities
 from rerail.errors import EngineError, PolicyError, PromptError, RerailError
 from rerail.optimizer import Units
 from rerail.panel import Panel
-from rerail.policy import Offsets
+from rerail.policy import Offsets, Policy
 from rerail.search import Observer, Search, advance
 from rerail.tuned import resolved
 from rerail.types import (
@@ -46,7 +46,8 @@ class Aligner:
         max_open: prompts that are steered in lock-step.
 
     Raises:
-        PolicyError: the policy's offsets do not fit the model, or no step sizes are known for it.
+        PolicyError: the policy's offsets do not fit the model, no step sizes are known for it, or
+            the policy needs what the engine cannot do.
         ValueError: ``max_open`` is below 1.
     """
 
@@ -70,6 +71,11 @@ class Aligner:
         self.max_open = max_open
         # What does not fit the model is found now, not by the first prompt.
         self.settings = resolved(panel.policy.optimizer, engine.name)
+        if lacking := lacks(engine, panel.policy):
+            raise PolicyError(
+                f"policy {panel.policy.name!r} does not fit {engine.name}: {'; '.join(lacking)}. "
+                "The policy 'text' is made for models behind a text API"
+            )
         self._known_offsets()
 
     def open(
@@ -155,6 +161,8 @@ class Aligner:
     @cached_property
     def units(self) -> Units:
         """The table's lengths, its leading directions (all, if it has too few), known offsets."""
+        if not self.settings.moves:
+            return Units()
         table, rank = self.engine.table, self.settings.subspace_rank
         basis = None if rank is None else table.principal_directions(min(rank, _width(table)))
         offsets = [offset(table, coordinates) for coordinates in self._known_offsets()]
@@ -197,6 +205,27 @@ class Aligner:
             model=self.engine.name,
             error=str(error),
         )
+
+
+def lacks(engine: Engine, policy: Policy) -> list[str]:
+    """What a policy needs and an engine cannot do, each with what to write instead."""
+    needs = {
+        "moves": (
+            policy.optimizer.moves,
+            "its embeddings cannot be moved (write optimizer: resample)",
+        ),
+        "extends": (
+            policy.optimizer.use_guidance and bool(policy.guidance),
+            "it cannot be given guidance (leave guidance out)",
+        ),
+        "likelihood": (
+            policy.naturalness_floor is not None,
+            "it gives no log-likelihoods to measure naturalness by (write naturalness_floor: "
+            "null, so that only the moderators decide)",
+        ),
+    }
+    able = abilities(engine)
+    return [why for ability, (needed, why) in needs.items() if needed and ability not in able]
 
 
 def _width(table: EmbeddingTable) -> int:

@@ -210,9 +210,9 @@ class Policy(Frozen):
     acceptable and does not repeat the text. Those for a category that flags the answer come
     first."""
     budget: Budget = Budget()
-    naturalness_floor: Annotated[float, Field(le=0, strict=True)] = -0.3
+    naturalness_floor: Annotated[float, Field(le=0, strict=True)] | None = -0.3
     """Least naturalness (nats per token) of an acceptable answer; those to guidance are not held to
-    it."""
+    it. null: it is not asked for, as it cannot be of a model behind a text API."""
     on_exhausted: Literal["refuse", "best"] = "refuse"
     """Budget spent: the refusal message, or the most natural answer below the floor whose harm is
     at most ``accept_below``, if there is one. Never a flagged or unscored one."""

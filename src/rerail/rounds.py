@@ -22,6 +22,7 @@ from rerail.engines.base import (
     Engine,
     GenerationRequest,
     Sampling,
+    abilities,
     can_be_watched,
 )
 from rerail.errors import EngineError, PromptError
@@ -106,7 +107,7 @@ class Account:
         self.embedded = engine.embed(prompt)
         rows = rows or panel.policy.steerable_rows
         self.steerable = self.embedded.steerable(rows)
-        if not self.steerable.any():
+        if "moves" in abilities(engine) and not self.steerable.any():
             raise PromptError(
                 f"no row may move under steerable_rows: {rows}; "
                 "the prompt's words leave no token of their own"
@@ -155,7 +156,7 @@ class Account:
         self.cost += Cost(
             generations=1,
             generated_tokens=len(generation.token_ids),
-            prompt_tokens=len(ask.request.point),
+            prompt_tokens=generation.prompt_tokens or len(ask.request.point),
         )
 
     def _asked_about(self, exchange: Exchange, *, confirming: bool = False) -> None:
@@ -338,6 +339,7 @@ def _naturalness(
         for i, ((ask, generation), j) in enumerate(zip(answered, judged, strict=True))
         if ask.origin is not AcceptedFrom.INITIAL
         and ask.measured
+        and ask.account.panel.policy.naturalness_floor is not None
         and generation.answer_ids
         and generation.finish_reason != "cut"
         and j.rejection is None
@@ -402,8 +404,10 @@ def _rejection(
         return Rejection.REPEATS
     # Guidance makes a model decline what it would have done, which is unlikely without it; its
     # answers are about what was asked all the same, since the user's words are what they were.
-    floor = -math.inf if ask.guidance else ask.account.panel.policy.naturalness_floor
-    if ask.measured and (naturalness is None or naturalness < floor):
+    floor = ask.account.panel.policy.naturalness_floor
+    if floor is not None and ask.guidance:
+        floor = -math.inf
+    if ask.measured and floor is not None and (naturalness is None or naturalness < floor):
         return Rejection.UNNATURAL
     return None
 

@@ -22,9 +22,15 @@ from dataclasses import replace
 import numpy as np
 
 from rerail import guidance, zo
-from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling
+from rerail.engines.base import (
+    EmbeddedPrompt,
+    Engine,
+    GenerationRequest,
+    Sampling,
+    abilities,
+)
 from rerail.errors import EngineError
-from rerail.optimizer import Candidate, Optimizer, Units
+from rerail.optimizer import Candidate, Optimizer, Redraws, Units
 from rerail.panel import Panel
 from rerail.policy import Guidance
 from rerail.rounds import Account, Ask, evaluate, is_last_resort, screen
@@ -87,13 +93,18 @@ class Search:
         self._settings = settings
         self._sampling = sampling
         self._observe = observe
-        self._optimizer = Optimizer(
-            self.embedded.point,
-            self._account.steerable,
-            settings,
-            units,
-            np.random.default_rng(self.seed),
-        )
+        self._drawn = 0
+        self._optimizer: Optimizer | Redraws
+        if settings.redraw_temperature is not None or "moves" not in abilities(engine):
+            self._optimizer = Redraws(self.embedded.point, settings)
+        else:
+            self._optimizer = Optimizer(
+                self.embedded.point,
+                self._account.steerable,
+                settings,
+                units,
+                np.random.default_rng(self.seed),
+            )
         self._guidance: list[Guidance] = []
         self._told_texts: set[str] = set()
         self._reason: StopReason | None = None
@@ -106,6 +117,12 @@ class Search:
     def embedded(self) -> EmbeddedPrompt:
         """The prompt, rendered and embedded."""
         return self._account.embedded
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt as it was asked: its rows, or what a text API says of them."""
+        told = self.evaluations[0].generation.prompt_tokens if self.evaluations else 0
+        return told or len(self.embedded.token_ids)
 
     @property
     def cost(self) -> Cost:
@@ -187,7 +204,7 @@ class Search:
             self._error = None if refused else screened.verdict.unscored
         elif screened.action == "steer":
             self._optimizer.hasten()
-            if self._settings.use_guidance and self._settings.result == "accepted":
+            if self._settings.use_guidance:
                 self._guidance = self._fitting({})
 
     def _fitting(self, flags: Mapping[str, bool]) -> list[Guidance]:
@@ -229,12 +246,18 @@ class Search:
         if candidate.origin is AcceptedFrom.INITIAL:
             horizon, cut_above = self._first_looks()
         # One seed for all candidates: at temperature > 0 they share their random numbers, so
-        # that a difference in score comes from the embeddings.
-        request = GenerationRequest(self.embedded, candidate.point, self.seed, horizon)
+        # that a difference in score comes from the embeddings. What is drawn anew has its own.
+        seed, sampling = self.seed, self._sampling
+        if candidate.origin is AcceptedFrom.RESAMPLE:
+            self._drawn += 1
+            seed = (seed + self._drawn) % 2**63
+            least = self._settings.redraw_temperature or 0.0
+            sampling = replace(sampling, temperature=max(sampling.temperature, least))
+        request = GenerationRequest(self.embedded, candidate.point, seed, horizon)
         return Ask(
             self._account,
             request,
-            self._sampling,
+            sampling,
             candidate.origin,
             measured=self._settings.result == "accepted",
             leaves=self._optimizer.accepts(candidate.origin),
@@ -393,7 +416,7 @@ class Search:
 
     def _movement(self, chosen: Evaluation) -> tuple[float, float]:
         """``cosine`` and ``tokens_preserved`` of what leaves, over the steered rows."""
-        unmoved = (AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE)
+        unmoved = (AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE, AcceptedFrom.RESAMPLE)
         if chosen.origin in unmoved or self._point is None:
             return 1.0, 1.0
         return movement(self._account, self._point)

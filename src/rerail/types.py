@@ -285,6 +285,7 @@ class Generation:
             withholds it.
         reasoning_tokens: how many of the tokens precede the answer.
         answered: whether the answer began; False where the model did nothing but think.
+        prompt_tokens: tokens of the prompt, where the engine has no rows to count.
     """
 
     text: str
@@ -293,6 +294,7 @@ class Generation:
     reasoning: str | None = field(default=None, repr=False)
     reasoning_tokens: int = 0
     answered: bool = True
+    prompt_tokens: int = 0
 
     @property
     def answer_ids(self) -> tuple[int, ...]:

@@ -41,6 +41,7 @@ class Method(StrEnum):
     TSA = "tsa"
     TIDE = "tide"
     RANDOM = "random"
+    RESAMPLE = "resample"
 
 
 class Dtype(StrEnum):

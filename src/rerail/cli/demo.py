@@ -326,7 +326,10 @@ def _summary(d: Mapping[str, Any]) -> Table:
     as_plain = "of the passed answers identical to plain generation"
     figure(_percent(identical), as_plain, identical in {None, 1.0})
     weights = f"weights before and after, sha256 {d['weights_sha256_after'][:12]}"
-    figure("same" if same else "CHANGED", weights, same)
+    if d["weights_sha256_after"]:
+        figure("same" if same else "CHANGED", weights, same)
+    else:
+        figure("–", "weights: behind a text API, not to be hashed")
     figure(f"{d['seconds']:.1f} s", "of alignment")
     return table
 

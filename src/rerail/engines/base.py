@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from rerail.types import BoolArray, FloatArray, Generation, Prompt, SteerableRows
 
+ABILITIES = frozenset({"moves", "extends", "likelihood"})
+"""What an engine can do: answer from embeddings that were moved (``moves``), answer a conversation
+with words added to it (``extends``), and say how likely an answer is (``likelihood``)."""
+
 TEMPLATE_ROW = -1
 """Value of `EmbeddedPrompt.message_index` for rows of the template."""
 
@@ -121,7 +125,11 @@ class EmbeddingTable(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """Turns prompts into points, and points into answers."""
+    """Turns prompts into points, and points into answers.
+
+    An engine that cannot do all of `ABILITIES` has an attribute ``abilities`` of those that it
+    has.
+    """
 
     @property
     def name(self) -> str: ...
@@ -170,6 +178,12 @@ class Engine(Protocol):
     def weights_sha256(self) -> str:
         """Hash of all weights: the same before and after whatever rerail did."""
         ...
+
+
+def abilities(engine: Engine) -> frozenset[str]:
+    """What an engine can do; everything where it says nothing of it."""
+    own: frozenset[str] = getattr(engine, "abilities", ABILITIES)
+    return own
 
 
 Watch = Callable[[Sequence[int], Sequence[str]], Sequence[bool]]

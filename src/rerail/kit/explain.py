@@ -170,21 +170,41 @@ def _tried(policy: Policy) -> Iterator[str]:
     if optimizer.max_iterations == 0:
         yield "The search has no iteration: nothing is steered."
         return
-    yield (
+    if optimizer.redraw_temperature is not None:
+        yield (
+            f"The answer is drawn anew from the prompt as it is, up to "
+            f"{optimizer.max_iterations * optimizer.num_directions} times, at a temperature of "
+            f"{optimizer.redraw_temperature:g} at least. No embeddings move."
+        )
+    else:
+        yield _moved(policy)
+    yield from _besides(policy)
+
+
+def _moved(policy: Policy) -> str:
+    optimizer = policy.optimizer
+    return (
         f"The embeddings of {_MOVES[optimizer.rows or policy.steerable_rows]} move, by the search "
         f"{optimizer.preset}: up to {optimizer.max_iterations} iterations of "
         f"{optimizer.num_directions} directions each. The text of the prompt stays."
     )
+
+
+def _besides(policy: Policy) -> Iterator[str]:
+    optimizer = policy.optimizer
     if policy.offsets and optimizer.use_offsets:
         known = {model: len(offsets) for model, offsets in policy.offsets.items()}
         said = _listed(f"{count} for {model}" for model, count in known.items())
         yield f"Offsets that helped before are tried first: {said}; other models have none."
-    if published:
+    if optimizer.result == "best_iterate":
         return
     for each in policy.guidance:
         when = f", where {_listed(each.categories)} flags the answer" if each.categories else ""
         yield f"The model is also given words of the policy's own{when}: {each.text}"
     yield f"A steered answer must be clearly harmless: of harm {policy.accept_below:g} at most."
+    if policy.naturalness_floor is None:
+        yield "How likely an answer is without steering is not asked for."
+        return
     yield (
         f"A steered answer may be at most {-policy.naturalness_floor:g} nats per token less likely "
         "than the first answer, so that it stays with what was asked."

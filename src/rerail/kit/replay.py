@@ -283,6 +283,7 @@ def _natural(policy: Policy, record: Record) -> bool:
     naturalness = record.naturalness
     return (
         naturalness is None
+        or policy.naturalness_floor is None
         or naturalness >= policy.naturalness_floor
         or policy.on_exhausted == "best"
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from rerail.engines.base import EmbeddingTable, Engine, Sampling
+from rerail.engines.base import EmbeddingTable, Engine, Sampling, abilities
 from rerail.errors import EngineError, PolicyError, PromptError
 from rerail.server.errors import ApiError, of_ours
 from rerail.server.keys import LOCAL, ApiKey, KeyRing
@@ -144,9 +144,10 @@ class Service:
         """What each model was loaded from, by the name that clients use."""
         return {name: engine.name for name, engine in self._engines.items()}
 
-    def table(self, model: str) -> EmbeddingTable:
-        """The embedding table of a model."""
-        return self._engines[model].table
+    def table(self, model: str) -> EmbeddingTable | None:
+        """The embedding table of a model; None where it is behind a text API."""
+        engine = self._engines[model]
+        return engine.table if "moves" in abilities(engine) else None
 
     def configured_policies(self) -> set[str]:
         """Names of the policies that something falls back to."""

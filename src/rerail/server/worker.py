@@ -49,7 +49,7 @@ class Finished:
     Attributes:
         response: what leaves.
         panel: that judged it.
-        prompt_tokens: rows of the unmoved prompt.
+        prompt_tokens: of the unmoved prompt.
         waited: seconds before the search was begun.
     """
 
@@ -302,7 +302,7 @@ class SearchWorker:
             answered = Finished(
                 ticket.search.response(),
                 ticket.search.panel,
-                len(ticket.search.embedded.token_ids),
+                ticket.search.prompt_tokens,
                 ticket.began - ticket.arrived,
             )
         except Exception as error:
