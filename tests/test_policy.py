@@ -445,13 +445,13 @@ def test_equal_numbers_are_equal_versions() -> None:
 
 def test_the_shipped_policies() -> None:
     store = PolicyStore.shipped()
-    assert store.names() == ("audit", "default", "permissive", "quick", "strict")
+    assert store.names() == ("audit", "default", "permissive", "quick", "strict", "text")
     for name in store.names():
         policy = store.get(name)
         assert policy.name == name
         assert policy.description
         assert Policy.from_yaml(policy.to_yaml()).version == policy.version
-    assert len({store.get(name).version for name in store.names()}) == 5
+    assert len({store.get(name).version for name in store.names()}) == 6
 
 
 def test_the_shipped_policies_are_what_their_names_say() -> None:

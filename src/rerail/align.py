@@ -72,10 +72,7 @@ class Aligner:
         # What does not fit the model is found now, not by the first prompt.
         self.settings = resolved(panel.policy.optimizer, engine.name)
         if lacking := lacks(engine, panel.policy):
-            raise PolicyError(
-                f"policy {panel.policy.name!r} does not fit {engine.name}: {'; '.join(lacking)}. "
-                "The policy 'text' is made for models behind a text API"
-            )
+            raise PolicyError(lacking)
         self._known_offsets()
 
     def open(
@@ -207,8 +204,8 @@ class Aligner:
         )
 
 
-def lacks(engine: Engine, policy: Policy) -> list[str]:
-    """What a policy needs and an engine cannot do, each with what to write instead."""
+def lacks(engine: Engine, policy: Policy) -> str | None:
+    """What a policy needs and an engine cannot do, with what to write instead; None: nothing."""
     needs = {
         "moves": (
             policy.optimizer.moves,
@@ -225,7 +222,13 @@ def lacks(engine: Engine, policy: Policy) -> list[str]:
         ),
     }
     able = abilities(engine)
-    return [why for ability, (needed, why) in needs.items() if needed and ability not in able]
+    lacking = [why for ability, (needed, why) in needs.items() if needed and ability not in able]
+    if not lacking:
+        return None
+    return (
+        f"policy {policy.name!r} does not fit {engine.name}: {'; '.join(lacking)}. The policy "
+        "'text' is made for models behind a text API"
+    )
 
 
 def _width(table: EmbeddingTable) -> int:

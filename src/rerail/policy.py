@@ -344,7 +344,7 @@ class PolicyStore:
 
     @classmethod
     def shipped(cls) -> Self:
-        """The policies that come with rerail: default, strict, permissive, audit, quick."""
+        """The policies that come with rerail: default, strict, permissive, audit, quick, text."""
         return cls(Policy.from_yaml(text, name) for name, text in shipped_texts().items())
 
     def names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rerail.align import Aligner
+from rerail.align import Aligner, lacks
 from rerail.engines.base import Engine
 from rerail.errors import (
     MissingDependencyError,
@@ -45,7 +45,7 @@ class Served:
         policy: the policy.
         yaml: its text, as it was written.
         panel: judges; never raises.
-        aligners: by model.
+        aligners: by model; of those that can do what the policy needs.
         source: what its moderators were loaded from.
     """
 
@@ -299,7 +299,14 @@ class LivePolicies:
         if source not in self._moderators:
             self._moderators[source] = self._loader(policy)
         panel = Panel(policy, *self._moderators[source])
-        aligners = {model: Aligner(engine, panel) for model, engine in self._engines.items()}
+        lacking = {model: lacks(engine, policy) for model, engine in self._engines.items()}
+        if all(lacking.values()) and policy.name not in self._base:
+            raise PolicyError("; ".join(filter(None, lacking.values())))
+        aligners = {
+            model: Aligner(engine, panel)
+            for model, engine in self._engines.items()
+            if not lacking[model]
+        }
         return Served(policy, text, panel, aligners, source)
 
     def _change(self, action: str, served: Served, by: str) -> None:

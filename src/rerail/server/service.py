@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from rerail.align import lacks
 from rerail.engines.base import EmbeddingTable, Engine, Sampling, abilities
 from rerail.errors import EngineError, PolicyError, PromptError
 from rerail.server.errors import ApiError, of_ours
@@ -237,6 +238,12 @@ class Service:
                 param="model",
             )
         served = self.choose(key, request.model, named(policy_header, request.policy))
+        if request.model not in served.aligners:
+            raise ApiError(
+                lacks(self._engines[request.model], served.policy) or "the policy does not fit",
+                "policy_unfit",
+                param="policy",
+            )
         try:
             prompts = request.prompts()
         except PromptError as error:
