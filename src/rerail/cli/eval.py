@@ -167,7 +167,7 @@ def evaluate(
         typer.Option(
             "--recipe",
             help="A whole experiment by name (tsa-table-1, tide-table, xstest, "
-            "over-refusal-and-utility), or path of its YAML file; other options replace its "
+            "over-refusal-and-utility, layers), or path of its YAML file; other options replace its "
             "values.",
             rich_help_panel=_RUN,
         ),
