@@ -73,6 +73,12 @@ def test_a_key_that_no_sentence_knows_is_told_of_all_the_same() -> None:
         ({"steerable_rows": "user"}, "What is tried", ["the words of all user turns"]),
         ({"optimizer": "tsa"}, "What is tried", ["largest score is below 0.1", "every row"]),
         ({"optimizer": {"max_iterations": 0}}, "What is tried", ["nothing is steered"]),
+        (
+            {"optimizer": {"preset": "resample", "max_iterations": 2}},
+            "What is tried",
+            ["drawn anew", "up to 16 times", "temperature of 1 at least", "No embeddings move."],
+        ),
+        ({"naturalness_floor": None}, "What is tried", ["is not asked for"]),
         ({"naturalness_floor": -0.7}, "What is tried", ["at most 0.7 nats"]),
         ({"offsets": {"m": [[0.1], [0.2]]}}, "What is tried", ["2 for m"]),
         ({"refusal_message": "Not here."}, "When nothing is found", ["sees: Not here."]),

@@ -50,6 +50,7 @@ GOOD: list[dict[str, Any]] = [
     {},
     {"moderators": ["of-another-package", {"name": "two", "kind": "fake"}]},
     {"optimizer": "tsa"},
+    {"optimizer": "resample", "naturalness_floor": None},
     {"optimizer": {"num_directions": 4}},
     {"optimizer": {"preset": "tide", "max_iterations": 0}},
     {"categories": {"hate": 0.2, "custom/brand": None}},

@@ -166,7 +166,8 @@ def _tried(policy: Policy) -> Iterator[str]:
             "leaves unless it is flagged."
         )
     else:
-        yield "An answer that is accepted at once leaves as it is; any other is steered."
+        others = "is steered" if optimizer.moves else "gives way to another answer of the model"
+        yield f"An answer that is accepted at once leaves as it is; any other {others}."
     if optimizer.max_iterations == 0:
         yield "The search has no iteration: nothing is steered."
         return
@@ -201,7 +202,8 @@ def _besides(policy: Policy) -> Iterator[str]:
     for each in policy.guidance:
         when = f", where {_listed(each.categories)} flags the answer" if each.categories else ""
         yield f"The model is also given words of the policy's own{when}: {each.text}"
-    yield f"A steered answer must be clearly harmless: of harm {policy.accept_below:g} at most."
+    kind = "A steered answer" if optimizer.moves else "What takes its place"
+    yield f"{kind} must be clearly harmless: of harm {policy.accept_below:g} at most."
     if policy.naturalness_floor is None:
         yield "How likely an answer is without steering is not asked for."
         return
