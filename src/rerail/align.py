@@ -158,7 +158,7 @@ class Aligner:
     @cached_property
     def units(self) -> Units:
         """The table's lengths, its leading directions (all, if it has too few), known offsets."""
-        if not self.settings.moves:
+        if "moves" not in abilities(self.engine):
             return Units()
         table, rank = self.engine.table, self.settings.subspace_rank
         basis = None if rank is None else table.principal_directions(min(rank, _width(table)))
