@@ -10,12 +10,13 @@ import pytest
 
 from rerail.align import Aligner
 from rerail.engines.fake import FakeEngine
-from rerail.errors import PolicyError
+from rerail.errors import PolicyError, PromptError
 from rerail.moderators import FakeModerator
 from rerail.moderators.base import ACCESS_DENIED
 from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.rounds import evaluate, screen
+from rerail.tune.first import first_answers
 from rerail.types import (
     AcceptedFrom,
     Exchange,
@@ -307,6 +308,11 @@ def test_baselines_are_not_screened() -> None:
     assert evaluation.generation.text
     assert screen([search._account]) == [search._account]
     assert screen([search._account]) == []
+
+
+def test_nothing_is_tuned_on_a_prompt_that_is_refused() -> None:
+    with pytest.raises(PromptError, match="tune without the gate"):
+        first_answers(make(gate()), [HARMLESS, SUSPECT])
 
 
 # Actions of categories
