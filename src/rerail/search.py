@@ -41,12 +41,16 @@ from rerail.types import (
     Response,
     StopReason,
 )
+from rerail.window import Release, Window, looks
 
 Observer = Callable[[Evaluation], None]
 
 UNSCORED_IN_A_ROW = 4
 """Verdicts missing one after the other that mean that the moderator is down: a single answer may
 be refused by a moderator that works."""
+
+BEHIND = "\n\n"
+"""Stands between what had left of an answer and the policy's message."""
 
 
 class Search:
@@ -74,13 +78,21 @@ class Search:
         seconds: float | None = None,
         generations: int | None = None,
         observe: Observer | None = None,
+        release: Release | None = None,
     ) -> None:
         self.engine = engine
         self.panel = panel
         self.seed = prompt_seed(seed, prompt)
         self.evaluations: list[Evaluation] = []
+        windowed = release is not None and panel.policy.release == "window"
         self._account = Account(
-            engine, panel, prompt, rows=settings.rows, seconds=seconds, generations=generations
+            engine,
+            panel,
+            prompt,
+            rows=settings.rows,
+            seconds=seconds,
+            generations=generations,
+            window=Window(panel.policy.lookahead, release) if release and windowed else None,
         )
         self._settings = settings
         self._sampling = sampling
@@ -114,27 +126,40 @@ class Search:
         """Whether there is a response."""
         return self._reason is not None
 
+    @property
+    def sent(self) -> str:
+        """What of the answer has left already, under ``release: window``."""
+        return self._account.sent.text
+
     def cancel(self) -> None:
         """End now, with the policy's refusal; what a round under way still finds is dropped."""
         self._end(StopReason.CANCELLED)
 
+    def cut(self) -> Response:
+        """End now, wherever the search is: the text is what had left, and nothing more leaves."""
+        self.cancel()
+        return replace(self._response(None, StopReason.CANCELLED), text=self.sent)
+
     def response(self) -> Response:
-        """What leaves: an accepted answer, or the policy's message.
+        """What leaves: an accepted answer, or the policy's message behind what has left already.
 
         Raises:
             RuntimeError: the search is not done.
         """
         if self._reason is None:
             raise RuntimeError("the search is not done: advance it")
-        left = self._left()
+        return self._response(self._left(), self._reason)
+
+    def _response(self, left: int | None, reason: StopReason) -> Response:
         chosen = None if left is None else self.evaluations[left]
         outcome = self._outcome(chosen)
         policy = self.panel.policy
         texts = {Outcome.REFUSED: policy.refusal_message, Outcome.ERROR: policy.error_message}
+        before = f"{self.sent}{BEHIND}" if self.sent else ""
         cosine, preserved = (None, None) if chosen is None else self._movement(chosen)
         return Response(
             outcome=outcome,
-            text=chosen.generation.text if chosen else texts[outcome],
+            text=chosen.generation.text if chosen else before + texts[outcome],
             policy=policy.tag,
             initial=self.evaluations[0].judged.verdict if self.evaluations else None,
             final=chosen.judged.verdict if chosen else None,
@@ -144,7 +169,7 @@ class Search:
             naturalness=chosen.naturalness if chosen else None,
             cosine=cosine,
             tokens_preserved=preserved,
-            stop_reason=self._reason,
+            stop_reason=reason,
             seed=self.seed,
             model=self.engine.name,
             evaluations=tuple(self.evaluations),
@@ -153,6 +178,7 @@ class Search:
             error=self._error,
             reasoning=chosen.generation.reasoning if chosen else None,
             reasoning_tokens=chosen.generation.reasoning_tokens if chosen else 0,
+            sent_tokens=len(self._account.sent.answer_ids),
         )
 
     def probe(self, shift: FloatArray) -> Ask:
@@ -192,9 +218,12 @@ class Search:
         # The first answer is what naturalness is measured against: it is never cut.
         first = candidate.origin is AcceptedFrom.INITIAL
         horizon = None if first else self._settings.horizon
+        window = self._account.window if first else None
+        most = self._sampling.max_new_tokens
+        seen = looks(window.lookahead, most) if window else ()
         # One seed for all candidates: at temperature > 0 they share their random numbers, so
         # that a difference in score comes from the embeddings.
-        request = GenerationRequest(self.embedded, candidate.point, self.seed, horizon)
+        request = GenerationRequest(self.embedded, candidate.point, self.seed, horizon, seen)
         return Ask(
             self._account,
             request,
@@ -335,6 +364,8 @@ class Search:
         if not self.done:
             self._reason = reason
             self._account.close()
+            if self._account.window:
+                self._account.window.close()
 
 
 def advance(searches: Sequence[Search]) -> None:

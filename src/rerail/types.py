@@ -429,7 +429,8 @@ class Response:
 
     Attributes:
         outcome: passed, steered, refused or error.
-        text: the answer to show; the policy's message unless an answer of the model left.
+        text: the answer to show; the policy's message unless an answer of the model left, behind
+            what had left of one before, if anything had.
         policy: the policy and version that decided.
         initial: verdict on the model's first answer; None if there was none.
         final: verdict on ``text``; None if no answer of the model left.
@@ -453,6 +454,8 @@ class Response:
         reasoning: what the model thought before ``text``; None where it thought nothing, where the
             policy withholds it, or if no answer of the model left.
         reasoning_tokens: tokens generated before ``text``, withheld or not.
+        sent_tokens: tokens of ``text`` that left before the search was over, under ``release:
+            window``; 0 where nothing did.
     """
 
     outcome: Outcome
@@ -475,6 +478,7 @@ class Response:
     error: str | None = None
     reasoning: str | None = None
     reasoning_tokens: int = 0
+    sent_tokens: int = 0
 
     @property
     def flagged(self) -> bool:
@@ -492,6 +496,7 @@ class Response:
             "text": self.text,
             "reasoning": self.reasoning,
             "reasoning_tokens": self.reasoning_tokens,
+            "sent_tokens": self.sent_tokens,
             "policy": {
                 "name": self.policy.name,
                 "version": self.policy.version,
