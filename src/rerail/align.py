@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rerail.engines.base import ContinuingEngine, EmbeddingTable, Engine, Sampling
+from rerail.engines.base import EmbeddingTable, Engine, Sampling, can_continue
 from rerail.errors import EngineError, PolicyError, PromptError, RerailError
 from rerail.optimizer import Units
 from rerail.panel import Panel
@@ -73,7 +73,7 @@ class Aligner:
         # What does not fit the model is found now, not by the first prompt.
         self.settings = resolved(panel.policy.optimizer, engine.name)
         self._known_offsets()
-        if self.policy.release == "window" and not isinstance(engine, ContinuingEngine):
+        if self.policy.release == "window" and not can_continue(engine):
             raise PolicyError(
                 f"policy {self.policy.name!r} has release: window, and the engine of "
                 f"{engine.name!r} cannot go on with an answer that has begun: write release: "

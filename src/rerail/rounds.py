@@ -18,16 +18,16 @@ from functools import partial
 from typing import TypeVar
 
 from rerail.engines.base import (
-    ContinuingEngine,
     EmbeddedPrompt,
     Engine,
     GenerationRequest,
     Sampling,
-    WatchingEngine,
+    can_be_watched,
+    can_continue,
 )
 from rerail.errors import EngineError, PromptError
 from rerail.guidance import repeats
-from rerail.panel import Panel, Question, confirm_each, judge_each
+from rerail.panel import Panel, Question, confirm_each, flagged_beyond, judge_each
 from rerail.policy import Policy
 from rerail.types import (
     NO_ANSWER,
@@ -47,6 +47,10 @@ from rerail.window import NOTHING, Window
 
 Scored = tuple[tuple[int, ...], int]
 """Tokens of which a log-likelihood is wanted, and how many leading ones of them are given."""
+
+FIRST_LOOKS = 3
+"""Looks at the beginning of a first answer: what was not flagged beyond doubt by then is finished,
+so that a long answer, which nearly always passes, costs few verdicts more."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -179,6 +183,7 @@ class Ask:
         measured: whether it has to be natural, too, if the panel accepts it.
         leaves: whether it may be what leaves, and so has to be confirmed.
         guidance: what the model was told beside the prompt; the answer must not repeat it.
+        cut_above: harm from which what there is of the answer half-way is not finished.
     """
 
     account: Account
@@ -189,6 +194,7 @@ class Ask:
     measured: bool = True
     leaves: bool = True
     guidance: str = ""
+    cut_above: float = 1.0
 
     @property
     def window(self) -> Window | None:
@@ -286,31 +292,31 @@ def _generate(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[G
 def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Generation]:
     requests = [replace(ask.request, beginning=ask.account.sent.token_ids) for ask in asks]
     watched = any(request.horizon is not None or request.looks for request in requests)
-    if not watched or not isinstance(engine, WatchingEngine):
+    if not watched or not can_be_watched(engine):
         return engine.generate(requests, sampling)
 
     # What could not be judged is not looked at again: the engine is busy while a moderator that
     # hangs is waited for.
-    unscored: set[int] = set()
+    left = [FIRST_LOOKS if a.origin is AcceptedFrom.INITIAL else math.inf for a in asks]
 
     def flagged(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
         looks = {
             place: answer
             for place, answer in zip(places, answers, strict=True)
-            if place not in unscored and (asks[place].window is None or asks[place].window.open)
+            if left[place] > 0 or ((window := asks[place].window) and window.open)
         }
         asked = {p: (asks[p].account, asks[p].question(a.text)) for p, a in looks.items()}
-        judged = dict(zip(looks, _verdicts(list(asked.values())), strict=True))
-        leaving = [p for p in looks if asks[p].window and judged[p].rejection is None]
-        judged |= zip(leaving, _consented([(*asked[p], judged[p]) for p in leaving]), strict=True)
-        said = {place: j.rejection for place, j in judged.items()}
-        unscored.update(p for p, reason in said.items() if reason is Rejection.UNSCORED)
-        for place, answer in looks.items():
+        said = dict(zip(looks, _verdicts(list(asked.values())), strict=True))
+        leaving = [p for p in looks if asks[p].window and said[p].rejection is None]
+        agreed = _consented([(*asked[p], said[p]) for p in leaving])
+        said |= zip(leaving, agreed, strict=True)
+        for place, j in said.items():
+            left[place] = 0 if j.rejection is Rejection.UNSCORED else left[place] - 1
             if window := asks[place].window:
-                assert isinstance(engine, ContinuingEngine)  # else the aligner is not made
+                assert can_continue(engine)  # else the aligner is not made
                 read = partial(engine.read, requests[place], sampling=sampling)
-                window.judged(answer, said[place], read, sampling)
-        return [said.get(p) is Rejection.FLAGGED and asks[p].window is None for p in places]
+                window.judged(looks[place], j.rejection, read, sampling)
+        return [p in said and flagged_beyond(said[p], asks[p].cut_above) for p in places]
 
     return engine.generate_watched(requests, sampling, flagged)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,7 +202,12 @@ def is_due(tokens: int, request: GenerationRequest) -> bool:
 
 @runtime_checkable
 class WatchingEngine(Engine, Protocol):
-    """An engine whose answers can be stopped while they are generated."""
+    """An engine whose answers can be stopped while they are generated.
+
+    One may have an attribute ``watches_unseen``, True where an answer that is watched and not
+    stopped is the one that `generate` gives, whatever the sampling, and costs no more. Then first
+    answers are watched, too.
+    """
 
     def generate_watched(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
@@ -218,6 +223,11 @@ class WatchingEngine(Engine, Protocol):
         ...
 
 
+def can_be_watched(engine: Engine) -> TypeGuard[WatchingEngine]:
+    """Whether it is a `WatchingEngine`. To ask isinstance would read its embedding table."""
+    return hasattr(engine, "generate_watched")
+
+
 @runtime_checkable
 class ContinuingEngine(WatchingEngine, Protocol):
     """A watching engine that goes on with an answer that has begun.
@@ -231,6 +241,11 @@ class ContinuingEngine(WatchingEngine, Protocol):
     ) -> Generation:
         """What the first tokens of an answer say by themselves; also while the engine is busy."""
         ...
+
+
+def can_continue(engine: Engine) -> TypeGuard[ContinuingEngine]:
+    """Whether it is a `ContinuingEngine`, asked in the same way."""
+    return can_be_watched(engine) and hasattr(engine, "read")
 
 
 Shift = Mapping[int, FloatArray]
