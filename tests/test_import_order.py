@@ -2,8 +2,8 @@
 
     types, errors, names <- _batches, _hf, _http, _keys, _yaml, settings, policy
                          <- engines | moderators | zo, optimizer
-                         <- guidance <- panel <- window <- rounds <- search <- align <- store, cluster; tune
-                         <- eval <- demo <- bench; kit <- server <- cli
+                         <- guidance <- panel <- window <- rounds <- search <- align
+                         <- store, cluster; tune <- eval <- demo <- bench; kit <- server <- cli
 
 The three of the second line never import each other. Imports inside functions count, and so do
 those for type checkers alone.

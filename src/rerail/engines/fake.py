@@ -186,7 +186,8 @@ class FakeEngine:
                 if is_due(new, requests[place]) and begun[place] + new < len(answer.token_ids)
             ]
             shown = [
-                self.read(requests[p], answers[p].token_ids[: begun[p] + new], sampling) for p in due
+                self.read(requests[p], answers[p].token_ids[: begun[p] + new], sampling)
+                for p in due
             ]
             stops = watch(due, shown) if due else ()
             for place, answer, stop in zip(due, shown, stops, strict=True):
@@ -255,9 +256,7 @@ class FakeEngine:
             tokens.append(token)
         return tokens
 
-    def _read(
-        self, tokens: list[int], end: str, sampling: Sampling, finish: Finish
-    ) -> Generation:
+    def _read(self, tokens: list[int], end: str, sampling: Sampling, finish: Finish) -> Generation:
         """What tokens say.
 
         Args:
@@ -284,4 +283,3 @@ class FakeEngine:
         if temperature > 0:
             value += temperature * np.random.default_rng(request.seed).standard_normal()
         return self._refuse if value > self._margin else self._comply
-

@@ -544,7 +544,7 @@ class TransformersEngine(TokenizerEngine):
         return self._continue(limit, ends, **options)
 
     def _rows(self, request: GenerationRequest) -> FloatArray:
-        """``(n, d_model)``: the point, and the embeddings of the tokens that the answer begins with."""
+        """``(n, d_model)``: the point, and the embeddings of what the answer begins with."""
         if not request.beginning:
             return request.point
         begun = self._embed_tokens(np.array(request.beginning, dtype=np.int64))

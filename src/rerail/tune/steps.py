@@ -114,7 +114,9 @@ class Tuner:
             setting: Aligner(
                 shared,
                 panel.under(
-                    self._policy.model_copy(update={"release": "whole", "optimizer": applied(self._base, setting)})
+                    self._policy.model_copy(
+                        update={"release": "whole", "optimizer": applied(self._base, setting)}
+                    )
                 ),
                 sampling=sampling,
                 seed=seed,
