@@ -28,8 +28,8 @@ from rerail.errors import StoreError
 from rerail.types import Evaluation, Prompt, Response
 
 SCHEMA_VERSION = 4
-"""1: runs, records, evaluations. 2: changes of policies. 3: reasoning of records. 4: tokens that left
-before the search was over."""
+"""1: runs, records, evaluations. 2: changes of policies. 3: reasoning of records. 4: tokens of
+records that left before the search was over."""
 
 _BUSY_SECONDS = 60.0
 _MAKING_TABLES = 0x7473616C69676E
@@ -97,7 +97,8 @@ _records = sa.Table(
     sa.Column("reasoning", sa.Text),
     sa.Column("sent_tokens", sa.Integer),
     sa.UniqueConstraint("run", "item", name="rerail_one_record_per_item"),
-)_ADDED = {"reasoning": "TEXT", "sent_tokens": "INTEGER"}
+)
+_ADDED = {"reasoning": "TEXT", "sent_tokens": "INTEGER"}
 """Columns that records did not always have."""
 
 _evaluations = sa.Table(
