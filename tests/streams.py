@@ -263,9 +263,13 @@ def _attack(streams: int, rng: random.Random, *, confirming: bool) -> Counter[st
     aligner = Aligner(FaultyEngine(seed), Panel(policy, *judges), sampling=Sampling(130))
     worker = SearchWorker("fake", max_open=OPEN, max_waiting=streams)
     made = [
-        Stream(f"{rng.choice(MODES)} {seed} {i}", ledgers, rng.choice((1, 2, 3)) if rng.random() < CUT else 0)
+        Stream(
+            f"{rng.choice(MODES)} {seed} {i}",
+            ledgers,
+            cut_at=rng.choice((1, 2, 3)) if rng.random() < CUT else 0,
+        )
         for i in range(streams)
-    ]  # fmt: skip
+    ]
     worker.start()
     try:
         for one in made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class TestLooks:
         assert looks(1, 60) == (17, 33, 49)
         long = looks(48, 4096)
         assert sum(long) < 5 * 4096
-        gaps = [b - a for a, b in zip(long, long[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(long)]
         assert gaps == sorted(gaps)
         assert all(gap <= at / 4 for gap, at in zip(gaps[4:], long[4:], strict=False))
 
@@ -216,7 +217,7 @@ def test_the_whole_answer_decides_whatever_its_parts_were() -> None:
     """A part that is flagged, not beyond doubt, holds back what follows and no more than that."""
 
     def scorer(exchange: Exchange) -> dict[str, float]:
-        return {"illicit": 0.7 * (len(exchange.answer.split()) in (42, 58))}
+        return {"illicit": 0.51 * (len(exchange.answer.split()) in (42, 58))}
 
     pieces, response = run(make(moderator=FakeModerator(scorer)), "plain please")
     assert len("".join(pieces).split()) == 22

@@ -110,7 +110,7 @@ class Chunks:
             reply: with its choices.
             include_usage: whether a last chunk has ``usage``.
         """
-        end = {"delta": {}} if self._chat else {"text": ""}
+        end: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
         for i, a in enumerate(reply.answered):
             yield from self._said(i, self._parts(a.response, self._sent.get(i, 0)))
             of_all = reply.end() if i == len(reply.answered) - 1 else {}
