@@ -239,7 +239,8 @@ def test_the_packaged_files_are_small() -> None:
 
 def test_a_folder_of_ones_own_says_the_same(moderator: SmallModerator, copied: Path) -> None:
     cases = [exchange(PAGE), exchange(BLATANT[0]["answer"])]
-    assert SmallModerator(copied, device="cpu").score(cases) == moderator.score(cases)
+    shipped = SmallModerator(device="cpu")  # one that has read nothing yet
+    assert SmallModerator(copied, device="cpu").score(cases) == shipped.score(cases)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json.gz"])
