@@ -13,6 +13,7 @@ from rerail import window as module
 from rerail.align import Aligner
 from rerail.engines import FakeEngine
 from rerail.engines.base import EmbeddedPrompt, GenerationRequest, Sampling
+from rerail.engines.transformers import TransformersEngine
 from rerail.errors import PolicyError
 from rerail.moderators import FakeModerator
 from rerail.panel import Panel
@@ -31,6 +32,7 @@ from rerail.types import (
     StopReason,
 )
 from rerail.window import Window, looks
+from tests.engines import tiny
 from tests.streams import attack
 
 WORDS = [f"w{i}" for i in range(100)]
@@ -328,6 +330,22 @@ def test_reasoning_is_no_part_of_what_leaves() -> None:
     assert sent.startswith("w0 w1")
     assert response.text == f"{sent} {REST}"
     assert response.reasoning_tokens == 5
+
+
+def test_a_real_tokenizer_and_a_model_that_says_anything() -> None:
+    tokenizer = tiny.byte_level()
+    engine = TransformersEngine(tiny.tiny_model("llama", len(tokenizer)), tokenizer)
+    nothing = FakeModerator(words=())
+    for temperature in (0.0, 1.0):
+        sampling = Sampling(60, temperature, stop=("a",))
+        aligner = make(engine=engine, moderator=nothing, sampling=sampling)
+        whole = make(engine=engine, moderator=nothing, sampling=sampling, release="whole")
+        for i in range(6):
+            pieces, response = run(aligner, f"Tell me {i}")
+            assert response.text.startswith("".join(pieces))
+            first = whole.align(f"Tell me {i}").evaluations[0].generation
+            assert response.evaluations[0].generation == first
+            assert not any("\ufffd" in piece[-1:] for piece in pieces)
 
 
 def test_policies_and_engines_that_it_does_not_go_with(monkeypatch: pytest.MonkeyPatch) -> None:
