@@ -276,7 +276,7 @@ def _sampling(ask: Ask) -> Sampling:
 def _generate(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Generation]:
     """Answers, as far as they are not flagged half-way where the engine can be watched."""
     made = _watched(engine, sampling, asks)
-    for ask, generation in zip(asks, made, strict=True):
+    for ask, generation in zip(asks, made, strict=False):
         if (window := ask.account.window) and not window.begins(generation):
             raise EngineError(
                 f"{engine.name} did not go on with what had left of an answer: a policy with "
@@ -307,7 +307,12 @@ def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Ge
         }
         asked = {p: (asks[p].account, asks[p].question(a.text)) for p, a in looks.items()}
         said = dict(zip(looks, _verdicts(list(asked.values())), strict=True))
-        leaving = [p for p in looks if asks[p].window and said[p].rejection is None]
+        leaving = [
+            place
+            for place, answer in looks.items()
+            if (window := asks[place].window) and window.wants(answer)
+            if said[place].rejection is None
+        ]
         agreed = _consented([(*asked[p], said[p]) for p in leaving])
         said |= zip(leaving, agreed, strict=True)
         for place, j in said.items():

@@ -138,6 +138,8 @@ class Search:
     def cut(self) -> Response:
         """End now, wherever the search is: the text is what had left, and nothing more leaves."""
         self.cancel()
+        if self._account.window:
+            self._account.window.close()
         return replace(self._response(None, StopReason.CANCELLED), text=self.sent)
 
     def response(self) -> Response:
@@ -229,7 +231,7 @@ class Search:
                 seen = looks(window.lookahead, self._sampling.max_new_tokens)
         # One seed for all candidates: at temperature > 0 they share their random numbers, so
         # that a difference in score comes from the embeddings.
-        request = GenerationRequest(self.embedded, candidate.point, self.seed, horizon, seen)
+        request = GenerationRequest(self.embedded, candidate.point, self.seed, horizon, looks=seen)
         return Ask(
             self._account,
             request,

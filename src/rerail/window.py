@@ -78,6 +78,10 @@ class Window:
         with self._lock:
             self._open = False
 
+    def wants(self, so_far: Generation) -> bool:
+        """Whether some of an answer may leave if it is acceptable as far as it goes."""
+        return self._open and len(so_far.answer_ids) > self.lookahead
+
     def judged(
         self, so_far: Generation, rejection: Rejection | None, read: Read, sampling: Sampling
     ) -> None:
@@ -94,7 +98,7 @@ class Window:
         with self._lock:
             if rejection is not None or not self.begins(so_far):
                 self.close()
-            elif self._open and (part := self._part(so_far, read, sampling)):
+            elif self.wants(so_far) and (part := self._part(so_far, read, sampling)):
                 piece = part.text[len(self.sent.text) :]
                 self.sent = part
                 with contextlib.suppress(Exception):

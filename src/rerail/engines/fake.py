@@ -177,7 +177,7 @@ class FakeEngine:
         answers = self.generate(requests, sampling)
         begun = [
             max(answer.reasoning_tokens, len(request.beginning))
-            for request, answer in zip(requests, answers, strict=True)
+            for request, answer in zip(requests, answers, strict=False)
         ]
         for new in range(1, max((len(answer.token_ids) for answer in answers), default=0)):
             due = [
@@ -222,7 +222,7 @@ class FakeEngine:
         for (embedded, tokens), count in zip(requests, scored_tokens(requests, given), strict=True):
             logits = self._rows @ embedded.point.mean(axis=0) / len(self.direction)
             log_probabilities = logits - np.log(np.exp(logits).sum())
-            rows = [token % len(self._rows) for token in tokens[-count:]]
+            rows = [self._row(token) for token in tokens[-count:]]
             means.append(float(log_probabilities[rows].mean()))
         return means
 
@@ -246,6 +246,10 @@ class FakeEngine:
             tokens = begun + self._tokens(f" {said}")
         end = text[len(text.rstrip()) :]
         return self._read([*tokens, END], end, sampling, "stop")
+
+    def _row(self, token: int) -> int:
+        """The row of the table of a prompt's token, or of an answer's."""
+        return self._token(self._spelt[token].strip()) if token in self._spelt else token
 
     def _tokens(self, text: str) -> list[int]:
         """A token for each word of an answer, with the white space before it."""
