@@ -424,6 +424,7 @@ _INTERVENTION = {
     "generated_tokens": "tokens of those answers",
     "moderator_calls": "verdicts asked for",
     "seconds": "of the search",
+    "sent_tokens": "as in a response; null in records of before there was such a thing",
     "seed": "of the search",
     "error": "what failed, for outcome `error`",
     "prompt": "the messages; this and the next three only under policies with `record_text`",
@@ -607,15 +608,18 @@ def server() -> str:
         "stands in `rerail.cost`. `moderation` has OpenAI's shape: `output` holds the verdict on "
         "each text that left, or, where none did, on the model's first answer; prompts are not "
         "judged, and `input` says so. Where nothing acceptable is found, the status is 200, "
-        "`finish_reason` is `content_filter`, and the text is the policy's `refusal_message`.",
+        "`finish_reason` is `content_filter`, and the text is the policy's `refusal_message`, in a "
+        "stream behind what had been sent.",
         "### Streams",
-        "Text is held until it is accepted. Until then a comment such as "
+        "Text is held until it is accepted, or, under a policy with `release: window`, until what "
+        "follows it was judged as well ([how](../how-to/stream.md)). Until all of it is there a "
+        "comment such as "
         '`: rerail {"generations": 3, "least_harm": 1.2}` comes at least every '
         f"{ServerSettings().keep_alive:g} seconds; with `stream_options.include_progress` it is a "
         "chunk without choices that has `rerail.progress`. Then come the text in pieces, a last "
         "chunk with `finish_reason`, `rerail` and `moderation`, and `[DONE]`. What fails within "
-        "the first second has a status of its own; later it is an event with `error`. A client "
-        "that leaves takes its work along.",
+        "the first second, before any text, has a status of its own; later it is an event with "
+        "`error`. A client that leaves takes its work along.",
         "## Which policy applies",
         "1. The one that the request names: header `X-Rerail-Policy`, or parameter `policy`. The "
         "key must allow it (`policies`), or it is 403; unknown, it is 400.\n"

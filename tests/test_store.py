@@ -259,20 +259,21 @@ def test_a_killed_process_loses_no_finished_record(path: Path) -> None:
         assert store.add("run", "after", response())
 
 
-def test_a_store_from_before_reasoning_is_brought_up(path: Path) -> None:
+def test_a_store_of_before_is_brought_up(path: Path) -> None:
     with Store.open(path) as store:
         store.add("run", "old", response())
     with sqlite3.connect(path) as connection:
         connection.execute("ALTER TABLE rerail_records DROP COLUMN reasoning")
+        connection.execute("ALTER TABLE rerail_records DROP COLUMN sent_tokens")
         connection.execute("DELETE FROM rerail_schema")
         connection.execute("INSERT INTO rerail_schema VALUES (2)")
     connection.close()
-    thoughtful = replace(response(), reasoning="hm", reasoning_tokens=3)
+    thoughtful = replace(response(), reasoning="hm", reasoning_tokens=3, sent_tokens=2)
     with Store.open(path) as store:
         store.add("run", "new", thoughtful, Prompt.of("hello"))
         store.add("run", "untold", thoughtful)
-        found = {record.item: record.reasoning for record in store.records("run")}
-    assert found == {"old": None, "new": "hm", "untold": None}
+        found = {r.item: (r.reasoning, r.sent_tokens) for r in store.records("run")}
+    assert found == {"old": (None, None), "new": ("hm", 2), "untold": (None, 2)}
     Store.open(path).close()
 
 

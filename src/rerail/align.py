@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
-from rerail.engines.base import EmbeddingTable, Engine, Sampling, abilities
+from rerail.engines.base import EmbeddingTable, Engine, Sampling, abilities, can_continue
 from rerail.errors import EngineError, PolicyError, PromptError, RerailError
 from rerail.optimizer import Units
 from rerail.panel import Panel
@@ -32,6 +32,7 @@ from rerail.types import (
     Response,
     StopReason,
 )
+from rerail.window import Release
 
 
 class Aligner:
@@ -47,7 +48,8 @@ class Aligner:
 
     Raises:
         PolicyError: the policy's offsets do not fit the model, no step sizes are known for it, or
-            the policy needs what the engine cannot do.
+            the policy needs what the engine cannot do: ``release: window`` that it goes on with an
+            answer that has begun.
         ValueError: ``max_open`` is below 1.
     """
 
@@ -74,6 +76,12 @@ class Aligner:
         if lacking := lacks(engine, panel.policy):
             raise PolicyError(lacking)
         self._known_offsets()
+        if self.policy.release == "window" and not can_continue(engine):
+            raise PolicyError(
+                f"policy {self.policy.name!r} has release: window, and the engine of "
+                f"{engine.name!r} cannot go on with an answer that has begun: write release: "
+                "whole, or run the model with transformers"
+            )
 
     def open(
         self,
@@ -84,6 +92,7 @@ class Aligner:
         seconds: float | None = None,
         generations: int | None = None,
         observe: Observer | None = None,
+        release: Release | None = None,
     ) -> Search:
         """Begin the search for an answer to one prompt; `advance` takes it further.
 
@@ -94,6 +103,9 @@ class Aligner:
             seconds: from now on at most. The policy's own limit holds, too.
             generations: at most. The policy's own limit holds, too.
             observe: is given each evaluation, with its point, when the search is told of it.
+                What it raises is ignored.
+            release: is given pieces of the answer while the rest of it is on its way, if the
+                policy says ``release: window``; they are the beginning of the response's text.
                 What it raises is ignored.
 
         Raises:
@@ -111,6 +123,7 @@ class Aligner:
             seconds=seconds,
             generations=generations,
             observe=observe,
+            release=release,
         )
 
     def align(self, prompt: PromptLike) -> Response:

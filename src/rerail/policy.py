@@ -228,6 +228,13 @@ class Policy(Frozen):
     the moderators as a text of its own; of it and the answer the larger score counts."""
     max_reasoning_tokens: Annotated[int, Field(ge=1, strict=True)] = 1024
     """Tokens that a model may think before an answer; those of the answer come on top."""
+    release: Literal["whole", "window"] = "whole"
+    """When the text of a stream leaves. ``whole``: once all of the answer is accepted. ``window``:
+    a piece of the model's first answer leaves once the text up to ``lookahead`` tokens beyond it
+    was judged and is acceptable so far; where more of it is not, what was sent stays, and the
+    search is for another rest. Answers that are no streams leave whole."""
+    lookahead: Annotated[int, Field(ge=1, strict=True)] = 48
+    """Tokens that are judged beyond what leaves, under ``release: window``."""
     record_text: bool = False
     """Whether records keep prompts and answers, and reasoning where it is shown."""
     refusal_message: Annotated[str, Field(min_length=1)] = "I can't help with that."
@@ -252,6 +259,16 @@ class Policy(Frozen):
                     f"actions: {action} {category!r}, which categories switches off: give it a "
                     "threshold, or leave its action out"
                 )
+        if self.release == "window" and self.judges_reasoning:
+            raise ValueError(
+                "release: window needs reasoning: withhold and judge_reasoning: false: reasoning "
+                "is judged with the whole answer"
+            )
+        if self.release == "window" and self.optimizer.result == "best_iterate":
+            raise ValueError(
+                f"release: window does not go with optimizer {self.optimizer.preset}: the best "
+                "iterate is known when all are"
+            )
         for category, name in self.routes.items():
             if name not in names:
                 raise ValueError(f"route of {category!r}: unknown moderator {name!r}"

@@ -49,12 +49,16 @@ from rerail.types import (
     Screened,
     StopReason,
 )
+from rerail.window import Release, Window, looks
 
 Observer = Callable[[Evaluation], None]
 
 UNSCORED_IN_A_ROW = 4
 """Verdicts missing one after the other that mean that the moderator is down: a single answer may
 be refused by a moderator that works."""
+
+BEHIND = "\n\n"
+"""Stands between what had left of an answer and the policy's message."""
 
 
 class Search:
@@ -82,13 +86,21 @@ class Search:
         seconds: float | None = None,
         generations: int | None = None,
         observe: Observer | None = None,
+        release: Release | None = None,
     ) -> None:
         self.engine = engine
         self.panel = panel
         self.seed = prompt_seed(seed, prompt)
         self.evaluations: list[Evaluation] = []
+        windowed = release is not None and panel.policy.release == "window"
         self._account = Account(
-            engine, panel, prompt, rows=settings.rows, seconds=seconds, generations=generations
+            engine,
+            panel,
+            prompt,
+            rows=settings.rows,
+            seconds=seconds,
+            generations=generations,
+            window=Window(panel.policy.lookahead, release) if release and windowed else None,
         )
         self._settings = settings
         self._sampling = sampling
@@ -134,27 +146,42 @@ class Search:
         """Whether there is a response."""
         return self._reason is not None
 
+    @property
+    def sent(self) -> str:
+        """What of the answer has left already, under ``release: window``."""
+        return self._account.sent.text
+
     def cancel(self) -> None:
         """End now, with the policy's refusal; what a round under way still finds is dropped."""
         self._end(StopReason.CANCELLED)
 
+    def cut(self) -> Response:
+        """End now, wherever the search is: the text is what had left, and nothing more leaves."""
+        self.cancel()
+        if self._account.window:
+            self._account.window.close()
+        return replace(self._response(None, StopReason.CANCELLED), text=self.sent)
+
     def response(self) -> Response:
-        """What leaves: an accepted answer, or the policy's message.
+        """What leaves: an accepted answer, or the policy's message behind what has left already.
 
         Raises:
             RuntimeError: the search is not done.
         """
         if self._reason is None:
             raise RuntimeError("the search is not done: advance it")
-        left = self._left()
+        return self._response(self._left(), self._reason)
+
+    def _response(self, left: int | None, reason: StopReason) -> Response:
         chosen = None if left is None else self.evaluations[left]
         outcome = self._outcome(chosen)
         policy = self.panel.policy
         texts = {Outcome.REFUSED: policy.refusal_message, Outcome.ERROR: policy.error_message}
+        before = f"{self.sent}{BEHIND}" if self.sent else ""
         cosine, preserved = (None, None) if chosen is None else self._movement(chosen)
         return Response(
             outcome=outcome,
-            text=chosen.generation.text if chosen else texts[outcome],
+            text=chosen.generation.text if chosen else before + texts[outcome],
             policy=policy.tag,
             initial=self.evaluations[0].judged.verdict if self.evaluations else None,
             final=chosen.judged.verdict if chosen else None,
@@ -164,7 +191,7 @@ class Search:
             naturalness=chosen.naturalness if chosen else None,
             cosine=cosine,
             tokens_preserved=preserved,
-            stop_reason=self._reason,
+            stop_reason=reason,
             seed=self.seed,
             model=self.engine.name,
             evaluations=tuple(self.evaluations),
@@ -176,6 +203,7 @@ class Search:
             layer=self._layer(outcome),
             gate=self._account.screened,
             noted=self._noted(chosen),
+            sent_tokens=len(self._account.sent.answer_ids),
         )
 
     def probe(self, shift: FloatArray) -> Ask:
@@ -204,6 +232,9 @@ class Search:
             self._error = None if refused else screened.verdict.unscored
         elif screened.action == "steer":
             self._optimizer.hasten()
+            if self._account.window:
+                # Others are asked for beside the first answer: none would begin as it does.
+                self._account.window.close()
             if self._settings.use_guidance:
                 self._guidance = self._fitting({})
 
@@ -243,8 +274,11 @@ class Search:
 
     def _ask(self, candidate: Candidate) -> Ask:
         horizon, cut_above = self._settings.horizon, 1.0
+        seen: tuple[int, ...] = ()
         if candidate.origin is AcceptedFrom.INITIAL:
             horizon, cut_above = self._first_looks()
+            if window := self._account.window:
+                seen = looks(window.lookahead, self._sampling.max_new_tokens)
         # One seed for all candidates: at temperature > 0 they share their random numbers, so
         # that a difference in score comes from the embeddings. What is drawn anew has its own.
         seed, sampling = self.seed, self._sampling
@@ -253,7 +287,7 @@ class Search:
             seed = (seed + self._drawn) % 2**63
             least = self._settings.redraw_temperature or 0.0
             sampling = replace(sampling, temperature=max(sampling.temperature, least))
-        request = GenerationRequest(self.embedded, candidate.point, seed, horizon)
+        request = GenerationRequest(self.embedded, candidate.point, seed, horizon, looks=seen)
         return Ask(
             self._account,
             request,
@@ -272,7 +306,7 @@ class Search:
         settings, unseen = self._settings, getattr(self.engine, "watches_unseen", False)
         looks = unseen and self.panel.is_quick
         if settings.horizon is None or settings.cut_first_above is None or not looks:
-            return None, 1.0
+            return None, math.inf
         return 2 * settings.horizon, settings.cut_first_above
 
     def _tell(self, evaluations: Sequence[Evaluation]) -> None:
@@ -425,6 +459,8 @@ class Search:
         if not self.done:
             self._reason = reason
             self._account.close()
+            if self._account.window:
+                self._account.window.close()
 
 
 def advance(searches: Sequence[Search]) -> None:

@@ -28,7 +28,8 @@ from rerail.errors import StoreError
 from rerail.types import Evaluation, Prompt, Response
 
 SCHEMA_VERSION = 4
-"""1: runs, records, evaluations. 2: changes of policies. 3: reasoning of records. 4: layers."""
+"""1: runs, records, evaluations. 2: changes of policies. 3: reasoning of records. 4: layers, and
+tokens that left before the search was over."""
 
 _BUSY_SECONDS = 60.0
 _MAKING_TABLES = 0x7473616C69676E
@@ -97,8 +98,18 @@ _records = sa.Table(
     sa.Column("layer", sa.String(32)),
     sa.Column("gate", sa.JSON(none_as_null=True)),
     sa.Column("noted", sa.JSON(none_as_null=True)),
+    sa.Column("sent_tokens", sa.Integer),
     sa.UniqueConstraint("run", "item", name="rerail_one_record_per_item"),
 )
+_ADDED = {
+    "reasoning": "TEXT",
+    "layer": "VARCHAR(32)",
+    "gate": "JSON",
+    "noted": "JSON",
+    "sent_tokens": "INTEGER",
+}
+"""Columns that records did not always have."""
+
 _evaluations = sa.Table(
     "rerail_evaluations",
     _tables,
@@ -171,7 +182,8 @@ class Record:
     ``initial`` and ``final`` have the keys harm, scores, flagged and unscored; ``layer``, ``gate``
     and ``noted`` are None in records that were written before there were layers. ``prompt`` (role
     and content of each message), ``first_answer``, ``final_answer`` and ``reasoning`` are None
-    unless text was recorded; the last also where the policy withholds it.
+    unless text was recorded; the last also where the policy withholds it. ``sent_tokens`` is None
+    in records of before there was such a thing.
     """
 
     run: str
@@ -204,6 +216,7 @@ class Record:
     layer: str | None = None
     gate: Mapping[str, Any] | None = None
     noted: list[str] | None = None
+    sent_tokens: int | None = None
     evaluations: tuple[EvaluationRecord, ...] = ()
 
 
@@ -460,10 +473,9 @@ class Store(Database):
             version = self._version(connection)
             if version is None or version < SCHEMA_VERSION:
                 _tables.create_all(connection)
-                columns = sa.inspect(connection).get_columns(_records.name)
-                there = {column["name"] for column in columns}
+                columns = {c["name"] for c in sa.inspect(connection).get_columns(_records.name)}
                 for name, kind in _ADDED.items():
-                    if name not in there:
+                    if name not in columns:
                         connection.execute(
                             sa.text(f"ALTER TABLE rerail_records ADD COLUMN {name} {kind}")
                         )
@@ -481,9 +493,6 @@ class Store(Database):
             )
         return int(version)
 
-
-_ADDED = {"reasoning": "TEXT", "layer": "VARCHAR(32)", "gate": "JSON", "noted": "JSON"}
-"""Columns of records that older schemas lack."""
 
 _UNREADABLE = (
     "the store's URL cannot be read: use a path, or "

@@ -483,7 +483,8 @@ class Response:
 
     Attributes:
         outcome: passed, steered, refused or error.
-        text: the answer to show; the policy's message unless an answer of the model left.
+        text: the answer to show; the policy's message unless an answer of the model left, behind
+            what had left of one before, if anything had.
         policy: the policy and version that decided.
         initial: verdict on the model's first answer; None if there was none, as where the gate
             refuses the prompt.
@@ -511,6 +512,8 @@ class Response:
         layer: which layer of the policy acted.
         gate: what the policy's gate makes of the prompt; None where it has none.
         noted: categories that the policy only notes, in the prompt or in ``text``.
+        sent_tokens: tokens of ``text`` that left before the search was over, under ``release:
+            window``; 0 where nothing did.
     """
 
     outcome: Outcome
@@ -536,6 +539,7 @@ class Response:
     layer: Layer = Layer.NONE
     gate: Screened | None = None
     noted: tuple[str, ...] = ()
+    sent_tokens: int = 0
 
     @property
     def flagged(self) -> bool:
@@ -553,6 +557,7 @@ class Response:
             "text": self.text,
             "reasoning": self.reasoning,
             "reasoning_tokens": self.reasoning_tokens,
+            "sent_tokens": self.sent_tokens,
             "policy": {
                 "name": self.policy.name,
                 "version": self.policy.version,

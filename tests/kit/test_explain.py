@@ -83,6 +83,12 @@ def test_a_key_that_no_sentence_knows_is_told_of_all_the_same() -> None:
         ({"offsets": {"m": [[0.1], [0.2]]}}, "What is tried", ["2 for m"]),
         ({"refusal_message": "Not here."}, "When nothing is found", ["sees: Not here."]),
         ({"on_exhausted": "best"}, "When nothing is found", ["most natural"]),
+        ({}, "When text leaves", ["held until the whole answer is accepted"]),
+        (
+            {"release": "window", "lookahead": 32},
+            "When text leaves",
+            ["32 tokens beyond it was judged", "what was sent stays"],
+        ),
         ({"moderator_timeout": 7.0}, "When a moderator fails", ["more than 7 s"]),
         (
             {"audit": True, "on_moderator_error": "open"},

@@ -42,6 +42,7 @@ def explain(policy: Policy) -> list[Part]:
         "When nothing is found": _exhausted(policy),
         "When a moderator fails": _failure(policy),
         "What it may cost": _costs(policy),
+        "When text leaves": _released(policy),
         "What is kept": _kept(policy),
         "Also": _rest(policy),
     }
@@ -265,6 +266,20 @@ def _costs(policy: Policy) -> Iterator[str]:
         yield f"Answers and prompts are sent to {said}, which may bill each verdict."
 
 
+def _released(policy: Policy) -> Iterator[str]:
+    if policy.release == "whole":
+        yield "Streams, too, are held until the whole answer is accepted."
+        return
+    yield (
+        "A piece of a streamed answer leaves once the text up to "
+        f"{policy.lookahead} tokens beyond it was judged and is acceptable so far."
+    )
+    yield (
+        "Where the rest is flagged, what was sent stays, and another rest is searched for; where "
+        "none is found, the message above follows what was sent."
+    )
+
+
 def _kept(policy: Policy) -> Iterator[str]:
     if policy.record_text:
         yield "Records keep prompts and answers."
@@ -277,7 +292,7 @@ _TOLD = {
     "confirm", "moderator_timeout", "steerable_rows", "optimizer", "offsets", "budget",
     "accept_below", "guidance", "gate", "actions",
     "naturalness_floor", "on_exhausted", "on_moderator_error", "audit", "record_text",
-    "refusal_message", "error_message",
+    "refusal_message", "error_message", "release", "lookahead",
 }  # fmt: skip
 """Keys that the sentences above tell of."""
 

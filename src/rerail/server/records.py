@@ -132,6 +132,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "generated_tokens": record.generated_tokens,
         "moderator_calls": record.moderator_calls,
         "seconds": record.seconds,
+        "sent_tokens": record.sent_tokens,
         "seed": record.seed,
         "error": record.error,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import math
 import secrets
@@ -10,10 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from rerail.align import lacks
 from rerail.engines.base import EmbeddingTable, Engine, Sampling, abilities
-from rerail.errors import EngineError, PolicyError, PromptError
+from rerail.errors import EngineError, PolicyError, PromptError, StoreError
 from rerail.server.errors import ApiError, of_ours
 from rerail.server.keys import LOCAL, ApiKey, KeyRing
 from rerail.server.limits import RateLimits
@@ -27,6 +29,9 @@ from rerail.server.worker import Finished, HandedBackError, QueueFullError, Sear
 from rerail.types import Evaluation, Exchange, Outcome, Prompt, StopReason, Verdict
 
 Observer = Callable[[Evaluation], None]
+
+Releaser = Callable[[int, str], None]
+"""Is given the place of a choice, and a piece of its text that leaves before the rest is there."""
 
 _MODERATING = 16
 """Requests to ``/v1/moderations`` that are judged at once."""
@@ -287,8 +292,12 @@ class Service:
 
     # Answers
 
-    async def answer(self, call: Call, observe: Observer | None = None) -> list[Finished]:
+    async def answer(
+        self, call: Call, observe: Observer | None = None, release: Releaser | None = None
+    ) -> list[Finished]:
         """Answers that may leave, recorded.
+
+        What left of answers that were cut off is recorded, too.
 
         Raises:
             ApiError: there are none: the server is full or stops, the deadline passed, or the
@@ -296,8 +305,13 @@ class Service:
                 is.
         """
         policy = call.served.policy
+        tickets = self._tickets(call, observe, release)
         with self.tracing.request(call.route, call.model, policy.name) as span:
-            answered = await self._searched(call, observe)
+            try:
+                answered = await self._searched(call, tickets)
+            except BaseException:
+                await self._keep_cut(call, tickets)
+                raise
             pairs = list(zip(call.prompts, (a.response for a in answered), strict=True))
             for prompt, response in pairs:
                 span.answered(prompt, response, policy.record_text)
@@ -322,9 +336,11 @@ class Service:
             judged = await loop.run_in_executor(self._judges, served.panel.judge, exchanges)
             return [each.verdict for each in judged]
 
-    async def _searched(self, call: Call, observe: Observer | None) -> list[Finished]:
+    def _tickets(
+        self, call: Call, observe: Observer | None, release: Releaser | None
+    ) -> list[Ticket]:
         deadline = time.monotonic() + call.seconds
-        tickets = [
+        return [
             Ticket(
                 tenant=call.key.name,
                 aligner=call.served.aligners[call.model],
@@ -334,9 +350,12 @@ class Service:
                 deadline=deadline,
                 generations=call.generations,
                 observe=observe,
+                release=partial(release, place) if release else None,
             )
-            for prompt, seed in zip(call.prompts, call.seeds, strict=True)
+            for place, (prompt, seed) in enumerate(zip(call.prompts, call.seeds, strict=True))
         ]
+
+    async def _searched(self, call: Call, tickets: Sequence[Ticket]) -> list[Finished]:
         try:
             self.workers[call.model].submit(tickets)
         except QueueFullError as error:
@@ -379,6 +398,14 @@ class Service:
             if call.key.counts_tokens:  # also where the client has left
                 spent = sum(t.search.cost.generated_tokens for t in tickets if t.search)
                 await asyncio.shield(asyncio.to_thread(self.limits.spend, call.key, spent))
+
+    async def _keep_cut(self, call: Call, tickets: Sequence[Ticket]) -> None:
+        """Record what left of answers whose rest never will."""
+        cut = [(t.prompt, t.search.cut()) for t in tickets if t.search and t.search.sent]
+        if cut:
+            with contextlib.suppress(StoreError):  # counted, and the request has failed already
+                text = call.served.policy.record_text
+                await self.recorder.keep(call.key.name, call.id, cut, text)
 
     def _come_back(self, message: str, reason: str) -> ApiError:
         self.metrics.handed_back.labels(reason).inc()

@@ -129,6 +129,7 @@ async def watch(
             if not found:
                 yield stream.comment("rerail")
             for evaluation in found:
+                assert isinstance(evaluation, Evaluation)  # nothing is released here
                 # In a thread: the table's directions may be computed, while the engine is busy.
                 document = await asyncio.to_thread(told.document, evaluation)
                 yield stream.event(document, "evaluation")
