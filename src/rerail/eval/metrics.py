@@ -39,6 +39,7 @@ IN_PARTS = (
     "over_refusal",
     "naturalness",
     "generations_per_steered",
+    "full_generations_per_steered",
 )
 """Quantities that are also given by benchmark and by scenario."""
 
@@ -54,8 +55,12 @@ COMPARED = (
 ORDER = (
     "none",
     "refuse",
+    "gate",
     "self-reminder",
     "in-context-defence",
+    "goal-priority",
+    "intention-analysis",
+    "rose",
     "smoothllm",
     "resta",
     "adasteer",
