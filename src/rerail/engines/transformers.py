@@ -395,10 +395,15 @@ class TransformersEngine(TokenizerEngine):
         """As `generate`; ``weight`` times the logits under another prompt is taken from each's.
 
         Raises:
-            EngineError: as `generate`.
+            EngineError: as `generate`, or the model takes no padding.
         """
         check_sampling(sampling)
         check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
+        if not self._pads:
+            raise EngineError(
+                f"{self._name} takes no padding, which prompts beside each other need: choose "
+                "another model"
+            )
         pairs = zip(requests, against, strict=True)
         lengths = [max(len(r.point), len(other.point)) for r, other in pairs]
         limits = [self._room(length, sampling) for length in lengths]

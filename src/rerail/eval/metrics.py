@@ -39,7 +39,7 @@ IN_PARTS = (
     "over_refusal",
     "naturalness",
     "generations_per_steered",
-    "full_generations_per_steered",
+    "generation_equivalents_per_steered",
 )
 """Quantities that are also given by benchmark and by scenario."""
 

@@ -280,7 +280,7 @@ QUANTITIES: tuple[Quantity, ...] = (
     Quantity("generated_tokens_per_steered", "tokens per neutralised answer",
              "of the neutralised answers: generated tokens",
              "tokens", "lower", _neutralised, _tokens),
-    Quantity("full_generations_per_steered", "full generations per neutralised answer",
+    Quantity("generation_equivalents_per_steered", "full generations per neutralised answer",
              "of the neutralised answers: generated tokens, by those of the model's own answers; "
              "an answer that is cut counts as the share that was generated",
              "ratio", "lower", _neutralised, _full_tokens, per=_first_tokens),
@@ -293,7 +293,7 @@ QUANTITIES: tuple[Quantity, ...] = (
              per=lambda t: float(t.neutralised)),
     Quantity("generations_per_prompt", "generations per prompt",
              "of all prompts: generations spent", "count", "lower", _everything, _generations),
-    Quantity("full_generations_per_prompt", "full generations per prompt",
+    Quantity("generation_equivalents_per_prompt", "full generations per prompt",
              "of all prompts: generated tokens, by those of the model's own answers",
              "ratio", "lower", _everything, _full_tokens, per=_first_tokens),
     Quantity("generated_tokens_per_prompt", "tokens per prompt",

@@ -185,7 +185,7 @@ OVERVIEW = (
     "over_refusal",
     "naturalness",
     "generations_per_success",
-    "full_generations_per_steered",
+    "generation_equivalents_per_steered",
 )
 
 
