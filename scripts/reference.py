@@ -767,7 +767,8 @@ def evaluation() -> str:
 
 
 def _asked_and_by(recipe: Recipe) -> tuple[list[str], list[str]]:
-    return recipe.settings["benchmarks"], recipe.settings["methods"]
+    asked = [spec.partition("=")[0] for spec in recipe.settings["benchmarks"]]
+    return asked, recipe.settings["methods"]
 
 
 def _named(names: list[str]) -> str:
