@@ -76,6 +76,13 @@ def test_costs_of_a_known_run() -> None:
     assert value(summary, "seconds_p50") == pytest.approx(0.1)
 
 
+def test_trials_that_are_still_to_be_made_are_counted() -> None:
+    asked = [case(i) for i in range(3)]
+    begun = [trial(0), trial(1), trial(2), trial(0, "none"), trial(1, "none")]
+    assert summarise(begun, asked)["missing"] == 1
+    assert summarise([*begun, trial(2, "none")], asked)["missing"] == 0
+
+
 def test_tokens_are_told_in_answers_of_the_models_own_length() -> None:
     cut = steered(1, generations=3, first_tokens=40, cost=Cost(3, 40 + 10 + 40, 90, 3, 0.1))
     other = steered(2, generations=2, first_tokens=20, cost=Cost(2, 20 + 20, 60, 2, 0.1))
