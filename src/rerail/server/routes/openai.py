@@ -15,6 +15,7 @@ from rerail.server.answers import OpenAIReply
 from rerail.server.errors import ApiError
 from rerail.server.routes._examples import CHAT, COMPLETION, MODELS, MODERATION
 from rerail.server.routes._shared import (
+    Asking,
     Caller,
     PolicyHeader,
     ServiceDependency,
@@ -39,7 +40,7 @@ _OF_ANSWERS = errors(404, 429, 499, 500, 503)
 async def chat_completions(
     request: Request,
     body: ChatRequest,
-    key: Caller,
+    key: Asking,
     service: ServiceDependency,
     policy: PolicyHeader = None,
 ) -> Response:
@@ -60,7 +61,7 @@ async def chat_completions(
 async def completions(
     request: Request,
     body: CompletionRequest,
-    key: Caller,
+    key: Asking,
     service: ServiceDependency,
     policy: PolicyHeader = None,
 ) -> Response:
@@ -89,7 +90,7 @@ async def model(model: str, key: Caller, service: ServiceDependency) -> Response
     "/moderations", responses={**example("A verdict per text.", MODERATION), **errors(429, 503)}
 )
 async def moderations(
-    body: ModerationRequest, key: Caller, service: ServiceDependency, policy: PolicyHeader = None
+    body: ModerationRequest, key: Asking, service: ServiceDependency, policy: PolicyHeader = None
 ) -> Response:
     """Judge texts by the policy's moderators, in OpenAI's format.
 
