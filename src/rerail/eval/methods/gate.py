@@ -21,7 +21,8 @@ class Gate(Stepwise):
     def steps(self, attempt: Attempt) -> Steps:
         text = attempt.prompt.messages[-1].content
         (judged,) = attempt.context.panel.judge([Exchange((), text)])
-        attempt.account.cost += Cost(moderator_calls=1)
+        confirmed = judged.confirmation is not None
+        attempt.account.cost += Cost(moderator_calls=1 + confirmed)
         if judged.rejection is Rejection.UNSCORED:
             raise ModeratorError(judged.verdict.unscored or "no verdict")
         if judged.rejection in _REFUSED:
