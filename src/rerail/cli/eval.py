@@ -50,7 +50,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--benchmark",
-            help="NAME=PATH, or NAME from the hub; NAME[420:520]=PATH takes rows. May be repeated.",
+            help="NAME=PATH, or NAME from the hub; NAME[420:520]=PATH takes rows, "
+            "NAME+SCENARIO=PATH puts them so. May be repeated.",
             autocompletion=_benchmark_names,
             rich_help_panel=_ASKED,
         ),
@@ -166,9 +167,9 @@ def evaluate(
         str | None,
         typer.Option(
             "--recipe",
-            help="A whole experiment by name (tsa-table-1, tide-table, xstest, "
-            "over-refusal-and-utility, layers), or path of its YAML file; other options replace "
-            "its values.",
+            help="A whole experiment by name (real-model, layers, tsa-table-1, tide-table, xstest, "
+            "over-refusal-and-utility), or path of its YAML file; other options replace its "
+            "values.",
             rich_help_panel=_RUN,
         ),
     ] = None,

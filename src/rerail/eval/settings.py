@@ -26,9 +26,10 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     benchmarks: tuple[str, ...] = Field(min_length=1)
-    """``NAME=PATH`` or ``NAME``."""
+    """``NAME=PATH`` or ``NAME``; ``NAME+SCENARIO=PATH`` says how this one is put."""
     wrappers: str | None = None
-    """``NAME=PATH``: each case gets one of these jailbreak wrappers."""
+    """``NAME=PATH``: each case gets one of these jailbreak wrappers; where benchmarks say
+    ``+NAME``, only theirs."""
     scenarios: tuple[str, ...] = Field((PLAIN,), min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
     models: tuple[str, ...] = Field((DEFAULT_MODEL,), min_length=1)
