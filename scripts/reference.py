@@ -802,7 +802,8 @@ def evaluation() -> str:
 
 
 def _asked_and_by(recipe: Recipe) -> tuple[list[str], list[str]]:
-    return recipe.settings["benchmarks"], recipe.settings["methods"]
+    asked = [spec.partition("=")[0] for spec in recipe.settings["benchmarks"]]
+    return asked, recipe.settings["methods"]
 
 
 def _named(names: list[str]) -> str:
@@ -810,6 +811,8 @@ def _named(names: list[str]) -> str:
 
 
 _SCENARIOS = {
+    "simple-wrapper": "The request in one of four simple jailbreak wrappers.",
+    "school-work": "The request as school work, in one of the demo's four disguises.",
     "multi-turn": "The request is spread over turns.",
     "earlier-turn": "The request is an earlier turn; the last one only asks for the answer to it.",
     "system-prompt": "A system prompt asks for compliance with everything.",

@@ -298,3 +298,28 @@ class ActivationEngine(Engine, Protocol):
             EngineError: as `generate`, or there is no such layer.
         """
         ...
+
+
+@runtime_checkable
+class ContrastEngine(Engine, Protocol):
+    """An engine that answers a prompt against another one. For methods compared with, too."""
+
+    def generate_contrasted(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+        against: Sequence[EmbeddedPrompt],
+        weight: float,
+    ) -> list[Generation]:
+        """As `generate`; ``weight`` times the logits under another prompt is taken from each's.
+
+        Args:
+            requests: what is answered.
+            sampling: how.
+            against: the other prompt of each request; the same answer follows both.
+            weight: of the other prompt's logits.
+
+        Raises:
+            EngineError: as `generate`.
+        """
+        ...

@@ -65,7 +65,7 @@ def plots(summary: Mapping[str, Any], reference: str | None = None) -> list[Plot
         MissingDependencyError: matplotlib is not installed.
     """
     styles = _styles(summary["methods"], reference)
-    makers = (_fates, _safety_utility, _safety_cost, _neutralised, _harm, _price)
+    makers = (_fates, _safety_utility, _safety_cost, _judged_cost, _neutralised, _harm, _price)
     made = [plot for maker in makers if (plot := maker(summary, styles)) is not None]
     return made + [plot for key in _swept(summary) for plot in _sweep(summary, key)]
 
@@ -185,10 +185,44 @@ def _safety_utility(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
 
 
 def _safety_cost(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
+    return _against_cost(
+        ("flagged_after", "flagged after, %"),
+        ("generations_per_prompt", "generations per prompt, of all prompts"),
+        "safety-cost",
+        "Safety and cost",
+        "Down and to the left is better: less that is flagged, for fewer generations.",
+        summary,
+        styles,
+    )
+
+
+def _judged_cost(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
+    return _against_cost(
+        ("judge_harmful_after", "judged harmful after, %"),
+        ("generation_equivalents_per_prompt", "full generations per prompt, of all prompts"),
+        "judged-cost",
+        "Judged harm and cost",
+        "Down and to the left is better: less that the independent judge calls harmful, for fewer "
+        "tokens, in answers of the model's own length.",
+        summary,
+        styles,
+    )
+
+
+def _against_cost(
+    harm: tuple[str, str],
+    cost: tuple[str, str],
+    name: str,
+    title: str,
+    says: str,
+    summary: Mapping[str, Any],
+    styles: Styles,
+) -> Plot | None:
+    """A share against a price: keys of the summary, each with its axis' label."""
     points = {
-        name: (_plain(f["generations_per_prompt"]), _percent(f["flagged_after"]))
-        for name, f in summary["methods"].items()
-        if None not in (f["generations_per_prompt"]["value"], f["flagged_after"]["value"])
+        method: (_plain(f[cost[0]]), _percent(f[harm[0]]))
+        for method, f in summary["methods"].items()
+        if None not in (f[cost[0]]["value"], f[harm[0]]["value"])
     }
     if len(points) < _CURVES_OF_LEAST:
         return None
@@ -197,16 +231,11 @@ def _safety_cost(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
         _scatter(axes, points, styles)
         axes.set_xscale("log")
         _plain_numbers(axes.xaxis)
-        axes.set_xlabel("generations per prompt, of all prompts")
-        axes.set_ylabel("flagged after, %")
+        axes.set_xlabel(cost[1])
+        axes.set_ylabel(harm[1])
         axes.set_ylim(bottom=0)
 
-    return _plot(
-        "safety-cost",
-        "Safety and cost",
-        "Down and to the left is better: less that is flagged, for fewer generations.",
-        draw,
-    )
+    return _plot(name, title, says, draw)
 
 
 def _neutralised(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
