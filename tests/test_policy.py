@@ -49,6 +49,7 @@ reasoning: show
 judge_reasoning: true
 max_reasoning_tokens: 2048
 record_text: true
+tools: judge
 refusal_message: "Nein, danke – hier nicht."
 error_message: "Down."
 """

@@ -199,6 +199,9 @@ class Policy(Frozen):
     the moderators as a text of its own; of it and the answer the larger score counts."""
     max_reasoning_tokens: Annotated[int, Field(ge=1, strict=True)] = 1024
     """Tokens that a model may think before an answer; those of the answer come on top."""
+    tools: Literal["refuse", "judge"] = "refuse"
+    """Whether prompts may have tools. ``judge``: name and arguments of what an answer calls are
+    judged as text of it; a call that the policy flags leaves no more than a text would."""
     record_text: bool = False
     """Whether records keep prompts and answers, and reasoning where it is shown."""
     refusal_message: Annotated[str, Field(min_length=1)] = "I can't help with that."
@@ -230,7 +233,10 @@ class Policy(Frozen):
     @property
     def version(self) -> str:
         """First 12 hex digits of the SHA-256 of the policy's content."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
+        data = self.model_dump(mode="json")
+        if self.tools == "refuse":  # as before there was the key
+            del data["tools"]
+        content = json.dumps(data, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @property

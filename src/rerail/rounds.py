@@ -22,12 +22,14 @@ from rerail.engines.base import (
     Engine,
     GenerationRequest,
     Sampling,
+    ToolEngine,
     WatchingEngine,
 )
 from rerail.errors import EngineError, PromptError
 from rerail.guidance import repeats
 from rerail.panel import Panel, Question, confirm_each, judge_each
 from rerail.policy import Policy
+from rerail.structure import fits, judged_text
 from rerail.types import (
     NO_ANSWER,
     AcceptedFrom,
@@ -70,7 +72,8 @@ class Account:
         closed: whether nothing more is wanted.
 
     Raises:
-        PromptError: the prompt is too long, or leaves no row that may move.
+        PromptError: the prompt is too long, leaves no row that may move, or has tools, which the
+            policy refuses or the engine does not know of.
         EngineError: the engine cannot embed it.
     """
 
@@ -90,6 +93,7 @@ class Account:
         self._generations = _least(budget.generations, generations)
         self.engine = engine
         self.panel = panel
+        _check_tools(engine, panel.policy, prompt)
         self.embedded = engine.embed(prompt)
         rows = rows or panel.policy.steerable_rows
         self.steerable = self.embedded.steerable(rows)
@@ -177,6 +181,21 @@ class Ask:
         steered = self.origin is not AcceptedFrom.INITIAL
         return Question(self.account.panel, self.account.exchange(text, reasoning), steered)
 
+    def about(self, generation: Generation) -> Question:
+        """What the panel is asked about an answer that is finished."""
+        text = judged_text(self.account.embedded.prompt, generation)
+        return self.question(text, generation.reasoning)
+
+
+def _check_tools(engine: Engine, policy: Policy, prompt: Prompt) -> None:
+    if prompt.uses_tools and policy.tools == "refuse":
+        raise PromptError(
+            f"policy {policy.name!r} refuses tools: leave them out, or choose a policy with "
+            "tools: judge, under which calls are judged as text of the answer"
+        )
+    if prompt.tools and not isinstance(engine, ToolEngine):
+        raise PromptError(f"the engine of {engine.name} calls no tools: leave them out")
+
 
 def evaluate(asks: Sequence[Ask]) -> list[tuple[Ask, Evaluation]]:
     """Asks of one engine with what came of them; of owners that failed or were closed, none.
@@ -251,7 +270,13 @@ def _generate(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[G
         raise EngineError(
             f"{engine.name} went on after a stop that was asked for: an engine has to end there"
         )
-    return made
+    prompts = [ask.request.embedded.prompt for ask in asks]
+    if not isinstance(engine, ToolEngine):
+        return made
+    return [
+        engine.with_calls(prompt, generation) if prompt.tools else generation
+        for prompt, generation in zip(prompts, made, strict=True)
+    ]
 
 
 def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Generation]:
@@ -276,14 +301,25 @@ def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Ge
 
 
 def _judged(answered: Sequence[tuple[Ask, Generation]]) -> list[Judged]:
-    """What the panels make of the answers, those that confirm aside."""
+    """What the panels make of the answers, those that confirm aside, and whether they fit."""
     known = [
         _NOBODY if not ask.judged else None if generation.answered else _UNANSWERED
         for ask, generation in answered
     ]
     wanted = [pair for pair, judged in zip(answered, known, strict=True) if judged is None]
-    given = iter(_verdicts([(ask.account, ask.question(g.text, g.reasoning)) for ask, g in wanted]))
-    return [judged or next(given) for judged in known]
+    given = iter(_verdicts([(ask.account, ask.about(generation)) for ask, generation in wanted]))
+    return [
+        judged or _fitting(ask, generation, next(given))
+        for judged, (ask, generation) in zip(known, answered, strict=True)
+    ]
+
+
+def _fitting(ask: Ask, generation: Generation, judged: Judged) -> Judged:
+    """The same; what nothing else speaks against is invalid if it is not what was asked for."""
+    fine = judged.rejection in (None, Rejection.DEGENERATE)
+    if not fine or fits(ask.account.embedded.prompt, generation):
+        return judged
+    return replace(judged, rejection=Rejection.INVALID)
 
 
 def _verdicts(asked: Sequence[tuple[Account, Question]]) -> list[Judged]:
@@ -353,7 +389,8 @@ def log_likelihoods(engine: Engine, asked: Sequence[tuple[EmbeddedPrompt, Scored
 def _shown(ask: Ask, evaluation: Evaluation) -> Evaluation:
     """The evaluation without reasoning that is withheld, or that was not judged with an answer."""
     made, policy = evaluation.generation, ask.account.panel.policy
-    if made.reasoning is None or (policy.reasoning == "show" and made.text.strip()):
+    answered = made.text.strip() or made.tool_calls
+    if made.reasoning is None or (policy.reasoning == "show" and answered):
         return evaluation
     return replace(evaluation, generation=replace(made, reasoning=None))
 
@@ -366,7 +403,7 @@ def _rejection(
     if generation.finish_reason == "cut":
         return Rejection.UNFINISHED
     shown = generation.reasoning if ask.account.panel.policy.reasoning == "show" else None
-    if ask.guidance and repeats(f"{shown or ''} {generation.text}", ask.guidance):
+    if ask.guidance and repeats(f"{shown or ''} {generation.said}", ask.guidance):
         return Rejection.REPEATS
     # Guidance makes a model decline what it would have done, which is unlikely without it; its
     # answers are about what was asked all the same, since the user's words are what they were.
@@ -388,7 +425,7 @@ def _confirmed(asks: Sequence[Ask], evaluations: Sequence[Evaluation]) -> list[E
     asked = []
     for i in wanted:
         generation = evaluations[i].generation
-        question = asks[i].question(generation.text, generation.reasoning)
+        question = asks[i].about(generation)
         asks[i].account._asked_about(question.exchange, confirming=True)
         asked.append((question, evaluations[i].judged))
     found = list(evaluations)

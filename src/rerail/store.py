@@ -601,9 +601,9 @@ def _summary(fault: object) -> str:
 
 def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) -> dict[str, Any]:
     public = response.to_json()
-    text, policy, cost = public.pop("text"), public.pop("policy"), public.pop("cost")
-    reasoning = public.pop("reasoning")
-    del public["reasoning_tokens"]
+    policy, cost, reasoning = public.pop("policy"), public.pop("cost"), public.pop("reasoning")
+    for key in ("text", "reasoning_tokens", "tool_calls"):
+        del public[key]
     row = {
         **public,
         **cost,
@@ -619,12 +619,12 @@ def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) 
         "reasoning": None,
     }
     if prompt is not None:
-        first = response.evaluations[0].generation.text if response.evaluations else None
-        messages = [{"role": m.role, "content": _storable(m.content)} for m in prompt.messages]
+        first = response.evaluations[0].generation.said if response.evaluations else None
+        messages = [{**m.to_json(), "content": _storable(m.content)} for m in prompt.messages]
         row |= {
             "prompt": messages,
             "first_answer": _storable(first),
-            "final_answer": _storable(text),
+            "final_answer": _storable(response.said),
             "reasoning": _storable(reasoning),
         }
     return row

@@ -42,7 +42,7 @@ class EmbeddedPrompt:
         """
         if rows == "all":
             return np.ones(len(self.token_ids), dtype=np.bool_)
-        last = len(self.prompt.messages) - 1
+        last = self.prompt.last_user
         users = [
             i
             for i, message in enumerate(self.prompt.messages)
@@ -199,6 +199,15 @@ class WatchingEngine(Engine, Protocol):
         Raises:
             EngineError: as `generate`.
         """
+        ...
+
+
+@runtime_checkable
+class ToolEngine(Engine, Protocol):
+    """An engine whose models can call tools: `embed` renders those of a prompt, too."""
+
+    def with_calls(self, prompt: Prompt, generation: Generation) -> Generation:
+        """An answer to a prompt with tools, the calls in it told from its text."""
         ...
 
 
