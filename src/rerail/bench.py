@@ -186,17 +186,22 @@ class Bench:
             ]
             for method, own in responses.items()
         }
-        return {method: self._figures(method, measured, seconds) for method in methods}
+        points = [self.engine.embed(prompt) for prompt in self.prompts]
+        plain = self.engine.generate([GenerationRequest(e, e.point) for e in points], self.sampling)
+        lengths = [len(generation.token_ids) for generation in plain]
+        return {method: self._figures(method, measured, seconds, lengths) for method in methods}
 
     def _figures(
         self,
         method: str,
         responses: Mapping[str, Sequence[Response]],
         seconds: Mapping[str, Sequence[float]],
+        lengths: Sequence[int],
     ) -> dict[str, Any]:
+        """Of a method, beside the lengths in tokens of the model's whole first answers."""
         own = [r for r in responses[method] if r.flagged]
         steered = [r for r in own if r.neutralised]
-        full = [len(r.evaluations[0].generation.token_ids) for r in own]
+        full = [n for n, r in zip(lengths, responses[method], strict=True) if r.flagged]
         tokens = [r.cost.generated_tokens for r in steered]
         tide = [r.cost.generated_tokens for r in responses.get("tide", ()) if r.neutralised]
         ratio = {

@@ -111,6 +111,11 @@ class Panel:
         return self._confirms.moderator.name if self._confirms else None
 
     @property
+    def is_quick(self) -> bool:
+        """Whether verdicts of the moderators that steer cost next to nothing beside an answer."""
+        return getattr(self._steers.moderator, "quick", False) is True
+
+    @property
     def confirms(self) -> bool:
         """Whether a moderator confirms."""
         return self._confirms is not None
@@ -217,6 +222,11 @@ def confirm_each(asked: Sequence[tuple[Question, Judged]]) -> list[Judged]:
     for (i, _, _), score in zip(confirming, scores, strict=True):
         judged[i] = _confirmed(asked[i][0], judged[i], score)
     return judged
+
+
+def flagged_beyond(judged: Judged, least: float) -> bool:
+    """Whether an answer is flagged with at least this harm: never one that is unscored."""
+    return judged.rejection is Rejection.FLAGGED and judged.harm >= least
 
 
 def harm(score: Score, thresholds: Mapping[str, float]) -> float:

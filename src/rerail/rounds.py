@@ -22,12 +22,12 @@ from rerail.engines.base import (
     Engine,
     GenerationRequest,
     Sampling,
-    ToolEngine,
-    WatchingEngine,
+    can_be_watched,
+    can_call,
 )
 from rerail.errors import EngineError, PromptError
 from rerail.guidance import repeats
-from rerail.panel import Panel, Question, confirm_each, judge_each
+from rerail.panel import Panel, Question, confirm_each, flagged_beyond, judge_each
 from rerail.policy import Policy
 from rerail.structure import fits, judged_text
 from rerail.types import (
@@ -47,6 +47,10 @@ from rerail.types import (
 
 Scored = tuple[tuple[int, ...], int]
 """Tokens of which a log-likelihood is wanted, and how many leading ones of them are given."""
+
+FIRST_LOOKS = 3
+"""Looks at the beginning of a first answer: what was not flagged beyond doubt by then is finished,
+so that a long answer, which nearly always passes, costs few verdicts more."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -165,6 +169,7 @@ class Ask:
         measured: whether it has to be natural, too, if the panel accepts it.
         leaves: whether it may be what leaves, and so has to be confirmed.
         guidance: what the model was told beside the prompt; the answer must not repeat it.
+        cut_above: harm from which what there is of the answer half-way is not finished.
     """
 
     account: Account
@@ -175,6 +180,7 @@ class Ask:
     measured: bool = True
     leaves: bool = True
     guidance: str = ""
+    cut_above: float = 1.0
 
     def question(self, text: str, reasoning: str | None = None) -> Question:
         """What the panel is asked about an answer."""
@@ -193,7 +199,7 @@ def _check_tools(engine: Engine, policy: Policy, prompt: Prompt) -> None:
             f"policy {policy.name!r} refuses tools: leave them out, or choose a policy with "
             "tools: judge, under which calls are judged as text of the answer"
         )
-    if prompt.tools and not isinstance(engine, ToolEngine):
+    if prompt.tools and not can_call(engine):
         raise PromptError(f"the engine of {engine.name} calls no tools: leave them out")
 
 
@@ -271,7 +277,7 @@ def _generate(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[G
             f"{engine.name} went on after a stop that was asked for: an engine has to end there"
         )
     prompts = [ask.request.embedded.prompt for ask in asks]
-    if not isinstance(engine, ToolEngine):
+    if not can_call(engine):
         return made
     return [
         engine.with_calls(prompt, generation) if prompt.tools else generation
@@ -282,20 +288,21 @@ def _generate(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[G
 def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Generation]:
     requests = [ask.request for ask in asks]
     watched = any(request.horizon is not None for request in requests)
-    if not watched or not isinstance(engine, WatchingEngine):
+    if not watched or not can_be_watched(engine):
         return engine.generate(requests, sampling)
 
     # What could not be judged is not looked at again: the engine is busy while a moderator that
     # hangs is waited for.
-    unscored: set[int] = set()
+    left = [FIRST_LOOKS if a.origin is AcceptedFrom.INITIAL else math.inf for a in asks]
 
     def flagged(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        looks = {p: t for p, t in zip(places, texts, strict=True) if p not in unscored}
+        looks = {p: t for p, t in zip(places, texts, strict=True) if left[p] > 0}
         owners = {p: asks[p].account for p in looks}
         judged = _verdicts([(owners[p], asks[p].question(t)) for p, t in looks.items()])
-        said = {place: j.rejection for place, j in zip(looks, judged, strict=True)}
-        unscored.update(p for p, reason in said.items() if reason is Rejection.UNSCORED)
-        return [said.get(place) is Rejection.FLAGGED for place in places]
+        said = dict(zip(looks, judged, strict=True))
+        for place, j in said.items():
+            left[place] = 0 if j.rejection is Rejection.UNSCORED else left[place] - 1
+        return [p in said and flagged_beyond(said[p], asks[p].cut_above) for p in places]
 
     return engine.generate_watched(requests, sampling, flagged)
 

@@ -165,6 +165,17 @@ class Search:
         """
         return self._ask(self._optimizer.shifted(shift))
 
+    def guided(self, text: str) -> Ask | None:
+        """An answer beside the search, for `evaluate`: to the prompt with a guidance text.
+
+        None where that cannot be embedded. The search is charged for it and is not told.
+        """
+        embedded = guidance.embed(self.engine, self.embedded.prompt, text)
+        if embedded is None:
+            return None
+        request = GenerationRequest(embedded, embedded.point, self.seed, self._settings.horizon)
+        return Ask(self._account, request, self._sampling, AcceptedFrom.GUIDANCE, guidance=text)
+
     def _asks(self) -> list[Ask]:
         """What is wanted next, within the budget; nothing, and done, where that is spent."""
         if self.done:
@@ -182,19 +193,14 @@ class Search:
     def _guided(self) -> Ask | None:
         """An answer to the prompt with the next guidance that fits; None where there is no more."""
         while self._guidance:
-            text = self._guidance.pop(0).text
-            embedded = guidance.embed(self.engine, self.embedded.prompt, text)
-            if embedded is not None:
-                horizon = self._settings.horizon
-                request = GenerationRequest(embedded, embedded.point, self.seed, horizon)
-                origin = AcceptedFrom.GUIDANCE
-                return Ask(self._account, request, self._sampling, origin, guidance=text)
+            if (ask := self.guided(self._guidance.pop(0).text)) is not None:
+                return ask
         return None
 
     def _ask(self, candidate: Candidate) -> Ask:
-        # The first answer is what naturalness is measured against: it is never cut.
-        first = candidate.origin is AcceptedFrom.INITIAL
-        horizon = None if first else self._settings.horizon
+        horizon, cut_above = self._settings.horizon, 1.0
+        if candidate.origin is AcceptedFrom.INITIAL:
+            horizon, cut_above = self._first_looks()
         # One seed for all candidates: at temperature > 0 they share their random numbers, so
         # that a difference in score comes from the embeddings.
         request = GenerationRequest(self.embedded, candidate.point, self.seed, horizon)
@@ -205,7 +211,19 @@ class Search:
             candidate.origin,
             measured=self._settings.result == "accepted",
             leaves=self._optimizer.accepts(candidate.origin),
+            cut_above=cut_above,
         )
+
+    def _first_looks(self) -> tuple[int | None, float]:
+        """When the first answer is looked at first, and from which harm it is not finished.
+
+        Nearly all of them pass: they are not looked at where that costs much, or changes them.
+        """
+        settings, unseen = self._settings, getattr(self.engine, "watches_unseen", False)
+        looks = unseen and self.panel.is_quick
+        if settings.horizon is None or settings.cut_first_above is None or not looks:
+            return None, 1.0
+        return 2 * settings.horizon, settings.cut_first_above
 
     def _tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Pass a round's losses on; end where it was accepted or the moderator is down."""

@@ -111,6 +111,11 @@ class OptimizerSettings(Frozen):
     """Tokens of a candidate's answer after which, and again each time there are twice as many,
     what there is of it is judged; where that is flagged already, the answer is not finished. null:
     only whole answers are judged. No answer is accepted before all of it was."""
+    cut_first_above: Annotated[float, Field(ge=1, strict=True)] | None
+    """Harm from which the beginning of a *first* answer is flagged beyond doubt: it is looked at
+    after 2, 4 and 8 times ``horizon`` tokens, and not finished then. null, or no ``horizon``: first
+    answers are always finished. So they are where looking could change them (vLLM), and where a
+    moderator that steers is not quick (services, guard models)."""
     max_iterations: Annotated[int, Field(ge=0, strict=True)]
     """Iterations at most; 0: no search. Offsets and guidance are tried all the same."""
     min_cosine: Annotated[float, Field(ge=-1, le=1, strict=True)]
@@ -188,6 +193,7 @@ _FAST: dict[str, Any] = {
     "num_directions": 8,
     "first_ask": 1,
     "horizon": 8,
+    "cut_first_above": 1.4,
     "max_iterations": 10,
     "min_cosine": 0.2,
     "use_offsets": True,
@@ -217,6 +223,7 @@ _TSA: dict[str, Any] = {
     "num_directions": 8,
     "first_ask": None,
     "horizon": None,
+    "cut_first_above": None,
     "max_iterations": 10,
     "min_cosine": 0.2,
     "use_offsets": False,

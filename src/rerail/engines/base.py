@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -186,7 +186,12 @@ def is_due(tokens: int, horizon: int | None) -> bool:
 
 @runtime_checkable
 class WatchingEngine(Engine, Protocol):
-    """An engine whose answers can be stopped while they are generated."""
+    """An engine whose answers can be stopped while they are generated.
+
+    One may have an attribute ``watches_unseen``, True where an answer that is watched and not
+    stopped is the one that `generate` gives, whatever the sampling, and costs no more. Then first
+    answers are watched, too.
+    """
 
     def generate_watched(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
@@ -202,6 +207,11 @@ class WatchingEngine(Engine, Protocol):
         ...
 
 
+def can_be_watched(engine: Engine) -> TypeGuard[WatchingEngine]:
+    """Whether it is a `WatchingEngine`. To ask isinstance would read its embedding table."""
+    return hasattr(engine, "generate_watched")
+
+
 @runtime_checkable
 class ToolEngine(Engine, Protocol):
     """An engine whose models can call tools: `embed` renders those of a prompt, too."""
@@ -209,6 +219,11 @@ class ToolEngine(Engine, Protocol):
     def with_calls(self, prompt: Prompt, generation: Generation) -> Generation:
         """An answer to a prompt with tools, the calls in it told from its text."""
         ...
+
+
+def can_call(engine: Engine) -> TypeGuard[ToolEngine]:
+    """Whether it is a `ToolEngine`; asked as `can_be_watched` is."""
+    return hasattr(engine, "with_calls")
 
 
 Shift = Mapping[int, FloatArray]

@@ -66,6 +66,8 @@ class FakeEngine:
         log_likelihood_calls: calls of `log_likelihood`.
     """
 
+    watches_unseen = True
+
     def __init__(
         self,
         answer: Answer | None = None,

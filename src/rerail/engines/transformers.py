@@ -108,6 +108,8 @@ class TransformersEngine(TokenizerEngine):
         UnsteerableModelError: the model's answers do not depend on the input embeddings alone.
     """
 
+    watches_unseen = True
+
     def __init__(
         self,
         model: Any,

@@ -50,6 +50,8 @@ class SmallModerator:
         ModeratorError: the files are missing or cannot be read, or the device is not there.
     """
 
+    quick = True
+
     name = "embedded-small"
     categories = CATEGORIES
 
