@@ -120,6 +120,8 @@ class Llama:
             return None
         if not marked and not (values and all(map(_is_call, values))):
             return None
+        if not values:
+            raise ValueError("there is no call behind the mark")
         return Found("", [_named(value) for value in values])
 
 

@@ -118,8 +118,11 @@ class OpenAIReply:
 
 
 def _message(response: Response) -> dict[str, Any]:
-    """What was said; with the reasoning where there is some and the policy shows it."""
-    message = {"role": "assistant", "content": response.text, "refusal": None}
+    """What was said and called; with the reasoning where there is some and the policy shows it."""
+    content = response.text if response.text or not response.tool_calls else None
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if response.tool_calls:
+        message["tool_calls"] = [call.to_json() for call in response.tool_calls]
     if response.reasoning is not None:
         message["reasoning_content"] = response.reasoning
     return message
@@ -131,6 +134,8 @@ def _deltas(response: Response) -> Iterator[dict[str, Any]]:
         yield {"delta": {"reasoning_content": piece}}
     for piece in pieces(response.text):
         yield {"delta": {"content": piece}}
+    for i, call in enumerate(response.tool_calls):
+        yield {"delta": {"tool_calls": [{"index": i, **call.to_json()}]}}
 
 
 def _ended(response: Response) -> dict[str, Any]:
@@ -145,7 +150,7 @@ def _ended(response: Response) -> dict[str, Any]:
 def details(response: Response) -> dict[str, Any]:
     """The ``rerail`` object of a choice: the response's public form without its texts."""
     public = response.to_json()
-    del public["text"], public["reasoning"]
+    del public["text"], public["reasoning"], public["tool_calls"]
     return public | {"naturalness": finite(response.naturalness)}
 
 
@@ -204,6 +209,8 @@ def verdict_fields(verdict: Verdict, panel: Panel) -> dict[str, Any]:
 
 def finish_reason(response: Response) -> str:
     """``content_filter`` if no answer of the model left, else how it ended."""
+    if response.tool_calls:
+        return "tool_calls"
     chosen = chosen_evaluation(response)
     return chosen.generation.finish_reason if chosen else "content_filter"
 

@@ -15,13 +15,18 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
-from rerail.types import Exchange, Message, Prompt, Role
+from rerail._json import DEEPEST, written
+from rerail.errors import PromptError
+from rerail.structure import check
+from rerail.types import CALL_ID, TOOL_NAME, Exchange, Message, Prompt, Role, Tool, ToolCall
 
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 16
+MAX_TOOLS = 128
 
 
 def _speakable(text: str) -> str:
@@ -57,7 +62,7 @@ class _Model(BaseModel):
         ]
         if faults:
             raise ValidationError.from_exception_data(cls.__name__, faults)
-        dropped = cls.unused | (cls.unsupported.keys() - cls.model_fields.keys())
+        dropped = (cls.unused | cls.unsupported.keys()) - cls.model_fields.keys()
         return {
             key: value
             for key, value in data.items()
@@ -114,30 +119,191 @@ class Part(_Model):
         return (self.text if self.type == "text" else self.refusal) or ""
 
 
-_TOOLS = "tool calls are outside what is judged"
+_TOOLS = "use tools and tool_calls"
 _ONLY_TEXT = "only text is answered"
+
+Name = Annotated[str, Field(pattern=f"^{TOOL_NAME}$", strict=True)]
+CallId = Annotated[str, Field(pattern=f"^{CALL_ID}$", strict=True)]
+
+
+def _of_functions(data: Any, what: str) -> Any:
+    """Refuse tools that no template knows of, by what they are and not by what they lack."""
+    kind = data.get("type") if isinstance(data, dict) else None
+    if isinstance(kind, str) and kind != "function":
+        said = f"only {what} of type function: the model runs no tools of its own"
+        raise ValidationError.from_exception_data("Tool", [fault(("type",), said)])
+    return data
+
+
+class CalledFunction(_Model):
+    """What a call is of."""
+
+    name: Name
+    arguments: Text = "{}"
+    """A JSON object, as text."""
+
+
+class Called(_Model):
+    """A call of the assistant's."""
+
+    unused = frozenset({"index"})
+
+    id: CallId = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_function(cls, data: Any) -> Any:
+        return _of_functions(data, "calls")
+
+    @model_validator(mode="after")
+    def _has_arguments(self) -> Self:
+        self.call()
+        return self
+
+    def call(self) -> ToolCall:
+        """The call as rerail knows it.
+
+        Raises:
+            ValueError: its arguments are no JSON object.
+        """
+        try:
+            return ToolCall(self.function.name, self.function.arguments or "{}", self.id)
+        except PromptError as error:
+            raise ValueError(str(error)) from None
+
+
+class Function(_Model):
+    """What a tool is."""
+
+    unused = frozenset({"strict"})
+
+    name: Name
+    description: Text = ""
+    parameters: dict[str, Any] | None = None
+    """JSON Schema of the arguments. What the model gives is not held to it."""
+
+
+class ToolDefinition(_Model):
+    """A tool that the model may call."""
+
+    unused = frozenset({"cache_control"})
+
+    type: Literal["function"]
+    function: Function
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_function(cls, data: Any) -> Any:
+        return _of_functions(data, "tools")
+
+    @model_validator(mode="after")
+    def _is_json(self) -> Self:
+        self.tool()
+        return self
+
+    def tool(self) -> Tool:
+        """The tool as rerail knows it.
+
+        Raises:
+            ValueError: its parameters are deeper than JSON may be.
+        """
+        try:
+            return Tool.of(self.model_dump())
+        except PromptError as error:
+            raise ValueError(str(error)) from None
+
+
+class NamedSchema(_Model):
+    """A schema that answers must fit."""
+
+    unused = frozenset({"strict"})
+
+    name: Annotated[str, Field(max_length=64)] = ""
+    description: Text = ""
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        try:
+            check(written(self.schema_))
+        except PromptError as error:
+            raise ValueError(str(error)) from None
+        except (ValueError, RecursionError):
+            raise ValueError(f"the schema is more than {DEEPEST} levels deep") from None
+        return self
+
+
+class ResponseFormat(_Model):
+    """What form an answer has to have to be acceptable."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_a_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            missing = fault(("json_schema",), "goes with type json_schema, which needs it")
+            raise ValidationError.from_exception_data("ResponseFormat", [missing])
+        return self
+
+    @property
+    def schema_text(self) -> str | None:
+        """The schema as text; None: any text is fine."""
+        if self.json_schema is not None:
+            return written(self.json_schema.schema_)
+        return None if self.type == "text" else '{"type": "object"}'
+
+    @property
+    def told(self) -> str | None:
+        """What the model is told of it; a client of ``json_object`` tells the model itself."""
+        if self.json_schema is None:
+            return None
+        about = self.json_schema.description
+        return "\n".join(
+            [
+                "Answer with one JSON value that fits this JSON Schema, and with nothing else.",
+                *filter(None, [about]),
+                written(self.json_schema.schema_),
+            ]
+        )
 
 
 class ChatMessage(_Model):
     """One turn."""
 
-    unsupported = {"tool_calls": _TOOLS, "function_call": _TOOLS, "audio": _ONLY_TEXT}
+    unsupported = {"function_call": _TOOLS, "audio": _ONLY_TEXT}
     # Templates leave out what was thought before earlier answers.
     unused = frozenset({"cache_control", "id", "reasoning", "reasoning_content"})
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[Part] | None = None
     name: str | None = None
     """Accepted and not used."""
     refusal: Text | None = None
     """An earlier refusal of the assistant; stands for its content where there is none."""
+    tool_calls: list[Called] | None = None
+    """Of the assistant."""
+    tool_call_id: CallId | None = None
+    """Of a tool's turn: the call that it answers."""
+
+    @model_validator(mode="after")
+    def _of_its_role(self) -> Self:
+        for key, role in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
+            if getattr(self, key) and self.role != role:
+                said = f"goes with the role {role}, not {self.role}"
+                raise ValidationError.from_exception_data("ChatMessage", [fault((key,), said)])
+        return self
 
     def message(self) -> Message:
         """The turn as rerail knows it; ``developer`` is another word for system."""
         role: Role = "system" if self.role == "developer" else self.role
-        if isinstance(self.content, list):
-            return Message(role, "".join(part.words for part in self.content))
-        return Message(role, self.content or self.refusal or "")
+        words = self.content or self.refusal or ""
+        if isinstance(words, list):
+            words = "".join(part.words for part in words)
+        calls = tuple(called.call() for called in self.tool_calls or ())
+        return Message(role, words, calls, self.tool_call_id or "")
 
 
 class BudgetLimit(_Model):
@@ -237,6 +403,12 @@ class ChatRequest(_Request):
     """Of the ids of answers."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
+    """What the model may call, where the policy judges calls."""
+    tool_choice: Literal["auto", "none"] | None = None
+    """``none``: the model is told of no tool."""
+    response_format: ResponseFormat | None = None
+    """Form without which an answer is not acceptable."""
     max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
 
     model_config = ConfigDict(
@@ -260,6 +432,13 @@ class ChatRequest(_Request):
         },
     )
 
+    @field_validator("tool_choice", mode="before")
+    @classmethod
+    def _free(cls, value: Any) -> Any:
+        if value in ("auto", "none", None):
+            return value
+        raise ValueError("auto or none: nothing makes the model call a tool")
+
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
         both = (self.max_tokens, self.max_completion_tokens)
@@ -275,9 +454,16 @@ class ChatRequest(_Request):
         """The conversation, as the one prompt that it is.
 
         Raises:
-            PromptError: the last turn is not the user's, or has no text.
+            PromptError: the last turn is neither the user's nor a tool's, or has no text, or a
+                tool's answers no call.
         """
-        return [Prompt(tuple(message.message() for message in self.messages))]
+        turns = [message.message() for message in self.messages]
+        form = self.response_format or ResponseFormat(type="text")
+        if form.told is not None:
+            system = turns.pop(0).content + "\n\n" if turns[0].role == "system" else ""
+            turns.insert(0, Message("system", system + form.told))
+        tools = () if self.tool_choice == "none" else tuple(t.tool() for t in self.tools or ())
+        return [Prompt(tuple(turns), tools=tools, schema=form.schema_text)]
 
 
 class CompletionRequest(_Request):

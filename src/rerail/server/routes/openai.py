@@ -29,7 +29,7 @@ from rerail.server.worker import Finished
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
-_OF_ANSWERS = errors(404, 429, 499, 500, 503)
+_OF_ANSWERS = errors(404, 422, 429, 499, 500, 503)
 
 
 @router.post(
