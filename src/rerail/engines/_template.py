@@ -101,10 +101,7 @@ class ChatTemplate:
     ) -> list[Piece]:
         contents = [form(message.content) for message in messages]
         text = self._apply(messages, tools, contents)
-        if tools and (
-            text == self._apply(messages, (), contents)
-            or any(tool.name not in text for tool in tools)
-        ):
+        if tools and not self._tells_of(tools, text, messages, contents):
             raise PromptError(
                 f"{self._name} takes no tools: leave them out, or choose a model whose does"
             )
@@ -127,6 +124,20 @@ class ChatTemplate:
             for start, end in pairwise(cuts)
             for i in owners[start:end][:1].tolist()
         ]
+
+    def _tells_of(
+        self,
+        tools: Sequence[Tool],
+        text: str,
+        messages: Sequence[Message],
+        contents: Sequence[Any],
+    ) -> bool:
+        """Whether the text has the tools; a template for tools alone may fail without any."""
+        try:
+            without = self._apply(messages, (), contents)
+        except _UnsuitableError:
+            without = ""
+        return text != without and all(tool.name in text for tool in tools)
 
     def _spans(
         self,

@@ -6,16 +6,17 @@ empty says nothing and is no error. No request can carry embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
@@ -85,7 +86,7 @@ def _says_nothing(name: str, value: Any) -> bool:
         return isinstance(value, int | float) and value == 0
     if name == "best_of":
         return bool(value == 1)
-    return value in ({"type": "text"}, ["text"])
+    return value in ({"type": "text"}, ["text"], "disabled")
 
 
 class Part(_Model):
@@ -93,7 +94,7 @@ class Part(_Model):
 
     unused = frozenset({"cache_control"})
 
-    type: Literal["text", "refusal"]
+    type: Literal["text", "input_text", "output_text", "refusal"]
     text: Text | None = None
     refusal: Text | None = None
 
@@ -101,22 +102,30 @@ class Part(_Model):
     @classmethod
     def _of_words(cls, data: Any) -> Any:
         kind = data.get("type") if isinstance(data, dict) else None
-        if isinstance(kind, str) and kind not in {"text", "refusal"}:
+        if isinstance(kind, str) and kind not in get_args(cls.model_fields["type"].annotation):
             said = "only text is judged: no images, audio or files"
             raise ValidationError.from_exception_data("Part", [fault(("type",), said)])
         return data
 
     @model_validator(mode="after")
     def _has_words(self) -> Self:
-        if (self.text if self.type == "text" else self.refusal) is None:
-            missing = fault((self.type,), f"a part of type {self.type} needs it")
+        if self.words is None:
+            key = "refusal" if self.type == "refusal" else "text"
+            missing = fault((key,), f"a part of type {self.type} needs it")
             raise ValidationError.from_exception_data("Part", [missing])
         return self
 
     @property
-    def words(self) -> str:
+    def words(self) -> str | None:
         """What the part says."""
-        return (self.text if self.type == "text" else self.refusal) or ""
+        return self.refusal if self.type == "refusal" else self.text
+
+
+def _words(content: str | list[Part] | None) -> str:
+    """What a message or a part of it says."""
+    if isinstance(content, list):
+        return "".join(part.words or "" for part in content)
+    return content or ""
 
 
 _TOOLS = "use tools and tool_calls"
@@ -124,6 +133,15 @@ _ONLY_TEXT = "only text is answered"
 
 Name = Annotated[str, Field(pattern=f"^{TOOL_NAME}$", strict=True)]
 CallId = Annotated[str, Field(pattern=f"^{CALL_ID}$", strict=True)]
+
+
+def _free(value: Any) -> Any:
+    if value in ("auto", "none"):
+        return value
+    raise ValueError("auto or none: nothing makes the model call a tool")
+
+
+ToolChoice = Annotated[Literal["auto", "none"], BeforeValidator(_free)]
 
 
 def _of_functions(data: Any, what: str) -> Any:
@@ -209,10 +227,15 @@ class ToolDefinition(_Model):
         Raises:
             ValueError: its parameters are deeper than JSON may be.
         """
-        try:
-            return Tool.of(self.model_dump())
-        except PromptError as error:
-            raise ValueError(str(error)) from None
+        return _tool(self.function)
+
+
+def _tool(function: Function) -> Tool:
+    given = function.model_dump(include={"name", "description", "parameters"})
+    try:
+        return Tool.of({"function": given})
+    except PromptError as error:
+        raise ValueError(str(error)) from None
 
 
 class NamedSchema(_Model):
@@ -299,9 +322,7 @@ class ChatMessage(_Model):
     def message(self) -> Message:
         """The turn as rerail knows it; ``developer`` is another word for system."""
         role: Role = "system" if self.role == "developer" else self.role
-        words = self.content or self.refusal or ""
-        if isinstance(words, list):
-            words = "".join(part.words for part in words)
+        words = _words(self.content or self.refusal)
         calls = tuple(called.call() for called in self.tool_calls or ())
         return Message(role, words, calls, self.tool_call_id or "")
 
@@ -327,7 +348,26 @@ class StreamOptions(_Model):
 Stop = Annotated[str, Field(min_length=1, strict=True), AfterValidator(_speakable)]
 
 
-class _Request(_Model):
+class _Sampled(_Model):
+    """What all requests for answers share."""
+
+    model: Annotated[str, Field(max_length=256)]
+    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
+    top_k: Annotated[int, Field(ge=-1, strict=True)] | None = None
+    seed: Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED, strict=True)] | None = None
+    stream: bool | None = None
+    policy: Annotated[str, Field(max_length=64)] | None = None
+    """Name of the policy; the header ``X-Rerail-Policy`` says the same."""
+    budget: BudgetLimit = BudgetLimit()
+
+    @property
+    def greedy(self) -> bool:
+        """Whether only the likeliest token may be drawn, whatever the temperature."""
+        return self.temperature == 0 or self.top_p == 0 or self.top_k == 1
+
+
+class _Request(_Sampled):
     """What chat and text completions share."""
 
     unsupported = {
@@ -366,24 +406,10 @@ class _Request(_Model):
         }
     )
 
-    model: Annotated[str, Field(max_length=256)]
-    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
-    top_k: Annotated[int, Field(ge=-1, strict=True)] | None = None
     n: Annotated[int, Field(ge=1, strict=True)] | None = None
-    seed: Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED, strict=True)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    policy: Annotated[str, Field(max_length=64)] | None = None
-    """Name of the policy; the header ``X-Rerail-Policy`` says the same."""
-    budget: BudgetLimit = BudgetLimit()
-
-    @property
-    def greedy(self) -> bool:
-        """Whether only the likeliest token may be drawn, whatever the temperature."""
-        return self.temperature == 0 or self.top_p == 0 or self.top_k == 1
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -405,7 +431,7 @@ class ChatRequest(_Request):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
     """What the model may call, where the policy judges calls."""
-    tool_choice: Literal["auto", "none"] | None = None
+    tool_choice: ToolChoice | None = None
     """``none``: the model is told of no tool."""
     response_format: ResponseFormat | None = None
     """Form without which an answer is not acceptable."""
@@ -432,13 +458,6 @@ class ChatRequest(_Request):
         },
     )
 
-    @field_validator("tool_choice", mode="before")
-    @classmethod
-    def _free(cls, value: Any) -> Any:
-        if value in ("auto", "none", None):
-            return value
-        raise ValueError("auto or none: nothing makes the model call a tool")
-
     @model_validator(mode="after")
     def _one_limit(self) -> Self:
         both = (self.max_tokens, self.max_completion_tokens)
@@ -458,12 +477,17 @@ class ChatRequest(_Request):
                 tool's answers no call.
         """
         turns = [message.message() for message in self.messages]
-        form = self.response_format or ResponseFormat(type="text")
-        if form.told is not None:
-            system = turns.pop(0).content + "\n\n" if turns[0].role == "system" else ""
-            turns.insert(0, Message("system", system + form.told))
-        tools = () if self.tool_choice == "none" else tuple(t.tool() for t in self.tools or ())
-        return [Prompt(tuple(turns), tools=tools, schema=form.schema_text)]
+        tools = [] if self.tool_choice == "none" else [t.tool() for t in self.tools or ()]
+        return [_prompt(turns, tools, self.response_format)]
+
+
+def _prompt(turns: list[Message], tools: Sequence[Tool], form: ResponseFormat | None) -> Prompt:
+    """The prompt; the model is told of the form that its answer has to have."""
+    told = form.told if form else None
+    if told is not None:
+        system = [turns[0].content] if turns and turns[0].role == "system" else []
+        turns = [Message("system", "\n\n".join([*system, told])), *turns[len(system) :]]
+    return Prompt(tuple(turns), tools=tuple(tools), schema=form.schema_text if form else None)
 
 
 class CompletionRequest(_Request):
@@ -490,6 +514,180 @@ class CompletionRequest(_Request):
         """
         texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         return [Prompt.completion(text) for text in texts]
+
+
+class FunctionTool(Function):
+    """A tool that the model may call, as ``/v1/responses`` writes it."""
+
+    type: Literal["function"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_function(cls, data: Any) -> Any:
+        return _of_functions(data, "tools")
+
+    @model_validator(mode="after")
+    def _is_json(self) -> Self:
+        self.tool()
+        return self
+
+    def tool(self) -> Tool:
+        """The tool as rerail knows it.
+
+        Raises:
+            ValueError: its parameters are deeper than JSON may be.
+        """
+        return _tool(self)
+
+
+class InputItem(_Model):
+    """One turn, a call, or what a tool gave, as ``/v1/responses`` writes it."""
+
+    unused = frozenset({"id", "status", "phase"})
+
+    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: Text | list[Part] | None = None
+    call_id: CallId = ""
+    name: Name | None = None
+    arguments: Text = "{}"
+    output: Text | list[Part] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_words(cls, data: Any) -> Any:
+        kind = data.get("type", "message") if isinstance(data, dict) else None
+        if kind == "reasoning":  # templates leave it out
+            return {"type": kind}
+        if isinstance(kind, str) and kind not in get_args(cls.model_fields["type"].annotation):
+            said = "only messages, function calls and their outputs are known"
+            raise ValidationError.from_exception_data("InputItem", [fault(("type",), said)])
+        return data
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        needed = {"message": "role", "function_call": "name", "function_call_output": "output"}
+        key = needed.get(self.type)
+        if key is not None and getattr(self, key) is None:
+            missing = fault((key,), f"an item of type {self.type} needs it")
+            raise ValidationError.from_exception_data("InputItem", [missing])
+        self.message()
+        return self
+
+    def message(self) -> Message | None:
+        """The turn as rerail knows it; None for reasoning.
+
+        Raises:
+            ValueError: the arguments of a call are no JSON object.
+        """
+        if self.type == "function_call_output":
+            return Message("tool", _words(self.output), (), self.call_id)
+        if self.type == "function_call":
+            function = CalledFunction(name=self.name or "", arguments=self.arguments)
+            return Message("assistant", "", (Called(id=self.call_id, function=function).call(),))
+        if self.role is None:
+            return None
+        role: Role = "system" if self.role == "developer" else self.role
+        return Message(role, _words(self.content))
+
+
+class TextOptions(_Model):
+    """Of the answer's text."""
+
+    unused = frozenset({"verbosity"})
+
+    format: ResponseFormat | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_in_chat(cls, data: Any) -> Any:
+        """The schema stands beside its type here, and within a key of its own there."""
+        form = data.get("format") if isinstance(data, dict) else None
+        if isinstance(form, dict) and form.get("type") == "json_schema":
+            named = {key: value for key, value in form.items() if key != "type"}
+            return {**data, "format": {"type": "json_schema", "json_schema": named}}
+        return data
+
+
+_STATELESS = "no state is kept: send the whole conversation as input"
+
+
+class ResponsesRequest(_Sampled):
+    """``POST /v1/responses``: one answer, without stored state."""
+
+    words: ClassVar[str] = "input"
+    """The parameter that is answered."""
+    prefix: ClassVar[str] = "resp"
+    """Of the ids of answers."""
+    n: ClassVar[None] = None
+    stops: ClassVar[tuple[str, ...]] = ()
+
+    unsupported = {
+        "previous_response_id": _STATELESS,
+        "conversation": _STATELESS,
+        "background": "answers are given where they are asked for",
+        "prompt": "no prompts are stored",
+        "top_logprobs": "log-probabilities of a steered answer would be of another prompt",
+        "truncation": "nothing is left out: send what fits the model's context",
+    }
+    unused = frozenset(
+        {
+            "include",
+            "max_tool_calls",
+            "metadata",
+            "moderation",
+            "parallel_tool_calls",
+            "prompt_cache_key",
+            "prompt_cache_retention",
+            "reasoning",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "stream_options",
+            "user",
+        }
+    )
+
+    input: Text | Annotated[list[InputItem], Field(min_length=1)]
+    instructions: Text | None = None
+    """A system turn before the others."""
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    """What the model may call, where the policy judges calls."""
+    tool_choice: ToolChoice | None = None
+    """``none``: the model is told of no tool."""
+    text: TextOptions | None = None
+    """Form without which an answer is not acceptable."""
+    max_output_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "rerail", "input": "How do I keep tulips fresh?"}]
+        },
+    )
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_output_tokens
+
+    def prompts(self) -> list[Prompt]:
+        """The conversation, as the one prompt that it is.
+
+        Raises:
+            PromptError: as `ChatRequest.prompts`.
+        """
+        if isinstance(self.input, str):
+            found = [Message("user", self.input)]
+        else:
+            found = [turn for item in self.input if (turn := item.message()) is not None]
+        turns = [Message("system", self.instructions)] if self.instructions else []
+        for turn in found:
+            last = turns[-1] if turns else None
+            if turn.tool_calls and last is not None and last.role == "assistant":
+                turns[-1] = replace(last, tool_calls=(*last.tool_calls, *turn.tool_calls))
+            else:
+                turns.append(turn)
+        tools = [] if self.tool_choice == "none" else [t.tool() for t in self.tools or ()]
+        return [_prompt(turns, tools, self.text.format if self.text else None)]
 
 
 class ModerationRequest(_Model):

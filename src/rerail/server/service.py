@@ -18,7 +18,7 @@ from rerail.server.keys import LOCAL, ApiKey, KeyRing
 from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Served
 from rerail.server.records import Recorder
-from rerail.server.schemas import MAX_SEED, ChatRequest, CompletionRequest
+from rerail.server.schemas import MAX_SEED, ChatRequest, CompletionRequest, ResponsesRequest
 from rerail.server.settings import ServerSettings
 from rerail.server.tracing import Tracing
 from rerail.server.worker import Finished, HandedBackError, QueueFullError, SearchWorker, Ticket
@@ -218,7 +218,7 @@ class Service:
         self,
         route: str,
         key: ApiKey,
-        request: ChatRequest | CompletionRequest,
+        request: ChatRequest | CompletionRequest | ResponsesRequest,
         policy_header: str | None,
     ) -> Call:
         """Make a request ready.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,7 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from rerail.server import answers, stream
 from rerail.server.answers import OpenAIReply
 from rerail.server.errors import ApiError
-from rerail.server.routes._examples import CHAT, COMPLETION, MODELS, MODERATION
+from rerail.server.responses import ResponsesReply
+from rerail.server.routes._examples import CHAT, COMPLETION, MODELS, MODERATION, RESPONSE
 from rerail.server.routes._shared import (
     Caller,
     PolicyHeader,
@@ -23,7 +24,13 @@ from rerail.server.routes._shared import (
     gone,
     service_of,
 )
-from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
+from rerail.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    ModerationRequest,
+    ResponsesRequest,
+    StreamOptions,
+)
 from rerail.server.service import Call, Service, named
 from rerail.server.worker import Finished
 
@@ -47,7 +54,8 @@ async def chat_completions(
 
     An answer that the policy does not flag is the model's own, byte for byte. Otherwise the model
     is steered to another one; where none is found, the answer is the policy's message and
-    `finish_reason` is `content_filter`. With `stream`, text is held until it is accepted.
+    `finish_reason` is `content_filter`. With `stream`, text is held until it is accepted. Calls of
+    tools are judged as text of the answer, and are held as well.
     """
     call = service.call("/v1/chat/completions", key, body, policy)
     return await _answer(request, call, body, OpenAIReply.chat, OpenAIReply.chat_chunks)
@@ -67,6 +75,36 @@ async def completions(
     """Continue texts as they stand, without the model's chat template."""
     call = service.call("/v1/completions", key, body, policy)
     return await _answer(request, call, body, OpenAIReply.text, OpenAIReply.text_chunks)
+
+
+@router.post(
+    "/responses",
+    responses={**example("The answer, or the policy's message.", RESPONSE), **_OF_ANSWERS},
+)
+async def responses(
+    request: Request,
+    body: ResponsesRequest,
+    key: Caller,
+    service: ServiceDependency,
+    policy: PolicyHeader = None,
+) -> Response:
+    """Answer a conversation under a policy, in the form of OpenAI's Responses.
+
+    No state is kept: the whole conversation comes with each request. What is true of chat
+    completions is true of these: the policy's message has the status `incomplete`, for the reason
+    `content_filter`.
+    """
+    call = service.call("/v1/responses", key, body, policy)
+    reply = ResponsesReply(call.id, body)
+    if not body.stream:
+        return await _at_once(request, call, reply.whole)
+    return await _stream(
+        request,
+        call,
+        reply.events,
+        failed=lambda error: reply.failure(error["error"]),
+        begin=reply.begin(),
+    )
 
 
 @router.get("/models", responses={**example("The models.", MODELS), **errors()})
@@ -132,25 +170,60 @@ async def _answer(
     whole: Callable[[OpenAIReply], dict[str, Any]],
     chunks: Callable[[OpenAIReply, bool], Iterator[dict[str, Any]]],
 ) -> Response:
-    service = service_of(request)
-    headers = {"X-Request-Id": call.id}
-    if body.stream:
-        return await _stream(request, call, body, chunks)
+    def reply(answered: Sequence[Finished]) -> OpenAIReply:
+        return OpenAIReply(call.id, call.model, answered, call.n)
+
+    if not body.stream:
+        return await _at_once(request, call, lambda answered: whole(reply(answered)))
+    options = body.stream_options or StreamOptions()
+
+    def progress(so_far: stream.Progress) -> bytes:
+        frame = next(chunks(reply(()), True))
+        return stream.event({**frame, "usage": None, "rerail": {"progress": so_far.document()}})
+
+    return await _stream(
+        request,
+        call,
+        lambda answered: map(stream.event, chunks(reply(answered), options.include_usage)),
+        failed=lambda error: [stream.event(error)],
+        progress=progress if options.include_progress else None,
+        end=stream.DONE,
+    )
+
+
+async def _at_once(
+    request: Request, call: Call, whole: Callable[[Sequence[Finished]], dict[str, Any]]
+) -> Response:
+    """One document."""
     try:
-        answered = await stream.while_connected(request, service.answer(call))
+        answered = await stream.while_connected(request, service_of(request).answer(call))
     except stream.ClientGoneError:
         return gone()
-    return JSONResponse(whole(OpenAIReply(call.id, call.model, answered, call.n)), headers=headers)
+    return JSONResponse(whole(answered), headers={"X-Request-Id": call.id})
 
 
 async def _stream(
     request: Request,
     call: Call,
-    body: ChatRequest | CompletionRequest,
-    chunks: Callable[[OpenAIReply, bool], Iterator[dict[str, Any]]],
+    told: Callable[[Sequence[Finished]], Iterable[bytes]],
+    *,
+    failed: Callable[[dict[str, Any]], Iterable[bytes]],
+    begin: Iterable[bytes] = (),
+    progress: Callable[[stream.Progress], bytes] | None = None,
+    end: bytes = b"",
 ) -> Response:
+    """Events.
+
+    Args:
+        request: of the client.
+        call: that is answered.
+        told: the events of the answers.
+        failed: those of an error, by its document.
+        begin: what comes before there is an answer.
+        progress: the event that says how far a search is; None: comments do.
+        end: the last event, whatever came before.
+    """
     service = service_of(request)
-    options = body.stream_options
     feed = stream.Feed()
     work: asyncio.Future[list[Finished]] = asyncio.ensure_future(service.answer(call, feed.put))
     try:
@@ -158,22 +231,20 @@ async def _stream(
     except stream.ClientGoneError:
         return gone()
 
-    def progress(so_far: stream.Progress) -> bytes:
-        frame = next(chunks(OpenAIReply(call.id, call.model, ()), True))
-        return stream.event({**frame, "usage": None, "rerail": {"progress": so_far.document()}})
-
     async def events() -> Any:
-        wanted = progress if options is not None and options.include_progress else None
-        async for sign in stream.held_back(work, feed, service.settings.keep_alive, wanted):
+        for event in begin:
+            yield event
+        async for sign in stream.held_back(work, feed, service.settings.keep_alive, progress):
             yield sign
         try:
-            reply = OpenAIReply(call.id, call.model, work.result(), call.n)
+            answered = work.result()
         except Exception as error:
-            yield stream.event(stream.failure(error))
+            found = failed(stream.failure(error))
         else:
-            for chunk in chunks(reply, options is not None and options.include_usage):
-                yield stream.event(chunk)
-        yield stream.DONE
+            found = told(answered)
+        for event in found:
+            yield event
+        yield end
 
     response = stream.EventStream(events(), work)
     response.headers["X-Request-Id"] = call.id
