@@ -57,12 +57,12 @@ def written(value: Any) -> str:
 
 
 def spoken(value: Any, key: str = "") -> Iterator[str]:
-    """What a value says, line by line: each text, number or truth value behind its key."""
+    """What a value says, line by line: each key, and behind it a text, number or truth value."""
+    if isinstance(value, dict | list) and key and (isinstance(value, dict) or not value):
+        yield f"{key}:"
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from spoken(inner, name)
-        if not value and key:
-            yield key
     elif isinstance(value, list):
         for inner in value:
             yield from spoken(inner, key)
@@ -87,11 +87,7 @@ _STRICT = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
 
 def _depth(value: Any) -> int:
     level, deep = [value], 0
-    while level := [v for each in level for v in _inside(each)]:
+    while level := [each for each in level if isinstance(each, dict | list)]:
         deep += 1
+        level = [v for e in level for v in (e.values() if isinstance(e, dict) else e)]
     return deep
-
-
-def _inside(value: Any) -> list[Any]:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return list(inner)

@@ -343,12 +343,7 @@ def test_any_arguments_come_back_and_all_that_they_say_is_judged(
             return [leaf for inner in value for leaf in leaves(inner)]
         return [value] if isinstance(value, str) else [json.dumps(value)]
 
-    judged = made.said
-    for name, value in arguments.items():
-        if value not in ({}, []) and value != [[]]:
-            assert all(leaf in judged for leaf in leaves(value))
-        if not isinstance(value, dict | list):
-            assert name in judged
+    assert all(leaf in made.said for leaf in leaves(arguments))
 
 
 PIECES = [

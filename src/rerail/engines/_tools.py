@@ -189,7 +189,7 @@ class Channels:
             elif segment.mark in ("<|end|>", "<|return|>", "<|call|>"):
                 header, begun = segment.text, segment.start + 1
             else:
-                header += segment.text
+                header += f" {segment.text}"
         return Found("", calls, tuple(filter(None, thoughts)), start) if calls else None
 
 

@@ -57,7 +57,7 @@ class ResponsesReply:
             output=list(self._items(response)),
             usage=usage,
             rerail=details(response) | summary([response]),
-            moderation=moderation(answered),
+            moderation=_moderation(answered),
         )
 
     def begin(self) -> Iterator[bytes]:
@@ -129,6 +129,13 @@ class ResponsesReply:
                 "arguments": call.arguments,
                 "status": "completed",
             }
+
+
+def _moderation(answered: Sequence[Finished]) -> dict[str, Any]:
+    """The ``moderation`` shape of OpenAI's Responses: one result, where chat has a list."""
+    found = moderation(answered)
+    output = found["output"]
+    return {**found, "output": output.get("results", [output])[0]}
 
 
 def _part(text: str) -> dict[str, Any]:
