@@ -237,8 +237,9 @@ class ChatTemplate:
             {**_turn(message), "content": content}
             for message, content in zip(messages, contents, strict=True)
         ]
-        given = [tool.to_json() for tool in tools] or None
-        options = {"tools": given, "add_generation_prompt": True, **self._options}
+        options = {"add_generation_prompt": True, **self._options}
+        if tools:
+            options["tools"] = [tool.to_json() for tool in tools]
         try:
             return str(self._tokenizer.apply_chat_template(conversation, tokenize=False, **options))
         except ImportError:

@@ -129,6 +129,7 @@ def _words(content: str | list[Part] | None) -> str:
 
 
 _TOOLS = "use tools and tool_calls"
+_CHAT = "use /v1/chat/completions"
 _ONLY_TEXT = "only text is answered"
 
 Name = Annotated[str, Field(pattern=f"^{TOOL_NAME}$", strict=True)]
@@ -377,9 +378,9 @@ class _Request(_Sampled):
         "best_of": "use n",
         "echo": "the prompt is not part of the answer",
         "suffix": "answers are written forwards",
-        "tools": _TOOLS,
+        "tools": _CHAT,
         "functions": _TOOLS,
-        "response_format": _ONLY_TEXT,
+        "response_format": _CHAT,
         "modalities": _ONLY_TEXT,
         "audio": _ONLY_TEXT,
         "prediction": "answers are always the model's own",
@@ -649,6 +650,8 @@ class ResponsesRequest(_Sampled):
     )
 
     input: Text | Annotated[list[InputItem], Field(min_length=1)]
+    """A text, or items: messages, ``function_call`` and ``function_call_output``. Reasoning is left
+    out, as templates leave it out. The last one is the user's, or a tool's."""
     instructions: Text | None = None
     """A system turn before the others."""
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
@@ -658,6 +661,7 @@ class ResponsesRequest(_Sampled):
     text: TextOptions | None = None
     """Form without which an answer is not acceptable."""
     max_output_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    """Of the answer, its reasoning not counted."""
 
     model_config = ConfigDict(
         json_schema_extra={
