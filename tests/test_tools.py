@@ -243,6 +243,12 @@ def test_json_that_fits_leaves_and_other_is_passed_over() -> None:
     assert {e.rejection for e in flagged.evaluations} == {Rejection.FLAGGED}
 
 
+def test_a_schema_that_cannot_be_used_opens_no_search() -> None:
+    endless = replace(FORMED, schema=json.dumps({"$defs": {"a": {"$ref": "#/$defs/a"}}}))
+    with pytest.raises(PromptError, match="refers to itself"):
+        aligner(says("x")).open(endless)
+
+
 def test_escapes_hide_nothing_from_the_moderator() -> None:
     response = aligner(says('{"a": "I c\\u006fmply"}')).align(FORMED)
     assert response.flagged

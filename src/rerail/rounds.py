@@ -29,7 +29,7 @@ from rerail.errors import EngineError, PromptError
 from rerail.guidance import repeats
 from rerail.panel import Panel, Question, confirm_each, flagged_beyond, judge_each
 from rerail.policy import Policy
-from rerail.structure import fits, judged_text
+from rerail.structure import check, fits, judged_text
 from rerail.types import (
     NO_ANSWER,
     AcceptedFrom,
@@ -76,8 +76,8 @@ class Account:
         closed: whether nothing more is wanted.
 
     Raises:
-        PromptError: the prompt is too long, leaves no row that may move, or has tools, which the
-            policy refuses or the engine does not know of.
+        PromptError: the prompt is too long, leaves no row that may move, has tools, which the
+            policy refuses or the engine does not know of, or a schema that cannot be used.
         EngineError: the engine cannot embed it.
     """
 
@@ -97,7 +97,7 @@ class Account:
         self._generations = _least(budget.generations, generations)
         self.engine = engine
         self.panel = panel
-        _check_tools(engine, panel.policy, prompt)
+        _check_asked(engine, panel.policy, prompt)
         self.embedded = engine.embed(prompt)
         rows = rows or panel.policy.steerable_rows
         self.steerable = self.embedded.steerable(rows)
@@ -193,7 +193,8 @@ class Ask:
         return self.question(text, generation.reasoning)
 
 
-def _check_tools(engine: Engine, policy: Policy, prompt: Prompt) -> None:
+def _check_asked(engine: Engine, policy: Policy, prompt: Prompt) -> None:
+    """Refuse tools where they cannot be judged or called, and a schema that cannot be used."""
     if prompt.uses_tools and policy.tools == "refuse":
         raise PromptError(
             f"policy {policy.name!r} refuses tools: leave them out, or choose a policy with "
@@ -201,6 +202,8 @@ def _check_tools(engine: Engine, policy: Policy, prompt: Prompt) -> None:
         )
     if prompt.tools and not can_call(engine):
         raise PromptError(f"the engine of {engine.name} calls no tools: leave them out")
+    if prompt.schema is not None:
+        check(prompt.schema)
 
 
 def evaluate(asks: Sequence[Ask]) -> list[tuple[Ask, Evaluation]]:

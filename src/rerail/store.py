@@ -166,8 +166,8 @@ class Record:
     """One response as it was stored; the fields are those of `Response`.
 
     ``initial`` and ``final`` have the keys harm, scores, flagged and unscored. ``prompt`` (role
-    and content of each message), ``first_answer``, ``final_answer`` and ``reasoning`` are None
-    unless text was recorded; the last also where the policy withholds it.
+    and content of each message, and its tool calls), ``first_answer``, ``final_answer`` and
+    ``reasoning`` are None unless text was recorded; the last also where the policy withholds it.
     """
 
     run: str
@@ -193,7 +193,7 @@ class Record:
     moderator_calls: int
     seconds: float
     error: str | None
-    prompt: list[dict[str, str]] | None
+    prompt: list[dict[str, Any]] | None
     first_answer: str | None
     final_answer: str | None
     reasoning: str | None = None
