@@ -21,6 +21,7 @@ from rerail.engines.base import Engine
 from rerail.policy import Policy, shipped_texts
 from rerail.server.errors import add_handlers
 from rerail.server.keys import KeyRing
+from rerail.server.limits import RateLimits
 from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Loader, load_moderators
 from rerail.server.records import Recorder
@@ -51,6 +52,7 @@ def create_app(
     settings: ServerSettings | None = None,
     loader: Loader = load_moderators,
     tracing: Tracing | None = None,
+    limits: RateLimits | None = None,
 ) -> FastAPI:
     """Build the server.
 
@@ -63,6 +65,7 @@ def create_app(
         settings: limits and defaults.
         loader: makes a policy's moderators.
         tracing: makes spans; none by default.
+        limits: count what keys ask for; in memory by default.
 
     Raises:
         PolicyError: a policy is not valid, or a default is unknown.
@@ -86,6 +89,7 @@ def create_app(
         settings,
         metrics,
         tracing or Tracing(),
+        limits or RateLimits(),
     )
     for name in service.configured_policies():
         live.get(name)

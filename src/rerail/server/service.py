@@ -15,6 +15,7 @@ from rerail.engines.base import EmbeddingTable, Engine, Sampling
 from rerail.errors import EngineError, PolicyError, PromptError
 from rerail.server.errors import ApiError, of_ours
 from rerail.server.keys import LOCAL, ApiKey, KeyRing
+from rerail.server.limits import RateLimits
 from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Served
 from rerail.server.records import Recorder
@@ -86,6 +87,7 @@ class Service:
         settings: limits and defaults.
         metrics: counts.
         tracing: makes spans.
+        limits: count what keys ask for.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Service:
         settings: ServerSettings,
         metrics: Metrics,
         tracing: Tracing,
+        limits: RateLimits,
     ) -> None:
         self._engines = dict(engines)
         self._moderating = asyncio.Semaphore(_MODERATING)
@@ -108,6 +111,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.tracing = tracing
+        self.limits = limits
         self.workers = {name: self._worker(name) for name in engines}
         self.started = int(time.time())
 
@@ -165,8 +169,8 @@ class Service:
         """The key of a request.
 
         Raises:
-            ApiError: 401 without a known key; 403 from elsewhere, on a server without keys; 503
-                while the keys cannot be read.
+            ApiError: 401 without a known key, or with one that has expired; 403 from elsewhere,
+                on a server without keys; 503 while the keys cannot be read.
         """
         if self.keys is None:
             if client is not None and not is_loopback(client):
@@ -184,6 +188,12 @@ class Service:
             raise ApiError(
                 "no valid API key: send 'Authorization: Bearer KEY'",
                 "invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        if key.expired:
+            raise ApiError(
+                "this API key has expired: ask whoever gave it to you for another",
+                "key_expired",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return key
@@ -380,6 +390,9 @@ class Service:
                 ticket.cancel()
             for future in futures:
                 future.cancel()
+            if call.key.counts_tokens:  # also where the client has left
+                spent = sum(t.search.cost.generated_tokens for t in tickets if t.search)
+                await asyncio.shield(asyncio.to_thread(self.limits.spend, call.key, spent))
 
     def _come_back(self, message: str, reason: str) -> ApiError:
         self.metrics.handed_back.labels(reason).inc()

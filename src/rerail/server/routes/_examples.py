@@ -111,3 +111,21 @@ INTERVENTIONS: dict[str, Any] = {
         }
     ]
 }
+
+KEYS: dict[str, Any] = {
+    "keys": [
+        {
+            "name": "alice",
+            "admin": False,
+            "policy": None,
+            "policies": ["strict"],
+            "expires": "2027-06-30T00:00:00Z",
+            "requests_per_minute": 60,
+            "tokens_per_minute": None,
+            "tokens_per_day": 200000,
+            "expired": False,
+            "last_used": "2026-11-28T14:03:11.120000+00:00",
+            "left": {"tokens_per_day": 181344, "requests_per_minute": 58},
+        }
+    ]
+}

@@ -16,6 +16,7 @@ from rerail.server.errors import ApiError
 from rerail.server.responses import ResponsesReply
 from rerail.server.routes._examples import CHAT, COMPLETION, MODELS, MODERATION, RESPONSE
 from rerail.server.routes._shared import (
+    Asking,
     Caller,
     PolicyHeader,
     ServiceDependency,
@@ -46,7 +47,7 @@ _OF_ANSWERS = errors(404, 422, 429, 499, 500, 503)
 async def chat_completions(
     request: Request,
     body: ChatRequest,
-    key: Caller,
+    key: Asking,
     service: ServiceDependency,
     policy: PolicyHeader = None,
 ) -> Response:
@@ -68,7 +69,7 @@ async def chat_completions(
 async def completions(
     request: Request,
     body: CompletionRequest,
-    key: Caller,
+    key: Asking,
     service: ServiceDependency,
     policy: PolicyHeader = None,
 ) -> Response:
@@ -84,7 +85,7 @@ async def completions(
 async def responses(
     request: Request,
     body: ResponsesRequest,
-    key: Caller,
+    key: Asking,
     service: ServiceDependency,
     policy: PolicyHeader = None,
 ) -> Response:
@@ -127,7 +128,7 @@ async def model(model: str, key: Caller, service: ServiceDependency) -> Response
     "/moderations", responses={**example("A verdict per text.", MODERATION), **errors(429, 503)}
 )
 async def moderations(
-    body: ModerationRequest, key: Caller, service: ServiceDependency, policy: PolicyHeader = None
+    body: ModerationRequest, key: Asking, service: ServiceDependency, policy: PolicyHeader = None
 ) -> Response:
     """Judge texts by the policy's moderators, in OpenAI's format.
 

@@ -16,7 +16,7 @@ from rerail.server import stream
 from rerail.server.answers import finite
 from rerail.server.errors import ApiError, of_ours
 from rerail.server.routes._shared import (
-    Caller,
+    Asking,
     PolicyHeader,
     ServiceDependency,
     errors,
@@ -94,7 +94,7 @@ async def config(request: Request, service: ServiceDependency) -> Response:
 async def watch(
     request: Request,
     body: ChatRequest,
-    key: Caller,
+    key: Asking,
     service: ServiceDependency,
     policy: PolicyHeader = None,
 ) -> Response:
