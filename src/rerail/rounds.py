@@ -279,9 +279,9 @@ def _generate(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[G
         raise EngineError(
             f"{engine.name} went on after a stop that was asked for: an engine has to end there"
         )
-    prompts = [ask.request.embedded.prompt for ask in asks]
-    if not can_call(engine):
+    if not can_call(engine) or len(made) != len(asks):
         return made
+    prompts = [ask.request.embedded.prompt for ask in asks]
     return [
         engine.with_calls(prompt, generation) if prompt.tools else generation
         for prompt, generation in zip(prompts, made, strict=True)

@@ -469,6 +469,15 @@ def test_a_template_without_tools_says_so() -> None:
         engine.embed(ASKED)
 
 
+def test_a_template_for_tools_beside_that_for_none() -> None:
+    tokenizer = tiny.byte_level()
+    hermes = PUBLISHED[MODELS["hermes"].template]
+    tokenizer.chat_template = {"default": tiny.CHATML, "tool_use": hermes}
+    model = tiny.tiny_model(vocabulary=400, max_position_embeddings=4096)
+    engine = TransformersEngine(model, tokenizer, prefix_reuse=False)
+    assert len(engine.embed(ASKED).token_ids) > len(engine.embed(Prompt.of("x")).token_ids) + 100
+
+
 def test_a_template_in_no_known_format_asks_for_one() -> None:
     template = "{{ tools }}" + tiny.CHATML
     tokenizer = tiny.byte_level(template)
