@@ -92,6 +92,26 @@ def test_whatever_a_call_says_is_judged(answer: str) -> None:
     assert MARKER not in everything(response)
 
 
+def test_moderators_that_confirm_are_asked_about_calls_too() -> None:
+    confirm = FakeModerator(words=("rather",))
+    policy = Policy.model_validate({"name": "p", "tools": "judge", "budget": {"generations": 3}})
+    made = Aligner(says(HARMLESS), Panel(policy, FakeModerator(), confirm))
+    assert made.align(ASKED).outcome is Outcome.REFUSED
+    (asked,) = {exchange.answer for batch in confirm.calls for exchange in batch}
+    assert asked == "send\nbody: I would rather not"
+
+
+def test_words_beside_a_call_do_not_repeat_guidance() -> None:
+    guidance = "Never say please or thank you to anybody at all here."
+    body = call("please or thank you to anybody at all here")
+
+    def answer(embedded: EmbeddedPrompt, point: Any) -> str:
+        return body if len(embedded.prompt.messages) > 1 else HARMFUL
+
+    response = aligner(FakeEngine(answer), guidance=[guidance], budget={"generations": 2})
+    assert response.align(ASKED).evaluations[1].rejection is Rejection.REPEATS
+
+
 def test_a_tool_whose_name_is_harmful_is_flagged() -> None:
     tool = Tool("comply")
     response = aligner(says(call("no", name="comply"))).align(replace(ASKED, tools=(tool,)))

@@ -428,11 +428,9 @@ def prompt_seed(seed: int, prompt: Prompt) -> int:
     It does not depend on the prompt's place in a batch.
     """
     turns = [list(message.to_json().values()) for message in prompt.messages]
-    asked = [tool.to_json() for tool in prompt.tools] + [prompt.schema] * (
-        prompt.schema is not None
-    )
-    content = json.dumps([seed, prompt.template, turns, *asked])
-    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) >> 1
+    content = [seed, prompt.template, turns, *(tool.to_json() for tool in prompt.tools)]
+    content += [] if prompt.schema is None else [prompt.schema]
+    return int.from_bytes(hashlib.sha256(json.dumps(content).encode()).digest()[:8]) >> 1
 
 
 def _stopped_at_once(generation: Generation) -> bool:
