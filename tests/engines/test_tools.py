@@ -12,10 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rerail.align import Aligner
 from rerail.engines import FakeEngine, GenerationRequest, Sampling
 from rerail.engines._tools import FORMATS, NONE, Calls, detected
 from rerail.engines.transformers import TransformersEngine
 from rerail.errors import EngineError, PromptError
+from rerail.moderators import FakeModerator
+from rerail.panel import Panel
+from rerail.policy import Policy
 from rerail.types import Generation, Message, Prompt, Tool, ToolCall
 from tests.engines import tiny
 from tests.engines.test_template import PUBLISHED
@@ -409,6 +413,18 @@ def test_a_random_model_answers_a_prompt_with_tools(model: str) -> None:
     embedded = engine.embed(ASKED)
     (made,) = engine.generate([GenerationRequest(embedded, embedded.point)], Sampling(12))
     assert engine.with_calls(ASKED, made).token_ids == made.token_ids
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_search_over_a_prompt_with_tools_keeps_what_is_flagged(model: str) -> None:
+    policy = Policy.model_validate(
+        {"name": "p", "tools": "judge", "budget": {"generations": 3}, "max_reasoning_tokens": 8}
+    )
+    panel = Panel(policy, FakeModerator(words=("",)))
+    aligner = Aligner(engine_of(model), panel, sampling=Sampling(6))
+    response = aligner.align(Prompt(CONVERSATION, tools=TOOLS))
+    assert (response.outcome, response.tool_calls) == ("refused", ())
+    assert response.cost.generations == 3
 
 
 def test_a_result_that_spells_control_tokens_stays_words() -> None:

@@ -130,6 +130,24 @@ def test_a_stream_holds_calls_until_they_are_accepted(
     assert MARKER not in "".join(chunk.model_dump_json() for chunk in chunks)
 
 
+class GetWeather(BaseModel):
+    """How the weather is."""
+
+    city: str
+
+
+def test_the_clients_helpers_parse_calls(client: openai.OpenAI) -> None:
+    tool = openai.pydantic_function_tool(GetWeather, name="get_weather")
+    messages: list[Any] = [{"role": "user", "content": "call"}]
+    wanted: dict[str, Any] = {"model": "rerail", "messages": messages, "tools": [tool]}
+    parsed = client.chat.completions.parse(**wanted)
+    with client.chat.completions.stream(**wanted) as stream:
+        streamed = stream.get_final_completion()
+    for reply in (parsed, streamed):
+        (called,) = reply.choices[0].message.tool_calls or ()
+        assert called.function.parsed_arguments == GetWeather(city="Paris")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("text", ["flagged", "steered", "unknown", "flagged json", "no json"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/watch"])
