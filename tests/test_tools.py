@@ -18,7 +18,7 @@ from rerail.errors import PromptError
 from rerail.kit.replay import Fate, Replay
 from rerail.moderators import FakeModerator
 from rerail.panel import Panel
-from rerail.policy import Policy
+from rerail.policy import _LATER, Policy
 from rerail.search import advance, prompt_seed
 from rerail.store import Store
 from rerail.types import Message, Outcome, Prompt, Rejection, Response, Tool, ToolCall
@@ -171,7 +171,8 @@ def test_the_key_changes_no_version_where_it_says_nothing() -> None:
     policy = Policy(name="p")
     before = policy.model_dump(mode="json")
     assert before.pop("tools") == "refuse"
-    content = json.dumps(before, sort_keys=True).encode()
+    said = {key: value for key, value in before.items() if value or key not in _LATER}
+    content = json.dumps(said, sort_keys=True).encode()
     assert policy.version == hashlib.sha256(content).hexdigest()[:12]
     assert Policy(name="p", tools="judge").version != Policy(name="p").version
 
@@ -293,3 +294,17 @@ def test_records_hold_what_was_called_and_are_judged_again(tmp_path: Path) -> No
     assert Prompt.of(record.prompt).messages == turns
     (replayed,) = Replay(made.panel, made.panel).of([record])
     assert replayed.old is replayed.new is Fate.STEERED
+
+
+def test_nothing_of_a_call_or_a_form_leaves_before_it_is_whole() -> None:
+    words = " ".join(f"w{i}" for i in range(80))
+    formed = json.dumps({"a": words})
+    plain = replace(ASKED, tools=())
+    for prompt, said in ((ASKED, f"{words} {HARMLESS}"), (FORMED, formed), (plain, words)):
+        pieces: list[str] = []
+        made = aligner(says(said), release="window", lookahead=1)
+        search = made.open(prompt, release=pieces.append)
+        while not search.done:
+            advance([search])
+        assert search.response().outcome is Outcome.PASSED
+        assert bool(pieces) == (prompt is plain)

@@ -324,6 +324,11 @@ class Prompt:
             )
         return cls(tuple(map(Message.of, prompt)))
 
+    def said(self) -> tuple[str, ...]:
+        """What the user says: the texts of the user's turns, each once, blank ones left out."""
+        texts = (m.content for m in self.messages if m.role == "user" and m.content.strip())
+        return tuple(dict.fromkeys(texts))
+
     @classmethod
     def completion(cls, text: str) -> Prompt:
         """A text to be continued as it stands, without a chat template."""
@@ -438,6 +443,20 @@ class StopReason(StrEnum):
     ENGINE_ERROR = "engine-error"
     PROMPT_ERROR = "prompt-error"
     CANCELLED = "cancelled"
+    GATE = "gate"
+    CATEGORY = "category"
+
+
+class Layer(StrEnum):
+    """Which layer of a policy acted.
+
+    The ``gate`` on the prompt, or the moderators on the first ``answer``; ``none``, where that
+    answer left as it is. A gate that only notes does not act.
+    """
+
+    GATE = "gate"
+    ANSWER = "answer"
+    NONE = "none"
 
 
 class Rejection(StrEnum):
@@ -479,6 +498,7 @@ class Generation:
         tool_calls: the tools that it calls, without ids; they are no part of the text.
         malformed: whether it calls a tool in a way that cannot be read, or one that there is not;
             its text then holds all that it says.
+        prompt_tokens: tokens of the prompt, where the engine has no rows to count.
     """
 
     text: str
@@ -489,6 +509,7 @@ class Generation:
     answered: bool = True
     tool_calls: tuple[ToolCall, ...] = ()
     malformed: bool = False
+    prompt_tokens: int = 0
 
     @property
     def said(self) -> str:
@@ -529,6 +550,39 @@ class Verdict:
             "flagged": self.flagged,
             "unscored": self.unscored,
             "confirmed": self.confirmed,
+        }
+
+
+Action = Literal["steer", "refuse", "note"]
+"""What becomes of what is flagged: it is steered away from, refused without a search, or leaves
+and is only named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What a policy's gate makes of a prompt, before anything is generated.
+
+    Attributes:
+        action: the strictest of the moderators that flag it: refuse, steer or note; None where
+            none does.
+        categories: that flag it, those aside that are only noted.
+        noted: categories that flag it and are only noted.
+        verdict: on the prompt, without its text; harm is in units of the gate's own thresholds.
+    """
+
+    action: Action | None
+    categories: tuple[str, ...]
+    noted: tuple[str, ...]
+    verdict: Verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """The public form."""
+        scored = {k: v for k, v in self.verdict.to_json().items() if k != "confirmed"}
+        return {
+            "action": self.action,
+            "categories": list(self.categories),
+            "noted": list(self.noted),
+            **scored,
         }
 
 
@@ -649,9 +703,11 @@ class Response:
 
     Attributes:
         outcome: passed, steered, refused or error.
-        text: the answer to show; the policy's message unless an answer of the model left.
+        text: the answer to show; the policy's message unless an answer of the model left, behind
+            what had left of one before, if anything had.
         policy: the policy and version that decided.
-        initial: verdict on the model's first answer; None if there was none.
+        initial: verdict on the model's first answer; None if there was none, as where the gate
+            refuses the prompt.
         final: verdict on ``text``; None if no answer of the model left.
         cost: what was spent.
         iterations: completed optimiser iterations.
@@ -674,6 +730,11 @@ class Response:
             policy withholds it, or if no answer of the model left.
         reasoning_tokens: tokens generated before ``text``, withheld or not.
         tool_calls: the tools that the answer calls, judged with ``text``.
+        layer: which layer of the policy acted.
+        gate: what the policy's gate makes of the prompt; None where it has none.
+        noted: categories that the policy only notes, in the prompt or in ``text``.
+        sent_tokens: tokens of ``text`` that left before the search was over, under ``release:
+            window``; 0 where nothing did.
     """
 
     outcome: Outcome
@@ -697,6 +758,10 @@ class Response:
     reasoning: str | None = None
     reasoning_tokens: int = 0
     tool_calls: tuple[ToolCall, ...] = ()
+    layer: Layer = Layer.NONE
+    gate: Screened | None = None
+    noted: tuple[str, ...] = ()
+    sent_tokens: int = 0
 
     @property
     def said(self) -> str:
@@ -720,6 +785,7 @@ class Response:
             "reasoning": self.reasoning,
             "reasoning_tokens": self.reasoning_tokens,
             "tool_calls": [call.to_json() for call in self.tool_calls],
+            "sent_tokens": self.sent_tokens,
             "policy": {
                 "name": self.policy.name,
                 "version": self.policy.version,
@@ -745,4 +811,7 @@ class Response:
             "left": self.left,
             "best": self.best,
             "error": self.error,
+            "layer": str(self.layer),
+            "gate": self.gate and self.gate.to_json(),
+            "noted": list(self.noted),
         }

@@ -20,7 +20,7 @@ LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 
 
 def test_there_are_recipes() -> None:
-    assert names() == ["over-refusal-and-utility", "tide-table", "tsa-table-1", "xstest"]
+    assert names() == ["layers", "over-refusal-and-utility", "tide-table", "tsa-table-1", "xstest"]
 
 
 @pytest.mark.parametrize("name", names())

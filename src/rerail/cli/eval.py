@@ -167,8 +167,8 @@ def evaluate(
         typer.Option(
             "--recipe",
             help="A whole experiment by name (tsa-table-1, tide-table, xstest, "
-            "over-refusal-and-utility), or path of its YAML file; other options replace its "
-            "values.",
+            "over-refusal-and-utility, layers), or path of its YAML file; other options replace "
+            "its values.",
             rich_help_panel=_RUN,
         ),
     ] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -55,11 +56,12 @@ async def chat_completions(
 
     An answer that the policy does not flag is the model's own, byte for byte. Otherwise the model
     is steered to another one; where none is found, the answer is the policy's message and
-    `finish_reason` is `content_filter`. With `stream`, text is held until it is accepted. Calls of
-    tools are judged as text of the answer, and are held as well.
+    `finish_reason` is `content_filter`. With `stream`, text is held until it is accepted, unless
+    the policy says `release: window`. Calls of tools are judged as text of the answer, and are
+    always held.
     """
     call = service.call("/v1/chat/completions", key, body, policy)
-    return await _answer(request, call, body, OpenAIReply.chat, OpenAIReply.chat_chunks)
+    return await _answer(request, call, body, chat=True)
 
 
 @router.post(
@@ -75,7 +77,7 @@ async def completions(
 ) -> Response:
     """Continue texts as they stand, without the model's chat template."""
     call = service.call("/v1/completions", key, body, policy)
-    return await _answer(request, call, body, OpenAIReply.text, OpenAIReply.text_chunks)
+    return await _answer(request, call, body, chat=False)
 
 
 @router.post(
@@ -168,25 +170,36 @@ async def _answer(
     request: Request,
     call: Call,
     body: ChatRequest | CompletionRequest,
-    whole: Callable[[OpenAIReply], dict[str, Any]],
-    chunks: Callable[[OpenAIReply, bool], Iterator[dict[str, Any]]],
+    *,
+    chat: bool,
 ) -> Response:
-    def reply(answered: Sequence[Finished]) -> OpenAIReply:
-        return OpenAIReply(call.id, call.model, answered, call.n)
+    reply = OpenAIReply(call.id, call.model, (), call.n)
+
+    def whole(answered: Sequence[Finished]) -> dict[str, Any]:
+        found = replace(reply, answered=answered)
+        return found.chat() if chat else found.text()
 
     if not body.stream:
-        return await _at_once(request, call, lambda answered: whole(reply(answered)))
+        return await _at_once(request, call, whole)
     options = body.stream_options or StreamOptions()
+    chunks = answers.Chunks(reply, chat=chat)
+
+    def told(answered: Sequence[Finished]) -> Iterator[bytes]:
+        rest = chunks.rest(replace(reply, answered=answered), options.include_usage)
+        return map(stream.event, rest)
+
+    def piece(one: stream.Piece) -> Iterator[bytes]:
+        return map(stream.event, chunks.piece(one.choice, one.text))
 
     def progress(so_far: stream.Progress) -> bytes:
-        frame = next(chunks(reply(()), True))
-        return stream.event({**frame, "usage": None, "rerail": {"progress": so_far.document()}})
+        return stream.event(chunks.progress(so_far.document()))
 
     return await _stream(
         request,
         call,
-        lambda answered: map(stream.event, chunks(reply(answered), options.include_usage)),
+        told,
         failed=lambda error: [stream.event(error)],
+        piece=piece,
         progress=progress if options.include_progress else None,
         end=stream.DONE,
     )
@@ -210,6 +223,7 @@ async def _stream(
     *,
     failed: Callable[[dict[str, Any]], Iterable[bytes]],
     begin: Iterable[bytes] = (),
+    piece: Callable[[stream.Piece], Iterator[bytes]] | None = None,
     progress: Callable[[stream.Progress], bytes] | None = None,
     end: bytes = b"",
 ) -> Response:
@@ -221,21 +235,27 @@ async def _stream(
         told: the events of the answers.
         failed: those of an error, by its document.
         begin: what comes before there is an answer.
+        piece: the events of text that leaves before the rest of it; None: none does.
         progress: the event that says how far a search is; None: comments do.
         end: the last event, whatever came before.
     """
     service = service_of(request)
     feed = stream.Feed()
-    work: asyncio.Future[list[Finished]] = asyncio.ensure_future(service.answer(call, feed.put))
+    work: asyncio.Future[list[Finished]] = asyncio.ensure_future(
+        service.answer(call, feed.put, feed.release if piece else None)
+    )
     try:
-        await stream.quickly(request, work, min(1.0, service.settings.keep_alive))
+        await stream.quickly(request, work, min(1.0, service.settings.keep_alive), feed.begun)
     except stream.ClientGoneError:
         return gone()
 
     async def events() -> Any:
         for event in begin:
             yield event
-        async for sign in stream.held_back(work, feed, service.settings.keep_alive, progress):
+        signs = stream.held_back(
+            work, feed, service.settings.keep_alive, piece or (lambda _: iter(())), progress
+        )
+        async for sign in signs:
             yield sign
         try:
             answered = work.result()
