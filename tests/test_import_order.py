@@ -2,8 +2,8 @@
 
     types, errors, names <- _batches, _hf, _http, _keys, _yaml, settings, policy
                          <- engines | moderators | zo, optimizer
-                         <- guidance <- panel <- rounds <- search <- align <- store, cluster; tune
-                         <- eval <- demo <- bench; kit <- server <- cli
+                         <- guidance <- panel <- window <- rounds <- search <- align
+                         <- store, cluster; tune <- eval <- demo <- bench; kit <- server <- cli
 
 The three of the second line never import each other. Imports inside functions count, and so do
 those for type checkers alone.
@@ -33,7 +33,7 @@ _LOADING = {*_BASE, "_batches", "_hf", "_http", "_keys"}
 MAY_IMPORT |= {"engines": _LOADING, "moderators": _LOADING, "zo": {"types"}}
 MAY_IMPORT |= {"optimizer": {"types", "settings", "zo"}}
 _ROOM = {*_BASE, "engines", "moderators", "zo", "optimizer"}
-for name in ("guidance", "panel", "rounds", "search", "align"):
+for name in ("guidance", "panel", "window", "rounds", "search", "align"):
     MAY_IMPORT[name] = set(_ROOM)
     _ROOM |= {name}
 MAY_IMPORT |= {"store": _ROOM, "cluster": _ROOM, "tune": _ROOM}

@@ -53,7 +53,7 @@ def said(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
-Preset = Literal["fast", "tsa", "tide", "random"]
+Preset = Literal["fast", "tsa", "tide", "random", "resample"]
 DirectionFamily = Literal["rows", "shared", "mixed"]
 
 
@@ -128,6 +128,9 @@ class OptimizerSettings(Frozen):
     """Whether the centre moves. False is undirected random search around the original point."""
     accept_perturbations: bool
     """Whether a perturbed answer may be accepted, or iterates of the descent only."""
+    redraw_temperature: Annotated[float, Field(gt=0, strict=True)] | None
+    """Temperature, at least, at which answers are drawn anew from the prompt as it is, in place of
+    moving embeddings: N of them per iteration. null: embeddings move."""
     rows: SteerableRows | None
     """Which rows move; null: those that the policy's ``steerable_rows`` names."""
     objective: Literal["harm", "max_score"]
@@ -166,9 +169,21 @@ class OptimizerSettings(Frozen):
             raise ValueError("result: best_iterate accepts no perturbations")
         if self.result == "best_iterate" and self.use_guidance:
             raise ValueError("result: best_iterate takes no guidance")
+        if self.redraw_temperature is not None and (
+            self.use_offsets or self.result == "best_iterate"
+        ):
+            raise ValueError(
+                "redraw_temperature moves nothing: it goes with use_offsets: false and result: "
+                "accepted"
+            )
         if self.estimator == "centered" and self.num_directions < 2:
             raise ValueError("estimator: centered needs num_directions of 2 or more")
         return self
+
+    @property
+    def moves(self) -> bool:
+        """Whether embeddings are moved."""
+        return self.redraw_temperature is None and (self.max_iterations > 0 or self.use_offsets)
 
     @classmethod
     def of(cls, preset: Preset = "fast", **changes: Any) -> Self:
@@ -200,6 +215,7 @@ _FAST: dict[str, Any] = {
     "use_guidance": True,
     "descend": True,
     "accept_perturbations": True,
+    "redraw_temperature": None,
     "rows": None,
     "objective": "harm",
     "result": "accepted",
@@ -230,6 +246,7 @@ _TSA: dict[str, Any] = {
     "use_guidance": False,
     "descend": True,
     "accept_perturbations": False,
+    "redraw_temperature": None,
     "rows": "all",
     "objective": "max_score",
     "result": "best_iterate",
@@ -248,6 +265,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stop_below": 0.5,
     },
     "random": {**_FAST, "use_offsets": False, "use_guidance": False, "descend": False},
+    "resample": {
+        **_FAST,
+        "use_offsets": False,
+        "descend": False,
+        "max_iterations": 1,
+        "redraw_temperature": 1.0,
+    },
 }
 """``tsa`` is Algorithm 1 of arXiv 2604.26167. What the printed algorithm leaves open is decided so:
 an answer without a verdict, or without text, counts as worse than any; where all N + 1 scores are

@@ -116,6 +116,11 @@ class Prompt:
                 raise PromptError("a message needs the keys 'role' and 'content'")
         return cls(tuple(messages))
 
+    def said(self) -> tuple[str, ...]:
+        """What the user says: the texts of the user's turns, each once, blank ones left out."""
+        texts = (m.content for m in self.messages if m.role == "user" and m.content.strip())
+        return tuple(dict.fromkeys(texts))
+
     @classmethod
     def completion(cls, text: str) -> Prompt:
         """A text to be continued as it stands, without a chat template."""
@@ -230,6 +235,20 @@ class StopReason(StrEnum):
     ENGINE_ERROR = "engine-error"
     PROMPT_ERROR = "prompt-error"
     CANCELLED = "cancelled"
+    GATE = "gate"
+    CATEGORY = "category"
+
+
+class Layer(StrEnum):
+    """Which layer of a policy acted.
+
+    The ``gate`` on the prompt, or the moderators on the first ``answer``; ``none``, where that
+    answer left as it is. A gate that only notes does not act.
+    """
+
+    GATE = "gate"
+    ANSWER = "answer"
+    NONE = "none"
 
 
 class Rejection(StrEnum):
@@ -266,6 +285,7 @@ class Generation:
             withholds it.
         reasoning_tokens: how many of the tokens precede the answer.
         answered: whether the answer began; False where the model did nothing but think.
+        prompt_tokens: tokens of the prompt, where the engine has no rows to count.
     """
 
     text: str
@@ -274,6 +294,7 @@ class Generation:
     reasoning: str | None = field(default=None, repr=False)
     reasoning_tokens: int = 0
     answered: bool = True
+    prompt_tokens: int = 0
 
     @property
     def answer_ids(self) -> tuple[int, ...]:
@@ -309,6 +330,39 @@ class Verdict:
             "flagged": self.flagged,
             "unscored": self.unscored,
             "confirmed": self.confirmed,
+        }
+
+
+Action = Literal["steer", "refuse", "note"]
+"""What becomes of what is flagged: it is steered away from, refused without a search, or leaves
+and is only named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What a policy's gate makes of a prompt, before anything is generated.
+
+    Attributes:
+        action: the strictest of the moderators that flag it: refuse, steer or note; None where
+            none does.
+        categories: that flag it, those aside that are only noted.
+        noted: categories that flag it and are only noted.
+        verdict: on the prompt, without its text; harm is in units of the gate's own thresholds.
+    """
+
+    action: Action | None
+    categories: tuple[str, ...]
+    noted: tuple[str, ...]
+    verdict: Verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """The public form."""
+        scored = {k: v for k, v in self.verdict.to_json().items() if k != "confirmed"}
+        return {
+            "action": self.action,
+            "categories": list(self.categories),
+            "noted": list(self.noted),
+            **scored,
         }
 
 
@@ -429,9 +483,11 @@ class Response:
 
     Attributes:
         outcome: passed, steered, refused or error.
-        text: the answer to show; the policy's message unless an answer of the model left.
+        text: the answer to show; the policy's message unless an answer of the model left, behind
+            what had left of one before, if anything had.
         policy: the policy and version that decided.
-        initial: verdict on the model's first answer; None if there was none.
+        initial: verdict on the model's first answer; None if there was none, as where the gate
+            refuses the prompt.
         final: verdict on ``text``; None if no answer of the model left.
         cost: what was spent.
         iterations: completed optimiser iterations.
@@ -453,6 +509,11 @@ class Response:
         reasoning: what the model thought before ``text``; None where it thought nothing, where the
             policy withholds it, or if no answer of the model left.
         reasoning_tokens: tokens generated before ``text``, withheld or not.
+        layer: which layer of the policy acted.
+        gate: what the policy's gate makes of the prompt; None where it has none.
+        noted: categories that the policy only notes, in the prompt or in ``text``.
+        sent_tokens: tokens of ``text`` that left before the search was over, under ``release:
+            window``; 0 where nothing did.
     """
 
     outcome: Outcome
@@ -475,6 +536,10 @@ class Response:
     error: str | None = None
     reasoning: str | None = None
     reasoning_tokens: int = 0
+    layer: Layer = Layer.NONE
+    gate: Screened | None = None
+    noted: tuple[str, ...] = ()
+    sent_tokens: int = 0
 
     @property
     def flagged(self) -> bool:
@@ -492,6 +557,7 @@ class Response:
             "text": self.text,
             "reasoning": self.reasoning,
             "reasoning_tokens": self.reasoning_tokens,
+            "sent_tokens": self.sent_tokens,
             "policy": {
                 "name": self.policy.name,
                 "version": self.policy.version,
@@ -517,4 +583,7 @@ class Response:
             "left": self.left,
             "best": self.best,
             "error": self.error,
+            "layer": str(self.layer),
+            "gate": self.gate and self.gate.to_json(),
+            "noted": list(self.noted),
         }

@@ -23,6 +23,7 @@ LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 
 def test_there_are_recipes() -> None:
     assert names() == [
+        "layers",
         "over-refusal-and-utility",
         "real-model",
         "real-model-peers",

@@ -275,6 +275,15 @@ def test_a_finished_run_asks_nothing_more(tmp_path: Path) -> None:
     assert sum(e.generated for e in made) == 0
 
 
+def test_a_budget_in_the_place_of_the_policys_own(tmp_path: Path) -> None:
+    own, wide = settings(tmp_path), settings(tmp_path).with_changes({"generations": 7})
+    assert (wide.policy.budget.generations, wide.generations) == (7, 7)
+    assert wide.policy.budget.seconds == own.policy.budget.seconds
+    assert wide.policy.version != own.policy.version
+    read = RunSettings.model_validate(json.loads(wide.model_dump_json()))
+    assert read == wide
+
+
 def test_settings_run_again_elsewhere_find_the_same(tmp_path: Path) -> None:
     asked = settings(tmp_path, methods=("fast:num_directions=3", "best-of-n"), seeds=(5,))
     found = run(asked, tmp_path / "run")

@@ -95,6 +95,15 @@ def evaluate(
             rich_help_panel=_ASKED,
         ),
     ] = None,
+    generations: Annotated[
+        int | None,
+        typer.Option(
+            "--generations",
+            min=1,
+            help="Answers that a case may cost; by default the policy's budget.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,7 +176,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--recipe",
-            help="A whole experiment by name (real-model, tsa-table-1, tide-table, xstest, "
+            help="A whole experiment by name (real-model, layers, tsa-table-1, tide-table, xstest, "
             "over-refusal-and-utility), or path of its YAML file; other options replace its "
             "values.",
             rich_help_panel=_RUN,
@@ -227,6 +236,7 @@ def evaluate(
         "judges": judge,
         "perplexity_model": perplexity_model,
         "attempts": attempts,
+        "generations": generations,
     }
     chosen = {key: value for key, value in given.items() if value is not None}
     cooked = None if recipe is None else load_recipe(recipe)

@@ -111,7 +111,8 @@ def moderate(
     chosen = options.read_policy(policy, policies)
     if moderator is not None:
         spec = ModeratorSpec(name=moderator, options=_options(option or ()))
-        chosen = chosen.model_copy(update={"moderators": (spec,), "routes": {}, "confirm": ()})
+        changes = {"moderators": (spec,), "routes": {}, "confirm": (), "gate": (), "actions": {}}
+        chosen = chosen.model_copy(update=changes)
     elif option:
         raise typer.BadParameter("--option belongs to --moderator")
     if explain_:

@@ -292,7 +292,7 @@ class ClientSide(TokenizerEngine):
                     continue
                 look.go_on(answers[place])
                 if answers[place].answered:
-                    shown[place] = answers[place].text
+                    shown[place] = answers[place]
             stops = watch(list(shown), list(shown.values())) if shown else ()
             for place, stop in zip(shown, stops, strict=True):
                 if stop:

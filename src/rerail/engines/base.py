@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from rerail.types import BoolArray, FloatArray, Generation, Prompt, SteerableRows
 
+ABILITIES = frozenset({"moves", "extends", "likelihood"})
+"""What an engine can do: answer from embeddings that were moved (``moves``), answer a conversation
+with words added to it (``extends``), and say how likely an answer is (``likelihood``)."""
+
 TEMPLATE_ROW = -1
 """Value of `EmbeddedPrompt.message_index` for rows of the template."""
 
@@ -62,12 +66,17 @@ class GenerationRequest:
         seed: of this answer's sampling; has no effect at temperature 0.
         horizon: tokens after which a `WatchingEngine` shows what there is of the answer, and
             again each time there is twice as much; None: never.
+        looks: numbers of tokens at which a `ContinuingEngine` shows it, too.
+        beginning: tokens that the answer begins with, its reasoning among them: only a
+            `ContinuingEngine` goes on with them. Horizon and looks count what follows.
     """
 
     embedded: EmbeddedPrompt
     point: FloatArray = field(repr=False)
     seed: int = 0
     horizon: int | None = None
+    looks: tuple[int, ...] = ()
+    beginning: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,10 @@ class Sampling:
         found = [(at + len(stop), at) for stop in self.stop if (at := text.find(stop)) >= 0]
         return text[: min(found)[1]] if found else text
 
+    def may_stop(self, text: str) -> bool:
+        """Whether a text ends with a part of a stop, which what follows may complete."""
+        return any(text.endswith(stop[:n]) for stop in self.stop for n in range(1, len(stop)))
+
 
 @runtime_checkable
 class EmbeddingTable(Protocol):
@@ -121,7 +134,11 @@ class EmbeddingTable(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """Turns prompts into points, and points into answers."""
+    """Turns prompts into points, and points into answers.
+
+    An engine that cannot do all of `ABILITIES` has an attribute ``abilities`` of those that it
+    has.
+    """
 
     @property
     def name(self) -> str: ...
@@ -172,16 +189,29 @@ class Engine(Protocol):
         ...
 
 
-Watch = Callable[[Sequence[int], Sequence[str]], Sequence[bool]]
-"""``watch(places, texts)``: whether to stop each of some unfinished answers, given the places of
-their requests and the texts so far. It is called while the engine is busy: it must not ask it."""
+def abilities(engine: Engine) -> frozenset[str]:
+    """What an engine can do; everything where it says nothing of it."""
+    own: frozenset[str] = getattr(engine, "abilities", ABILITIES)
+    return own
 
 
-def is_due(tokens: int, horizon: int | None) -> bool:
-    """Whether an answer of so many tokens is to be shown: at horizon · 2ᵏ for k = 0, 1, ..."""
+Watch = Callable[[Sequence[int], Sequence[Generation]], Sequence[bool]]
+"""``watch(places, answers)``: whether to stop each of some unfinished answers, given the places of
+their requests and what there is of them. It is called while the engine is busy: it must not ask
+it for more."""
+
+
+def is_due(tokens: int, request: GenerationRequest) -> bool:
+    """Whether an answer is to be shown: at its looks, and at horizon · 2ᵏ for k = 0, 1, ...
+
+    Args:
+        tokens: of the answer, behind its beginning.
+        request: with horizon and looks.
+    """
+    horizon = request.horizon
     if horizon is None or tokens < horizon or tokens % horizon:
-        return False
-    return (tokens // horizon).bit_count() == 1
+        return tokens in request.looks
+    return (tokens // horizon).bit_count() == 1 or tokens in request.looks
 
 
 @runtime_checkable
@@ -198,8 +228,8 @@ class WatchingEngine(Engine, Protocol):
     ) -> list[Generation]:
         """As `generate`; answers that ``watch`` stops are left as they are, ``cut``.
 
-        An answer is shown when it has ``horizon · 2ᵏ`` tokens and is not complete. What is shown
-        never holds a stop, nor any reasoning, whose tokens do not count.
+        An answer is shown when it has ``horizon · 2ᵏ`` tokens and is not complete. The text that
+        is shown never holds a stop, nor any reasoning, whose tokens do not count.
 
         Raises:
             EngineError: as `generate`.
@@ -210,6 +240,26 @@ class WatchingEngine(Engine, Protocol):
 def can_be_watched(engine: Engine) -> TypeGuard[WatchingEngine]:
     """Whether it is a `WatchingEngine`. To ask isinstance would read its embedding table."""
     return hasattr(engine, "generate_watched")
+
+
+@runtime_checkable
+class ContinuingEngine(WatchingEngine, Protocol):
+    """A watching engine that goes on with an answer that has begun.
+
+    To a request with a ``beginning`` it gives the whole answer, whose first tokens these are. From
+    an equal point, the beginning of an answer is gone on with as that answer went on.
+    """
+
+    def read(
+        self, request: GenerationRequest, tokens: Sequence[int], sampling: Sampling
+    ) -> Generation:
+        """What the first tokens of an answer say by themselves; also while the engine is busy."""
+        ...
+
+
+def can_continue(engine: Engine) -> TypeGuard[ContinuingEngine]:
+    """Whether it is a `ContinuingEngine`, asked in the same way."""
+    return can_be_watched(engine) and hasattr(engine, "read")
 
 
 Shift = Mapping[int, FloatArray]

@@ -251,6 +251,7 @@ class TransformersEngine(TokenizerEngine):
     ) -> list[Generation]:
         check_sampling(sampling)
         check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
+        lengths = [len(r.point) + len(r.beginning) for r in requests]
         limits = [self._room(len(r.point), sampling) for r in requests]
 
         def run(batch: list[int]) -> list[Generation]:
@@ -266,7 +267,13 @@ class TransformersEngine(TokenizerEngine):
             stopped = watcher.stopped if watcher else {}
             return [stopped.get(i) or read(i, row) for i, row in enumerate(rows)]
 
-        return self._in_batches([len(r.point) for r in requests], limits, run)
+        return self._in_batches(lengths, limits, run)
+
+    def read(
+        self, request: GenerationRequest, tokens: Sequence[int], sampling: Sampling
+    ) -> Generation:
+        """What the first tokens of an answer say by themselves; also while the engine is busy."""
+        return self._generation(sampling, list(tokens), self._at_once(request.embedded))
 
     def generate_from_tokens(
         self, token_ids: NDArray[np.int64], sampling: Sampling, seed: int = 0
@@ -535,8 +542,32 @@ class TransformersEngine(TokenizerEngine):
         limit: int,
         ends: Ends | None,
     ) -> list[list[int]]:
+        """Tokens of each answer, as `_continue` gives them, behind those that it begins with.
+
+        Args:
+            requests: of a batch.
+            sampling: how tokens are drawn.
+            limit: tokens of an answer at most, those that it begins with among them.
+            ends: ends answers.
+        """
+        beginnings = [list(request.beginning) for request in requests]
+        if any(beginnings):
+            ends = _behind(beginnings, limit, ends)
+        new = self._new(requests, sampling, max(1, limit - min(map(len, beginnings))), ends)
+        return [
+            [*begun, *row[: max(0, limit - len(begun))]]
+            for begun, row in zip(beginnings, new, strict=True)
+        ]
+
+    def _new(
+        self,
+        requests: list[GenerationRequest],
+        sampling: Sampling,
+        limit: int,
+        ends: Ends | None,
+    ) -> list[list[int]]:
         """New tokens of each request, as `_continue` gives them."""
-        points = [request.point for request in requests]
+        points = [self._rows(request) for request in requests]
         counts, cache = self._begun(
             [(request.embedded, _unmoved_rows(request)) for request in requests],
             points,
@@ -546,7 +577,8 @@ class TransformersEngine(TokenizerEngine):
         embeds = rows.to(self._embedding.weight.dtype)
         draw = None
         if sampling.temperature > 0:
-            draw = _Draw(sampling, [request.seed for request in requests], limit)
+            begun = [len(request.beginning) for request in requests]
+            draw = _Draw(sampling, [request.seed for request in requests], limit, begun)
         if self._bridges:
             return self._decode(embeds[:, max(counts) :], mask, cache, limit, draw, ends)
         options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
@@ -555,6 +587,13 @@ class TransformersEngine(TokenizerEngine):
         if draw:
             options["logits_processor"] = LogitsProcessorList([draw])
         return self._continue(limit, ends, **options)
+
+    def _rows(self, request: GenerationRequest) -> FloatArray:
+        """``(n, d_model)``: the point, and the embeddings of what the answer begins with."""
+        if not request.beginning:
+            return request.point
+        begun = self._embed_tokens(np.array(request.beginning, dtype=np.int64))
+        return np.concatenate([request.point, begun])
 
     def _ends(
         self, sampling: Sampling, at_once: Sequence[bool], watcher: _Watcher | None = None
@@ -966,7 +1005,7 @@ class _Watcher:
         generation: Callable[[int, list[int]], Generation],
     ) -> None:
         self._places = places
-        self._horizons = [request.horizon for request in requests]
+        self._requests = requests
         self._limit = limit
         self._watch = watch
         self._generation = generation
@@ -982,17 +1021,21 @@ class _Watcher:
         due = [
             row
             for row, begin in begun.items()
-            if len(rows[row]) < self._limit and is_due(len(rows[row]) - begin, self._horizons[row])
+            if len(rows[row]) < self._limit and self._is_due(row, len(rows[row]), begin)
         ]
         shown = {row: self._generation(row, rows[row]) for row in due if row not in self.stopped}
         shown = {row: answer for row, answer in shown.items() if answer.finish_reason != "stop"}
         if shown:
             places = [self._places[row] for row in shown]
-            stops = self._watch(places, [answer.text for answer in shown.values()])
+            stops = self._watch(places, list(shown.values()))
             for (row, answer), stop in zip(shown.items(), stops, strict=True):
                 if stop:
                     self.stopped[row] = replace(answer, finish_reason="cut")
         return self.stopped.keys() & rows.keys()
+
+    def _is_due(self, row: int, tokens: int, begin: int) -> bool:
+        request = self._requests[row]
+        return is_due(tokens - max(begin, len(request.beginning)), request)
 
 
 class _Stopping(StoppingCriteria):
@@ -1017,18 +1060,27 @@ class _Stopping(StoppingCriteria):
 
 
 class _Draw(LogitsProcessor):
-    """Leaves one token per row, drawn by the row's own seed: the batch has no part in it."""
+    """Leaves one token per row, drawn by the row's own seed: the batch has no part in it.
 
-    def __init__(self, sampling: Sampling, seeds: list[int], limit: int) -> None:
+    Args:
+        sampling: how tokens are drawn.
+        seeds: of the rows.
+        limit: new tokens at most.
+        begun: tokens of each row that were drawn before; none by default.
+    """
+
+    def __init__(
+        self, sampling: Sampling, seeds: list[int], limit: int, begun: Sequence[int] = ()
+    ) -> None:
         self._sampling = sampling
         self._uniforms = torch.stack(
             [
                 torch.rand(
-                    limit,
+                    before + limit,
                     generator=torch.Generator().manual_seed(seed % 2**63),
                     dtype=torch.float64,
-                )
-                for seed in seeds
+                )[before:]
+                for seed, before in zip(seeds, begun or [0] * len(seeds), strict=True)
             ]
         )
         self._step = 0
@@ -1072,6 +1124,17 @@ def _by_layer(shifts: Sequence[Shift]) -> dict[int, torch.Tensor]:
         stacked = np.stack([shift.get(layer, nothing) for shift in shifts])
         found[layer] = torch.from_numpy(stacked)
     return found
+
+
+def _behind(beginnings: Sequence[list[int]], limit: int, ends: Ends | None) -> Ends:
+    """What ends answers that have begun: at so many tokens, and where ``ends`` says so of them."""
+
+    def over(rows: Mapping[int, list[int]]) -> set[int]:
+        whole = {row: beginnings[row] + tokens for row, tokens in rows.items()}
+        full = {row for row, tokens in whole.items() if len(tokens) >= limit}
+        return full | (ends(whole) if ends else set())
+
+    return over
 
 
 def _unmoved_rows(request: GenerationRequest) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rerail import __version__
-from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling
+from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling, abilities
 from rerail.errors import EngineError, InputFileError, MissingDependencyError, PromptError
 from rerail.eval.benchmarks import draw, load_benchmark, put_as, without_template
 from rerail.eval.benchmarks._rows import path_of
@@ -343,7 +343,9 @@ def _likelihoods(
         for i, (prompt, scored) in wanted.items()
         if length is None or len(prompt.token_ids) + len(scored[0]) <= length
     }
-    values = log_likelihoods(engine, list(fitting.values())) if fitting else []
+    if not fitting or "likelihood" not in abilities(engine):
+        return {}
+    values = log_likelihoods(engine, list(fitting.values()))
     return dict(zip(fitting, values, strict=True))
 
 

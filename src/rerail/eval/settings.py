@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rerail.engines import DEFAULT_MODEL
 from rerail.errors import InputFileError
@@ -50,6 +50,18 @@ class RunSettings(BaseModel):
     perplexity_model: str | None = None
     attempts: int = Field(16, ge=1)
     """Prompts per case of the adaptive attacker."""
+    generations: int | None = Field(None, ge=1, strict=True)
+    """Answers that a case may cost, in the place of the policy's own budget: the published methods
+    take up to 90."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_budget(cls, values: Any) -> Any:
+        given, policy = values.get("generations"), values.get("policy")
+        if given is None or not isinstance(policy, Policy):
+            return values
+        budget = policy.budget.model_copy(update={"generations": given})
+        return {**values, "policy": policy.model_copy(update={"budget": budget})}
 
     @classmethod
     def of(cls, **values: Any) -> Self:

@@ -17,7 +17,9 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from rerail import __version__
+from rerail.align import lacks
 from rerail.engines.base import Engine
+from rerail.errors import PolicyError
 from rerail.policy import Policy, shipped_texts
 from rerail.server.errors import add_handlers
 from rerail.server.keys import KeyRing
@@ -68,7 +70,7 @@ def create_app(
         limits: count what keys ask for; in memory by default.
 
     Raises:
-        PolicyError: a policy is not valid, or a default is unknown.
+        PolicyError: a policy is not valid, or a default is unknown, or does not fit its model.
         ModeratorError: a moderator of a policy cannot be had.
     """
     settings = settings or ServerSettings()
@@ -93,6 +95,11 @@ def create_app(
     )
     for name in service.configured_policies():
         live.get(name)
+    for model, engine in engines.items():
+        configured = settings.model_policies.get(model) or settings.default_policy
+        if lacking := lacks(engine, live.get(configured).policy):
+            raise PolicyError(f"{lacking}: give model {model!r} a policy of its own, or serve "
+                              "under another by default")  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

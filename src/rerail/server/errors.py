@@ -21,6 +21,7 @@ CODES: dict[str, tuple[int, str]] = {
     "context_length_exceeded": (400, "The conversation does not fit the model's context."),
     "too_many_choices": (400, "`n` times the number of prompts is above the limit."),
     "policy_not_found": (400, "The request names a policy that there is not."),
+    "policy_unfit": (400, "The policy needs what the model cannot do, such as moving embeddings."),
     "policy_conflict": (400, "Header and parameter name different policies."),
     "invalid_api_key": (401, "No valid key."),
     "key_expired": (401, "The key was valid until a time that has passed."),

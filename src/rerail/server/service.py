@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import math
 import secrets
@@ -10,9 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
-from rerail.engines.base import EmbeddingTable, Engine, Sampling
-from rerail.errors import EngineError, PolicyError, PromptError
+from rerail.align import lacks
+from rerail.engines.base import EmbeddingTable, Engine, Sampling, abilities
+from rerail.errors import EngineError, PolicyError, PromptError, StoreError
 from rerail.server.errors import ApiError, of_ours
 from rerail.server.keys import LOCAL, ApiKey, KeyRing
 from rerail.server.limits import RateLimits
@@ -26,6 +29,9 @@ from rerail.server.worker import Finished, HandedBackError, QueueFullError, Sear
 from rerail.types import Evaluation, Exchange, Outcome, Prompt, StopReason, Verdict
 
 Observer = Callable[[Evaluation], None]
+
+Releaser = Callable[[int, str], None]
+"""Is given the place of a choice, and a piece of its text that leaves before the rest is there."""
 
 _MODERATING = 16
 """Requests to ``/v1/moderations`` that are judged at once."""
@@ -144,9 +150,10 @@ class Service:
         """What each model was loaded from, by the name that clients use."""
         return {name: engine.name for name, engine in self._engines.items()}
 
-    def table(self, model: str) -> EmbeddingTable:
-        """The embedding table of a model."""
-        return self._engines[model].table
+    def table(self, model: str) -> EmbeddingTable | None:
+        """The embedding table of a model; None where it is behind a text API."""
+        engine = self._engines[model]
+        return engine.table if "moves" in abilities(engine) else None
 
     def configured_policies(self) -> set[str]:
         """Names of the policies that something falls back to."""
@@ -236,6 +243,12 @@ class Service:
                 param="model",
             )
         served = self.choose(key, request.model, named(policy_header, request.policy))
+        if request.model not in served.aligners:
+            raise ApiError(
+                lacks(self._engines[request.model], served.policy) or "the policy does not fit",
+                "policy_unfit",
+                param="policy",
+            )
         try:
             prompts = request.prompts()
         except PromptError as error:
@@ -279,8 +292,12 @@ class Service:
 
     # Answers
 
-    async def answer(self, call: Call, observe: Observer | None = None) -> list[Finished]:
+    async def answer(
+        self, call: Call, observe: Observer | None = None, release: Releaser | None = None
+    ) -> list[Finished]:
         """Answers that may leave, recorded.
+
+        What left of answers that were cut off is recorded, too.
 
         Raises:
             ApiError: there are none: the server is full or stops, the deadline passed, or the
@@ -288,8 +305,13 @@ class Service:
                 is.
         """
         policy = call.served.policy
+        tickets = self._tickets(call, observe, release)
         with self.tracing.request(call.route, call.model, policy.name) as span:
-            answered = await self._searched(call, observe)
+            try:
+                answered = await self._searched(call, tickets)
+            except BaseException:
+                await self._keep_cut(call, tickets)
+                raise
             pairs = list(zip(call.prompts, (a.response for a in answered), strict=True))
             for prompt, response in pairs:
                 span.answered(prompt, response, policy.record_text)
@@ -314,9 +336,11 @@ class Service:
             judged = await loop.run_in_executor(self._judges, served.panel.judge, exchanges)
             return [each.verdict for each in judged]
 
-    async def _searched(self, call: Call, observe: Observer | None) -> list[Finished]:
+    def _tickets(
+        self, call: Call, observe: Observer | None, release: Releaser | None
+    ) -> list[Ticket]:
         deadline = time.monotonic() + call.seconds
-        tickets = [
+        return [
             Ticket(
                 tenant=call.key.name,
                 aligner=call.served.aligners[call.model],
@@ -326,9 +350,12 @@ class Service:
                 deadline=deadline,
                 generations=call.generations,
                 observe=observe,
+                release=partial(release, place) if release else None,
             )
-            for prompt, seed in zip(call.prompts, call.seeds, strict=True)
+            for place, (prompt, seed) in enumerate(zip(call.prompts, call.seeds, strict=True))
         ]
+
+    async def _searched(self, call: Call, tickets: Sequence[Ticket]) -> list[Finished]:
         try:
             self.workers[call.model].submit(tickets)
         except QueueFullError as error:
@@ -371,6 +398,14 @@ class Service:
             if call.key.counts_tokens:  # also where the client has left
                 spent = sum(t.search.cost.generated_tokens for t in tickets if t.search)
                 await asyncio.shield(asyncio.to_thread(self.limits.spend, call.key, spent))
+
+    async def _keep_cut(self, call: Call, tickets: Sequence[Ticket]) -> None:
+        """Record what left of answers whose rest never will."""
+        cut = [(t.prompt, t.search.cut()) for t in tickets if t.search and t.search.sent]
+        if cut:
+            with contextlib.suppress(StoreError):  # counted, and the request has failed already
+                text = call.served.policy.record_text
+                await self.recorder.keep(call.key.name, call.id, cut, text)
 
     def _come_back(self, message: str, reason: str) -> ApiError:
         self.metrics.handed_back.labels(reason).inc()

@@ -29,6 +29,7 @@ class Span:
             "rerail.response",
             {
                 "rerail.outcome": str(response.outcome),
+                "rerail.layer": str(response.layer),
                 "rerail.policy": response.policy.name,
                 "rerail.policy_version": response.policy.version,
                 "rerail.generations": cost.generations,

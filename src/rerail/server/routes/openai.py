@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -48,10 +49,11 @@ async def chat_completions(
 
     An answer that the policy does not flag is the model's own, byte for byte. Otherwise the model
     is steered to another one; where none is found, the answer is the policy's message and
-    `finish_reason` is `content_filter`. With `stream`, text is held until it is accepted.
+    `finish_reason` is `content_filter`. With `stream`, text is held until it is accepted, unless
+    the policy says `release: window`.
     """
     call = service.call("/v1/chat/completions", key, body, policy)
-    return await _answer(request, call, body, OpenAIReply.chat, OpenAIReply.chat_chunks)
+    return await _answer(request, call, body, chat=True)
 
 
 @router.post(
@@ -67,7 +69,7 @@ async def completions(
 ) -> Response:
     """Continue texts as they stand, without the model's chat template."""
     call = service.call("/v1/completions", key, body, policy)
-    return await _answer(request, call, body, OpenAIReply.text, OpenAIReply.text_chunks)
+    return await _answer(request, call, body, chat=False)
 
 
 @router.get("/models", responses={**example("The models.", MODELS), **errors()})
@@ -130,49 +132,57 @@ async def _answer(
     request: Request,
     call: Call,
     body: ChatRequest | CompletionRequest,
-    whole: Callable[[OpenAIReply], dict[str, Any]],
-    chunks: Callable[[OpenAIReply, bool], Iterator[dict[str, Any]]],
+    *,
+    chat: bool,
 ) -> Response:
     service = service_of(request)
     headers = {"X-Request-Id": call.id}
     if body.stream:
-        return await _stream(request, call, body, chunks)
+        return await _stream(request, call, body, chat=chat)
     try:
         answered = await stream.while_connected(request, service.answer(call))
     except stream.ClientGoneError:
         return gone()
-    return JSONResponse(whole(OpenAIReply(call.id, call.model, answered, call.n)), headers=headers)
+    reply = OpenAIReply(call.id, call.model, answered, call.n)
+    return JSONResponse(reply.chat() if chat else reply.text(), headers=headers)
 
 
 async def _stream(
     request: Request,
     call: Call,
     body: ChatRequest | CompletionRequest,
-    chunks: Callable[[OpenAIReply, bool], Iterator[dict[str, Any]]],
+    *,
+    chat: bool,
 ) -> Response:
     service = service_of(request)
     options = body.stream_options
     feed = stream.Feed()
-    work: asyncio.Future[list[Finished]] = asyncio.ensure_future(service.answer(call, feed.put))
+    work: asyncio.Future[list[Finished]] = asyncio.ensure_future(
+        service.answer(call, feed.put, feed.release)
+    )
     try:
-        await stream.quickly(request, work, min(1.0, service.settings.keep_alive))
+        await stream.quickly(request, work, min(1.0, service.settings.keep_alive), feed.begun)
     except stream.ClientGoneError:
         return gone()
+    reply = OpenAIReply(call.id, call.model, (), call.n)
+    chunks = answers.Chunks(reply, chat=chat)
+
+    def piece(one: stream.Piece) -> Iterator[bytes]:
+        return map(stream.event, chunks.piece(one.choice, one.text))
 
     def progress(so_far: stream.Progress) -> bytes:
-        frame = next(chunks(OpenAIReply(call.id, call.model, ()), True))
-        return stream.event({**frame, "usage": None, "rerail": {"progress": so_far.document()}})
+        return stream.event(chunks.progress(so_far.document()))
 
     async def events() -> Any:
         wanted = progress if options is not None and options.include_progress else None
-        async for sign in stream.held_back(work, feed, service.settings.keep_alive, wanted):
+        async for sign in stream.held_back(work, feed, service.settings.keep_alive, piece, wanted):
             yield sign
         try:
-            reply = OpenAIReply(call.id, call.model, work.result(), call.n)
+            answered = replace(reply, answered=work.result())
         except Exception as error:
             yield stream.event(stream.failure(error))
         else:
-            for chunk in chunks(reply, options is not None and options.include_usage):
+            for chunk in chunks.rest(answered, options is not None and options.include_usage):
                 yield stream.event(chunk)
         yield stream.DONE
 
