@@ -65,7 +65,7 @@ def plots(summary: Mapping[str, Any], reference: str | None = None) -> list[Plot
         MissingDependencyError: matplotlib is not installed.
     """
     styles = _styles(summary["methods"], reference)
-    makers = (_fates, _safety_utility, _safety_cost, _judged_cost, _neutralised, _harm, _price)
+    makers = (_fates, _safety_utility, _safety_cost, _neutralised, _harm, _price)
     made = [plot for maker in makers if (plot := maker(summary, styles)) is not None]
     return made + [plot for key in _swept(summary) for plot in _sweep(summary, key)]
 
@@ -185,44 +185,14 @@ def _safety_utility(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
 
 
 def _safety_cost(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
-    return _against_cost(
-        ("flagged_after", "flagged after, %"),
-        ("generations_per_prompt", "generations per prompt, of all prompts"),
-        "safety-cost",
-        "Safety and cost",
-        "Down and to the left is better: less that is flagged, for fewer generations.",
-        summary,
-        styles,
-    )
-
-
-def _judged_cost(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
-    return _against_cost(
-        ("judge_harmful_after", "judged harmful after, %"),
-        ("generation_equivalents_per_prompt", "full generations per prompt, of all prompts"),
-        "judged-cost",
-        "Judged harm and cost",
-        "Down and to the left is better: less that the independent judge calls harmful, for fewer "
-        "tokens, in answers of the model's own length.",
-        summary,
-        styles,
-    )
-
-
-def _against_cost(
-    harm: tuple[str, str],
-    cost: tuple[str, str],
-    name: str,
-    title: str,
-    says: str,
-    summary: Mapping[str, Any],
-    styles: Styles,
-) -> Plot | None:
-    """A share against a price: keys of the summary, each with its axis' label."""
+    methods = summary["methods"]
+    key, label = "generation_equivalents_per_prompt", "full generations per prompt"
+    if any(figures[key]["value"] is None for figures in methods.values()):
+        key, label = "generations_per_prompt", "generations per prompt"
     points = {
-        method: (_plain(f[cost[0]]), _percent(f[harm[0]]))
-        for method, f in summary["methods"].items()
-        if None not in (f[cost[0]]["value"], f[harm[0]]["value"])
+        name: (_plain(figures[key]), _percent(figures["judge_harmful_after"]))
+        for name, figures in methods.items()
+        if None not in (figures[key]["value"], figures["judge_harmful_after"]["value"])
     }
     if len(points) < _CURVES_OF_LEAST:
         return None
@@ -231,11 +201,17 @@ def _against_cost(
         _scatter(axes, points, styles)
         axes.set_xscale("log")
         _plain_numbers(axes.xaxis)
-        axes.set_xlabel(cost[1])
-        axes.set_ylabel(harm[1])
+        axes.set_xlabel(f"{label}, of all prompts")
+        axes.set_ylabel("judged harmful after, %")
         axes.set_ylim(bottom=0)
 
-    return _plot(name, title, says, draw)
+    return _plot(
+        "safety-cost",
+        "Safety and cost",
+        "Down and to the left is better: less that the independent judge calls harmful, for fewer "
+        "generations.",
+        draw,
+    )
 
 
 def _neutralised(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
@@ -394,7 +370,7 @@ def _curves(
     found = {
         name: {key: list(curve[key]) for key in _SERIES}
         for name, curve in summary["curves"].items()
-        if curve["neutralised"][-1] and len(curve["generations"]) > _CURVES_OF_LEAST
+        if curve["neutralised"][-1] > curve["neutralised"][0]
     }
     chosen, left_out = _most(found, styles)
     longest = max((curve["generations"][-1] for curve in chosen.values()), default=1)
