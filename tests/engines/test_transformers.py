@@ -954,6 +954,38 @@ def test_what_is_added_to_a_layer_is_what_the_next_one_is_given(architecture: st
     assert not any(layer._forward_hooks for layer in engine._layers)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
+def test_an_answer_against_no_weight_of_another_prompt_is_the_plain_one(architecture: str) -> None:
+    engine = make_engine(architecture)
+    prompts = [asked(engine, question) for question in QUESTIONS]
+    requests = [GenerationRequest(p, p.point, 3) for p in prompts]
+    against = [*prompts[1:], prompts[0]]
+    for sampling in (GREEDY, Sampling(NEW_TOKENS, temperature=0.7)):
+        plain = engine.generate(requests, sampling)
+        assert engine.generate_contrasted(requests, sampling, against, 0.0) == plain
+        assert engine.generate_contrasted(requests, sampling, against, 5.0) != plain
+
+
+def test_each_token_is_that_of_the_contrasted_logits() -> None:
+    engine = make_engine()
+    own, other = (asked(engine, question) for question in QUESTIONS[:2])
+    request = GenerationRequest(own, own.point)
+    (made,) = engine.generate_contrasted([request], GREEDY, [other], 0.7)
+    for place, token in enumerate(made.token_ids):
+        logits = []
+        for prompt in (own, other):
+            ids = torch.tensor([[*prompt.token_ids, *made.token_ids[:place]]])
+            logits.append(engine._model(input_ids=ids).logits[0, -1])
+        assert int((logits[0] - 0.7 * logits[1]).argmax()) == token
+
+
+def test_a_model_without_padding_contrasts_nothing() -> None:
+    engine = make_engine("mamba")
+    prompt = asked(engine, "Hello world")
+    with pytest.raises(EngineError, match="padding"):
+        engine.generate_contrasted([GenerationRequest(prompt, prompt.point)], GREEDY, [prompt], 0.5)
+
+
 def test_a_layer_that_there_is_not_is_told() -> None:
     engine = make_engine()
     prompt = asked(engine, "Hello world")

@@ -46,7 +46,7 @@ class EmbeddedPrompt:
         """
         if rows == "all":
             return np.ones(len(self.token_ids), dtype=np.bool_)
-        last = len(self.prompt.messages) - 1
+        last = self.prompt.last_user
         users = [
             i
             for i, message in enumerate(self.prompt.messages)
@@ -243,6 +243,20 @@ def can_be_watched(engine: Engine) -> TypeGuard[WatchingEngine]:
 
 
 @runtime_checkable
+class ToolEngine(Engine, Protocol):
+    """An engine whose models can call tools: `embed` renders those of a prompt, too."""
+
+    def with_calls(self, prompt: Prompt, generation: Generation) -> Generation:
+        """An answer to a prompt with tools, the calls in it told from its text."""
+        ...
+
+
+def can_call(engine: Engine) -> TypeGuard[ToolEngine]:
+    """Whether it is a `ToolEngine`; asked as `can_be_watched` is."""
+    return hasattr(engine, "with_calls")
+
+
+@runtime_checkable
 class ContinuingEngine(WatchingEngine, Protocol):
     """A watching engine that goes on with an answer that has begun.
 
@@ -296,5 +310,30 @@ class ActivationEngine(Engine, Protocol):
 
         Raises:
             EngineError: as `generate`, or there is no such layer.
+        """
+        ...
+
+
+@runtime_checkable
+class ContrastEngine(Engine, Protocol):
+    """An engine that answers a prompt against another one. For methods compared with, too."""
+
+    def generate_contrasted(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+        against: Sequence[EmbeddedPrompt],
+        weight: float,
+    ) -> list[Generation]:
+        """As `generate`; ``weight`` times the logits under another prompt is taken from each's.
+
+        Args:
+            requests: what is answered.
+            sampling: how.
+            against: the other prompt of each request; the same answer follows both.
+            weight: of the other prompt's logits.
+
+        Raises:
+            EngineError: as `generate`.
         """
         ...

@@ -100,9 +100,11 @@ class TransformersEngine(TokenizerEngine):
         reasoning: the format of the model's reasoning: ``qwen3``, ``deepseek-r1``, ``smollm3``,
             ``gpt-oss``, ``mistral``, ``granite``, ``granite-3.2``, ``command``, ``gemma-4`` or
             ``apertus``; ``none``; ``auto``: the chat template tells.
+        tools: the format of the model's tool calls: ``hermes``, ``llama``, ``mistral`` or
+            ``gpt-oss``; ``none``; ``auto``: the chat template tells.
 
     Raises:
-        EngineError: the tokenizer cannot be used, or not with that format.
+        EngineError: the tokenizer cannot be used, or not with those formats.
         UnsteerableModelError: the model's answers do not depend on the input embeddings alone.
     """
 
@@ -121,12 +123,13 @@ class TransformersEngine(TokenizerEngine):
         static_cache: bool = False,
         template_options: Mapping[str, Any] | None = None,
         reasoning: str = AUTO,
+        tools: str = AUTO,
     ) -> None:
         _check_config(model.config)
         self._config = model.config.get_text_config(decoder=True)
         ends = end_tokens(model.generation_config, model.config, self._config, tokenizer)
         named = name or _name_of(model.config)
-        super().__init__(tokenizer, named, ends, template_options, reasoning)
+        super().__init__(tokenizer, named, ends, template_options, reasoning, tools)
         self._model = model.eval().requires_grad_(False)
         self._lock = threading.RLock()
         self._max_batch = max(1, max_batch)
@@ -393,6 +396,51 @@ class TransformersEngine(TokenizerEngine):
             ]
 
         return self._in_batches([len(r.point) for r in requests], limits, run)
+
+    def generate_contrasted(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+        against: Sequence[EmbeddedPrompt],
+        weight: float,
+    ) -> list[Generation]:
+        """As `generate`; ``weight`` times the logits under another prompt is taken from each's.
+
+        Raises:
+            EngineError: as `generate`, or the model takes no padding.
+        """
+        check_sampling(sampling)
+        check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
+        if not self._pads:
+            raise EngineError(
+                f"{self._name} takes no padding, which prompts beside each other need: choose "
+                "another model"
+            )
+        pairs = zip(requests, against, strict=True)
+        lengths = [max(len(r.point), len(other.point)) for r, other in pairs]
+        limits = [self._room(length, sampling) for length in lengths]
+
+        def run(batch: list[int]) -> list[Generation]:
+            limit, chosen = limits[batch[0]], [requests[i] for i in batch]
+            points = [*(r.point for r in chosen), *(against[i].point for i in batch)]
+            embeds, mask = self._whole(points)
+            at_once = [self._at_once(request.embedded) for request in chosen]
+            processors: list[Any] = [_Contrast(weight)]
+            if sampling.temperature > 0:
+                processors.append(_Draw(sampling, [r.seed for r in chosen] * 2, limit))
+            rows = self._continue(
+                limit,
+                self._ends(sampling, at_once * 2),
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                logits_processor=LogitsProcessorList(processors),
+            )
+            return [
+                self._generation(sampling, row, own)
+                for row, own in zip(rows[: len(batch)], at_once, strict=True)
+            ]
+
+        return self._in_batches(lengths, limits, run)
 
     def forget_prefixes(self) -> None:
         """Drop what is kept of prompts: after the model was changed, say by another adapter."""
@@ -1058,6 +1106,17 @@ class _Draw(LogitsProcessor):
         drawn = torch.searchsorted(reached, uniform * reached[:, -1:], right=True)
         drawn = drawn.clamp(max=scores.shape[-1] - 1)
         return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
+
+
+class _Contrast(LogitsProcessor):
+    """Both halves of a batch get the first half's logits less some of the second's."""
+
+    def __init__(self, weight: float) -> None:
+        self._weight = weight
+
+    def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+        own, other = scores.chunk(2)
+        return (own - self._weight * other).repeat(2, 1)
 
 
 def _by_layer(shifts: Sequence[Shift]) -> dict[int, torch.Tensor]:
