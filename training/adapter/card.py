@@ -51,7 +51,7 @@ def card(
             ),
             tasks=data.TASKS,
             framed=data.FRAMED,
-            templates=sum(len(kind["templates"]) for kind in refusals.kinds()),
+            declines=sum(len(kind["declines"]) for kind in refusals.kinds()),
             whole=data.WHOLE,
             enough=evaluate.ENOUGH,
             longer=evaluate.WHOLE,
