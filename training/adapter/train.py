@@ -50,13 +50,8 @@ class Recipe:
     deciding_weight: float = 4.0
     dtype: str = "bfloat16"  # of the frozen weights: half the time of float32
     threads: int = 1
-    scales: tuple[float, ...] = (
-        0.6,
-        0.7,
-        0.8,
-        0.9,
-        1.0,
-    )  # shares of what is learned to choose from
+    # Shares of what is learned; validation chooses the one that is added.
+    scales: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
