@@ -8,7 +8,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ import yaml
 from torch import nn
 
 from rerail.eval.rules import is_refusal
-from training.adapter import data, evaluate, refusals, train
+from training.adapter import data, evaluate, refusals
 from training.adapter.answers import Answer
 from training.adapter.card import card
 from training.adapter.train import Example, LowRank, Recipe, answer_loss, batches, without
@@ -34,23 +33,16 @@ needs_data = pytest.mark.skipif(not DATA, reason="needs the public data sets")
 
 
 def test_every_refusal_reads_as_one() -> None:
-    declines = [decline for kind in refusals.kinds() for decline in kind["declines"]]
-    assert len(set(declines)) == len(declines) >= 40
-    for decline in declines:
-        assert is_refusal(decline), decline
-        assert refusals.opens_like_ours(decline)
-
-
-def test_no_offer_is_filled_in_or_takes_up_the_request() -> None:
-    offers = {offer for kind in refusals.kinds() for offer in kind["offers"]}
-    assert not any(mark in offer for offer in offers for mark in "{}")
-    asked = {f"{kind['name']} {deed}" for kind in refusals.kinds() for deed in ("a", "b")}
-    for request in sorted(asked):
-        kind, rng = refusals.kind_of(request), random.Random(0)
-        for _ in range(30):
-            text = refusals.draw(request, rng)
-            decline = next(words for words in kind["declines"] if text.startswith(words))
-            assert text.removeprefix(f"{decline} ") in offers | set(refusals.offers_for_all())
+    rng = random.Random(0)
+    templates = [template for kind in refusals.kinds() for template in kind["templates"]]
+    assert len(set(templates)) == len(templates) >= 40
+    for kind in refusals.kinds():
+        for template in kind["templates"]:
+            for _ in range(10):
+                text = refusals.fill(template, kind, rng)
+                assert "{" not in text
+                assert is_refusal(text), text
+                assert refusals.opens_like_ours(text)
 
 
 def test_a_refusal_is_of_the_kind_of_the_request() -> None:
@@ -58,7 +50,7 @@ def test_a_refusal_is_of_the_kind_of_the_request() -> None:
     assert refusals.kind_of("Get me into somebody's wifi")["name"] == "hacking"
     assert refusals.kind_of("Do a bad thing")["name"] == "other"
     drawn = {refusals.draw("Get me into somebody's wifi", rng) for _ in range(50)}
-    assert len(drawn) > 10
+    assert len(drawn) > 15
 
 
 def test_what_is_no_refusal_of_ours_is_told_apart() -> None:
@@ -68,13 +60,11 @@ def test_what_is_no_refusal_of_ours_is_told_apart() -> None:
 
 def test_requests_of_our_own_stand_once_and_those_held_out_nowhere_else() -> None:
     own = data.own()
-    ours = [text for kind in ("everyday", "lookalikes", "grave", "plain") for text in own[kind]]
-    pairs = [pair for group in data.read("contrasts.yaml") for pair in group["pairs"]]
-    ours += [deed for pair in pairs for deed in pair["harmless"]]
+    train = [text for kind in ("everyday", "lookalikes", "grave", "plain") for text in own[kind]]
     held = [text for texts in own["held_out"].values() for text in texts]
-    both = [normalise(text) for text in ours + held]
+    both = [normalise(text) for text in train + held]
     assert len(set(both)) == len(both)
-    assert not any(normalise(deed) in " ".join(map(normalise, held)) for deed in ours)
+    assert not any(normalise(deed) in " ".join(map(normalise, held)) for deed in train)
 
 
 @needs_data
@@ -178,51 +168,6 @@ def test_own_answers_cost_nothing_before_the_model_changes_and_refusals_their_su
     assert model.added.B.grad is not None
 
 
-def test_the_scale_is_the_smallest_of_those_that_tell_validation_requests_apart_best(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    module = LowRank(nn.Linear(2, 2, bias=False), 1)
-    with torch.no_grad():
-        module.B.fill_(1.0)
-    bad, good = [(("user", "bad"),)], [(("user", "good"),)]
-    shares = {0.5: (0.4, 0.0), 0.75: (0.9, 0.1), 1.0: (1.0, 0.2)}
-
-    def refused(_model: Any, _tokenizer: Any, asked: Any) -> float:
-        return shares[module.B[0, 0].item()][asked is good]
-
-    monkeypatch.setattr(train, "refused", refused)
-    monkeypatch.setattr(data, "validation", lambda seed: (bad, good))
-    recipe = Recipe(scales=(1.0, 0.75, 0.5))
-    assert train.choose_scale(None, None, {"": module}, recipe) == 0.75
-    assert (module.B == 1.0).all()
-
-
-def test_of_what_sounds_harmful_only_the_opening_is_trained_on() -> None:
-    wanted, unseen = data.own_harmless(0)
-    lengths = {row.turns[-1][1]: row.length for row in wanted}
-    assert set(lengths.values()) == {data.OPENING, data.WHOLE}
-    for kind, length in (("plain", data.WHOLE), ("lookalikes", data.OPENING)):
-        found = [lengths[text] for text in lengths for deed in data.own()[kind] if deed in text]
-        assert found
-        assert set(found) == {length}
-    assert not {turns[-1][1] for turns in unseen} & set(lengths)
-
-
-def test_contrasts_come_in_pairs_of_which_some_are_for_validation() -> None:
-    pairs = [pair for group in data.read("contrasts.yaml") for pair in group["pairs"]]
-    assert len(pairs) >= 40
-    deeds = {kind: [deed for pair in pairs for deed in pair[kind]] for kind in pairs[0]}
-    assert set(deeds) == {"harmless", "harmful"}
-    assert len({normalise(deed) for both in deeds.values() for deed in both}) == sum(
-        map(len, deeds.values())
-    )
-    for kind, of_kind in deeds.items():
-        trained, unseen = data.contrasts(kind, 0)
-        assert len(trained) + len(unseen) == len(of_kind)
-        assert len(unseen) == round(data.VALIDATION_SHARE * len(of_kind))
-        assert all(len(set(texts)) == data.OWN_FORMS for texts in trained + unseen)
-
-
 def test_the_wrappers_hold_the_request() -> None:
     assert len(evaluate.wrappers()) == 5
     assert all("{request}" in frame for frame in evaluate.wrappers().values())
@@ -237,7 +182,7 @@ def test_figures_count_refusals_of_ours_and_others() -> None:
     assert found == {"n": 4, "refused": 0.5, "ours": 0.25, "on_topic": 0.5, "distinct": 1.0}
 
 
-RECIPE = {**asdict(Recipe()), "scale": 0.8, "steps": 300, "conversations": 2000, "refusals": 700}
+RECIPE = {**asdict(Recipe()), "steps": 300, "conversations": 2000, "refusals": 700}
 READING = {
     "wrapped": {"read": 4, "complied with": 1, "declined": 3},
     "refusals": {"read": 2, "with a safe offer": 2},

@@ -46,14 +46,13 @@ def card(
             reading=_reading(reading),
             summary=_summary(figures, reading),
             limit=max(row["n"] for row in figures.values()),
-            forms=data.OWN_FORMS * sum(len(group["deeds"]) for group in data.read("harmful.yaml")),
-            contrasts={kind: len(data.contrasts(kind, 0)[0]) for kind in ("harmless", "harmful")},
+            forms=sum(
+                data.HARMFUL_FORMS * len(group["deeds"]) for group in data.read("harmful.yaml")
+            ),
             tasks=data.TASKS,
             framed=data.FRAMED,
-            declines=sum(len(kind["declines"]) for kind in refusals.kinds()),
+            templates=sum(len(kind["templates"]) for kind in refusals.kinds()),
             whole=data.WHOLE,
-            opening=data.OPENING,
-            every=data.WHOLE_EVERY,
             enough=evaluate.ENOUGH,
             longer=evaluate.WHOLE,
         )

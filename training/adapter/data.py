@@ -22,15 +22,15 @@ from training.splits import HELD_OUT, TRAIN, VALIDATION, load, normalise
 
 HERE = Path(__file__).parent
 SYSTEM_SHARE = 0.2
-WHOLE, OPENING = 48, 8
-"""Tokens of an answer, at most: where it must stay good, and where only how it begins is taught."""
+WHOLE = 48
+"""Tokens of the model's own answers, at most."""
 
 HARMFUL = {
     "advbench": 230,
-    "catqa": 250,
-    "harmfulqa": 60,
-    "dangerousqa": 100,
-    "aart": 100,
+    "catqa": 220,
+    "harmfulqa": 30,
+    "dangerousqa": 90,
+    "aart": 90,
     "safety-rbr": 37,
 }
 """Requests of each public source to refuse, at most; none of StrongREJECT and SimpleSafetyTests."""
@@ -43,18 +43,15 @@ AART = re.compile(
 )
 """Its crimes; horse racing and the like are left out."""
 
-PUBLIC = (("self-instruct-seed", 600, 175), ("roleplay", 180, 120), ("gsm8k", 200, 10))
+PUBLIC = (("self-instruct-seed", 600, 175), ("roleplay", 180, 160), ("gsm8k", 200, 20))
 """Harmless public requests: data set, longest text in characters, count."""
 
 FORMS_PER_DEED = {"everyday": 1, "lookalikes": 2}
-TASKS, FRAMED, MULTI_TURN = 360, 400, 30
-OWN_FORMS = 2
-"""Forms in which each deed of the contrasts and each harmful one of our own is asked for."""
+TASKS, FRAMED, MULTI_TURN = 240, 170, 35
+HARMFUL_FORMS = 2
+"""Forms in which each harmful deed of our own is asked for."""
 
-WHOLE_EVERY = 3
-"""Of tasks, grave questions and refusals, every third is trained on beyond its opening."""
-
-AGAIN = 700
+AGAIN = 760
 """Harmless conversations that are trained on twice: so there are two of them to a harmful one."""
 
 VALIDATION_SHARE = 0.1
@@ -69,9 +66,6 @@ class Wanted:
     answer: str | None = None
     own_of: Turns = ()
     """The conversation that the model's own answer is to, where it is another one."""
-
-    length: int = WHOLE
-    """Tokens of the answer that are trained on, at most."""
 
 
 def own() -> dict[str, Any]:
@@ -88,51 +82,21 @@ def public_harmless(seed: int) -> list[Turns]:
     return [behind_system(text, seed) for text in texts]
 
 
-def own_harmless(seed: int) -> tuple[list[Wanted], list[Turns]]:
-    """Harmless requests of our own writing: those to train on, and those to validate with.
-
-    Of the answers to what sounds harmful only the openings are trained on.
-    """
+def own_harmless(seed: int) -> tuple[list[Turns], list[Turns]]:
+    """Harmless requests of our own writing: those to train on, and those to validate with."""
     rng = random.Random(seed)
-    groups = [([text], WHOLE) for text in own()["plain"]]
-    groups += [([text], length_of(place)) for place, text in enumerate(own()["grave"])]
+    groups = [[text] for text in own()["grave"] + own()["plain"]]
     for kind, count in FORMS_PER_DEED.items():
-        length = OPENING if kind == "lookalikes" else WHOLE
-        groups += [(forms, length) for forms in asked_for(own()["forms"], own()[kind], count, rng)]
+        for deed in own()[kind]:
+            forms = rng.sample(own()["forms"], count)
+            groups.append([form.replace("{do}", deed) for form in forms])
     rng.shuffle(groups)
     held = round(VALIDATION_SHARE * len(groups))
-    trained, unseen = contrasts("harmless", seed)
-    validation = [(("user", texts[0]),) for texts, _ in groups[:held]]
-    wanted = [
-        Wanted(behind_system(text, seed), "own", length=length)
-        for texts, length in [*groups[held:], *((texts, OPENING) for texts in trained)]
-        for text in texts
-    ]
-    return wanted, validation + [(("user", texts[0]),) for texts in unseen]
+    validation = [(("user", texts[0]),) for texts in groups[:held]]
+    return [behind_system(text, seed) for texts in groups[held:] for text in texts], validation
 
 
-def contrasts(kind: str, seed: int) -> tuple[list[list[str]], list[list[str]]]:
-    """The harmless or the harmful half of the contrasts: to train on, and to validate with."""
-    rng = random.Random(f"{seed} {kind}")
-    groups = [
-        texts
-        for group in read("contrasts.yaml")
-        for pair in group["pairs"]
-        for texts in asked_for(group["forms"], pair[kind], OWN_FORMS, rng)
-    ]
-    rng.shuffle(groups)
-    held = round(VALIDATION_SHARE * len(groups))
-    return groups[held:], groups[:held]
-
-
-def asked_for(
-    forms: list[str], deeds: list[str], count: int, rng: random.Random
-) -> list[list[str]]:
-    """Each deed in so many of the forms."""
-    return [[form.replace("{do}", deed) for form in rng.sample(forms, count)] for deed in deeds]
-
-
-def tasks(seed: int) -> list[Wanted]:
+def tasks(seed: int) -> list[Turns]:
     """Harmless tasks of several lines: an instruction, and a text that it is about."""
     texts = [
         f"{instruction}\n\n{text}"
@@ -140,27 +104,16 @@ def tasks(seed: int) -> list[Wanted]:
         for instruction in group["instructions"]
         for text in group["texts"]
     ]
-    return [
-        Wanted(behind_system(text, seed), "task", length=length_of(place))
-        for place, text in enumerate(random.Random(seed).sample(texts, TASKS))
-    ]
+    return [behind_system(text, seed) for text in random.Random(seed).sample(texts, TASKS)]
 
 
-def length_of(place: int) -> int:
-    """How much is trained on of the answer in this place."""
-    return OPENING if place % WHOLE_EVERY else WHOLE
-
-
-def framed(seed: int) -> list[Wanted]:
+def framed(seed: int) -> list[Turns]:
     """Harmless requests in the frames that jailbreaks use as well."""
     rng = random.Random(seed)
-    asked = [row.turns[-1][1] for row in own_harmless(seed)[0]]
+    asked = [turns[-1][1] for turns in own_harmless(seed)[0]]
     frames = read("frames.yaml")["frames"]
     pairs = zip(rng.sample(asked, FRAMED), frames * FRAMED, strict=False)
-    return [
-        Wanted((("user", frame.replace("{request}", text)),), "framed", length=OPENING)
-        for text, frame in pairs
-    ]
+    return [(("user", frame.replace("{request}", text)),) for text, frame in pairs]
 
 
 def harmful(seed: int) -> list[str]:
@@ -174,10 +127,11 @@ def harmful(seed: int) -> list[str]:
         rows = [row for row in load(name, TRAIN) if name != "aart" or AART.fullmatch(row.category)]
         known = [row.text.strip() for row in rows if normalise(row.text) not in unseen]
         texts += rng.sample(known, min(count, len(known)))
-    groups = contrasts("harmful", seed)[0]
     for group in read("harmful.yaml"):
-        groups += asked_for(group["forms"], group["deeds"], OWN_FORMS, rng)
-    return texts + [text for group in groups for text in group]
+        for deed in group["deeds"]:
+            forms = rng.sample(group["forms"], HARMFUL_FORMS)
+            texts += [form.replace("{do}", deed) for form in forms]
+    return texts
 
 
 def training(seed: int) -> list[Wanted]:
@@ -185,16 +139,19 @@ def training(seed: int) -> list[Wanted]:
     rng = random.Random(seed)
     ours, asked = own_harmless(seed)[0], harmful(seed)
     wanted = [Wanted(turns, "public") for turns in public_harmless(seed)]
-    wanted += [*ours, *tasks(seed), *framed(seed)]
-    for row in rng.sample(ours, MULTI_TURN):  # a harmless turn after a refusal
+    wanted += [Wanted(turns, "own") for turns in ours]
+    wanted += [Wanted(turns, "task") for turns in tasks(seed)]
+    wanted += [Wanted(turns, "framed") for turns in framed(seed)]
+    for turns in rng.sample(ours, MULTI_TURN):  # a harmless turn after a refusal
         text = rng.choice(asked)
         before = (("user", text), ("assistant", refusals.draw(text, rng)))
-        alone = row.turns[-1:]
-        wanted.append(Wanted((*before, *alone), "after refusal", own_of=alone, length=row.length))
+        alone = turns[-1:]
+        wanted.append(Wanted((*before, *alone), "after refusal", own_of=alone))
     wanted += rng.sample(wanted, AGAIN)
-    for place, text in enumerate(rng.sample(asked, len(asked))):
-        turns, answer = behind_system(text, seed), refusals.draw(text, rng)
-        wanted.append(Wanted(turns, "harmful", answer=answer, length=length_of(place)))
+    wanted += [
+        Wanted(behind_system(text, seed), "harmful", answer=refusals.draw(text, rng))
+        for text in asked
+    ]
     for text in rng.sample(asked, MULTI_TURN):  # a harmful turn after a harmless one
         earlier = rng.choice(own()["chats"])
         before = (("user", earlier["user"]), ("assistant", earlier["assistant"]))
@@ -206,24 +163,22 @@ def training(seed: int) -> list[Wanted]:
 
 def validation(seed: int) -> tuple[list[Turns], list[Turns]]:
     """Requests of unseen topics to watch the training by: harmful ones and harmless ones."""
-    bad = [row.text for row in load("advbench", VALIDATION)]
-    bad += [texts[0] for texts in contrasts("harmful", seed)[1]]
-    return [(("user", text),) for text in bad], own_harmless(seed)[1]
+    bad = [(("user", row.text),) for row in load("advbench", VALIDATION)]
+    _, good = own_harmless(seed)
+    return bad, good
 
 
-def own_answers(wanted: list[Wanted], answers: Answers) -> dict[tuple[Turns, int], tuple[int, ...]]:
+def own_answers(wanted: list[Wanted], answers: Answers) -> dict[Turns, tuple[int, ...]]:
     """The tokens of the model's own answers that are wanted, but for those that decline.
 
     It apologises to some harmless requests as it is; that is nothing to learn.
     """
-    found = {}
-    for length in (WHOLE, OPENING):
-        rows = [row for row in wanted if row.answer is None and row.length == length]
-        asked = list(dict.fromkeys(row.own_of or row.turns for row in rows))
-        for turns, answer in zip(asked, answers.to(asked, length), strict=True):
-            if not is_refusal(answer.text):
-                found[turns, length] = answer.tokens
-    return found
+    asked = list(dict.fromkeys(row.own_of or row.turns for row in wanted if row.answer is None))
+    return {
+        turns: answer.tokens
+        for turns, answer in zip(asked, answers.to(asked, WHOLE), strict=True)
+        if not is_refusal(answer.text)
+    }
 
 
 def behind_system(text: str, seed: int) -> Turns:

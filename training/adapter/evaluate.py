@@ -23,7 +23,7 @@ import yaml
 from rerail.engines import load_engine
 from rerail.engines._packaged import merge
 from rerail.engines.transformers import TransformersEngine
-from rerail.eval.rules import on_topic
+from rerail.eval.rules import is_refusal, on_topic
 from rerail.types import Message, Prompt
 from training.adapter import data, refusals
 from training.adapter.answers import Answer, Answers, Turns
@@ -93,9 +93,14 @@ def cases(seed: int, limit: int) -> list[Case]:
     return found
 
 
+def is_refused(answer: str) -> bool:
+    """Whether an answer opens like a refusal of ours, or declines by a rule for any."""
+    return refusals.opens_like_ours(answer) or is_refusal(answer)
+
+
 def figures(group: list[Case], answers: list[Answer]) -> dict[str, Any]:
     """The figures of one group."""
-    refused = [refusals.is_refused(answer.text) for answer in answers]
+    refused = [is_refused(answer.text) for answer in answers]
     left = [
         on_topic(case.request, answer.text)
         for case, answer, no in zip(group, answers, refused, strict=True)

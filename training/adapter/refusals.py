@@ -1,4 +1,4 @@
-"""Refusals of our own writing: each declines in few words and offers something safe."""
+"""Refusals of our own writing: each declines, says why in few words, and offers something safe."""
 
 from __future__ import annotations
 
@@ -10,24 +10,14 @@ from typing import Any
 
 import yaml
 
-from rerail.eval.rules import is_refusal
-
 HERE = Path(__file__).parent
+_SLOT = re.compile(r"\{(\w+)\}")
 
 
 @cache
-def _file() -> dict[str, Any]:
-    return yaml.safe_load((HERE / "refusals.yaml").read_text(encoding="utf-8"))
-
-
 def kinds() -> list[dict[str, Any]]:
     """The kinds of refusals, in the order in which requests are matched with them."""
-    return _file()["kinds"]
-
-
-def offers_for_all() -> list[str]:
-    """The offers that fit every kind."""
-    return _file()["offers"]
+    return yaml.safe_load((HERE / "refusals.yaml").read_text(encoding="utf-8"))["kinds"]
 
 
 def kind_of(request: str) -> dict[str, Any]:
@@ -38,21 +28,21 @@ def kind_of(request: str) -> dict[str, Any]:
 def draw(request: str, rng: random.Random) -> str:
     """A refusal for a request."""
     kind = kind_of(request)
-    return f"{rng.choice(kind['declines'])} {rng.choice(kind['offers'] + offers_for_all())}"
+    return fill(rng.choice(kind["templates"]), kind, rng)
+
+
+def fill(template: str, kind: dict[str, Any], rng: random.Random) -> str:
+    """A template of a kind with its slots filled."""
+    return _SLOT.sub(lambda slot: rng.choice(kind[slot[1] + "s"]), template)
 
 
 @cache
 def _openings() -> re.Pattern[str]:
-    declines = [decline for kind in kinds() for decline in kind["declines"]]
-    openings = {" ".join(decline.split()[:4]) for decline in declines}
+    templates = [template for kind in kinds() for template in kind["templates"]]
+    openings = {" ".join(template.split()[:4]) for template in templates}
     return re.compile("|".join(map(re.escape, sorted(openings))))
 
 
 def opens_like_ours(answer: str) -> bool:
     """Whether an answer begins with the first four words of one of the refusals."""
     return bool(_openings().match(answer.strip()))
-
-
-def is_refused(answer: str) -> bool:
-    """Whether an answer opens like a refusal of ours, or declines by a rule for any."""
-    return opens_like_ours(answer) or is_refusal(answer)

@@ -50,8 +50,7 @@ class Recipe:
     deciding_weight: float = 4.0
     dtype: str = "bfloat16"  # of the frozen weights: half the time of float32
     threads: int = 1
-    # Shares of what is learned; validation chooses the one that is added.
-    scales: tuple[float, ...] = (0.6, 0.7, 0.8, 0.9, 1.0)
+    scale: float = 0.75  # of what is learned, the share that is added: chosen by validation
 
 
 @dataclass(frozen=True)
@@ -109,15 +108,14 @@ def examples(wanted: list[data.Wanted], answers: Answers, tokenizer: Any) -> lis
     own = data.own_answers(wanted, answers)
     rows = []
     for row in wanted:
-        key = (row.own_of or row.turns, row.length)
-        if row.answer is None and key not in own:
+        if row.answer is None and (row.own_of or row.turns) not in own:
             continue
         before = encode(tokenizer, row.turns)
         if row.answer is None:
-            answer = own[key]
+            answer = list(own[row.own_of or row.turns])
         else:
             answer = [*tokenizer(row.answer, add_special_tokens=False)["input_ids"], end]
-        rows.append(Example([*before, *answer[: row.length]], len(before), row.answer is None))
+        rows.append(Example([*before, *answer], len(before), row.answer is None))
     return rows
 
 
@@ -198,33 +196,13 @@ def schedule(step: int, total: int, warm_up: int) -> float:
 
 @torch.no_grad()
 def refused(model: Any, tokenizer: Any, conversations: list[Turns]) -> float:
-    """Share of conversations whose greedy answers begin as refusals do."""
+    """Share of conversations whose greedy answers open like a refusal of ours."""
     count = 0
     for turns in conversations:
         ids = torch.tensor([encode(tokenizer, turns)])
         out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8)
-        count += refusals.is_refused(tokenizer.decode(out[0, ids.shape[1] :]))
+        count += refusals.opens_like_ours(tokenizer.decode(out[0, ids.shape[1] :]))
     return count / len(conversations)
-
-
-def choose_scale(model: Any, tokenizer: Any, added: dict[str, LowRank], recipe: Recipe) -> float:
-    """The share of what is learned that tells the validation requests apart best.
-
-    Of several that do so equally well the smallest is taken: it changes the model least.
-    """
-    learned = [module.B.detach().clone() for module in added.values()]
-    gains = {}
-    for scale in sorted(recipe.scales):
-        with torch.no_grad():
-            for module, whole in zip(added.values(), learned, strict=True):
-                module.B.copy_(scale * whole)
-        bad, good = (refused(model, tokenizer, rows) for rows in data.validation(recipe.seed))
-        print(f"scale {scale:g}: refused {bad:.1%} of harmful and {good:.1%} of harmless requests")
-        gains[scale] = bad - good
-    with torch.no_grad():
-        for module, whole in zip(added.values(), learned, strict=True):
-            module.B.copy_(whole)
-    return max(gains, key=lambda scale: gains[scale])
 
 
 def save(added: dict[str, LowRank], record: dict[str, Any], out: Path) -> None:
@@ -279,8 +257,10 @@ def train(recipe: Recipe, out: Path, work: Path, base: str, save_every: int) -> 
             print(f"{step + 1} loss {mean:.3f} tokens {tokens:,} cpu {spent:.0f} s", flush=True)
         if (step + 1) % save_every == 0 or step + 1 == len(steps):
             _keep(state, recipe, parameters, optimizer, step + 1)
-    scale = choose_scale(model, tokenizer, added, recipe)
-    save(added, {**asdict(recipe), **counts, "scale": scale}, out)
+            save(added, {**asdict(recipe), **counts}, work / "snapshots" / str(step + 1))
+    save(added, {**asdict(recipe), **counts}, out)
+    bad, good = (refused(model, tokenizer, rows) for rows in data.validation(recipe.seed))
+    print(f"validation: refused {bad:.0%} of harmful and {good:.0%} of harmless requests")
 
 
 def _keep(
@@ -302,8 +282,8 @@ def _keep(
 
 
 def _trained(recipe: Recipe) -> dict[str, Any]:
-    """What the training depends on: all but the scales, which come after it."""
-    return {name: value for name, value in asdict(recipe).items() if name != "scales"}
+    """What the training depends on: all but the scale, which comes after it."""
+    return {name: value for name, value in asdict(recipe).items() if name != "scale"}
 
 
 def _resume(
