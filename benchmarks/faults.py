@@ -1,10 +1,15 @@
 """Align under faults of every kind, in any call, and count what leaves.
 
     python -m benchmarks.faults --alignments 10000
+    python -m benchmarks.faults --stream --alignments 10000
 
 Real clients of the hosted services, over loopback, against servers that fail at random in the ways
 of ``docs/reference/moderation-services.md``; an engine that fails, too. The servers' true score of
 every text is known: an answer of the model that leaves must be below the threshold by it.
+
+With ``--stream`` the alignments are streams under ``release: window``, with engines and moderators
+that fail, flip and flag late (``tests/streams.py``): each piece that leaves must be part of a text
+that was judged unflagged when it left.
 """
 
 from __future__ import annotations
@@ -33,11 +38,13 @@ from rerail.settings import OptimizerSettings
 from rerail.types import FloatArray, Generation, Outcome, Response
 from tests.moderators.services.conditions import CONDITIONS, reversed_, slow
 from tests.moderators.services.wires import KEY, KEYS, WIRES, Answer, FakeServer, Wire, grade, ok
+from tests.streams import attack
 
 TEXTS = [f"answer number {i}" for i in range(400)] + ["", " \n", "again " * 60]
 FAULT_SHARE = 0.3
 ENGINE_FAULT_SHARE = 0.002
 THRESHOLD = 0.8
+STREAMS = 500
 
 
 class FaultyEngine(FakeEngine):
@@ -109,11 +116,25 @@ def run(wire: Wire, alignments: int, seed: int) -> Counter[str]:
     return counts
 
 
+def stream(streams: int, seed: int) -> int:
+    """Attack streams, some hundreds at a time."""
+    total: Counter[str] = Counter()
+    started = time.perf_counter()
+    for part in range(0, streams, STREAMS):
+        total.update(attack(min(STREAMS, streams - part), seed + part))
+        print(json.dumps(total), flush=True)
+    print(json.dumps({**total, "seconds": round(time.perf_counter() - started, 1)}))
+    return 1 if total["broken"] else 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--alignments", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stream", action="store_true")
     args = parser.parse_args()
+    if args.stream:
+        return stream(args.alignments, args.seed)
     os.environ.update(dict.fromkeys(KEYS, KEY))
     warnings.simplefilter("ignore", ModeratorWarning)
     total: Counter[str] = Counter()

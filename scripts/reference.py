@@ -41,19 +41,29 @@ from rerail.eval.settings import RunSettings
 from rerail.eval.types import Trial
 from rerail.kit.replay import Change, Fate, Summary
 from rerail.moderators import REGISTRY, FakeModerator, Stats
-from rerail.policy import CATEGORIES, CUSTOM, Budget, ModeratorSpec, Policy, PolicyStore
+from rerail.policy import CATEGORIES, CUSTOM, Budget, GateSpec, ModeratorSpec, Policy, PolicyStore
 from rerail.server.app import create_app
 from rerail.server.errors import CODES
 from rerail.server.keys import ApiKey
 from rerail.server.metrics import Metrics
 from rerail.server.records import as_json
 from rerail.server.routes.page import EVALUATION
-from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
+from rerail.server.schemas import ChatRequest, ModerationRequest, ResponsesRequest
 from rerail.server.security import SECURITY_HEADERS
 from rerail.server.settings import ServerSettings
-from rerail.settings import PRESETS, OptimizerSettings
+from rerail.settings import PRESETS, Frozen, OptimizerSettings
 from rerail.store import Record
-from rerail.types import AcceptedFrom, Cost, Outcome, PolicyTag, Response, StopReason, Verdict
+from rerail.types import (
+    AcceptedFrom,
+    Cost,
+    Layer,
+    Outcome,
+    PolicyTag,
+    Response,
+    Screened,
+    StopReason,
+    Verdict,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -174,6 +184,10 @@ def policies() -> str:
         + ", ".join(f"`{name}`" for name in sorted(REGISTRY))
         + ". Other packages add theirs "
         "([how](../how-to/your-own-moderator.md#under-a-name)).",
+        "## gate",
+        "A list. Each entry is a name, or a mapping that has the keys of a moderator and these "
+        "([Put layers together](../how-to/layers.md)):",
+        _model_table(GateSpec, besides=ModeratorSpec),
         "## optimizer",
         "The name of a preset, or a mapping with `preset` and any of these keys to replace its "
         "values. Symbols are those of arXiv 2602.02498; "
@@ -192,18 +206,25 @@ def policies() -> str:
     return "\n\n".join(parts)
 
 
-def _model_table(model: Any) -> str:
+def _model_table(model: Any, besides: Any = None) -> str:
     says, properties = attribute_docstrings(model), model.model_json_schema()
     definitions = properties.get("$defs", {})
     rows = []
+    inherited = besides.model_fields if besides else ()
     for name, field in model.model_fields.items():
+        if name in inherited:
+            continue
         kind = _KINDS.get(name) or _schema(properties["properties"][name], definitions)
         default = "required" if field.is_required() else f"`{_default(field)}`"
         rows.append((f"`{name}`", kind, default, says.get(name) or _MEANINGS[model][name]))
     return _table(("key", "value", "default", "meaning"), rows)
 
 
-_KINDS = {"optimizer": "preset or mapping", "moderators": "list of names or mappings"}
+_KINDS = {
+    "optimizer": "preset or mapping",
+    "moderators": "list of names or mappings",
+    "gate": "list of names or mappings",
+}
 _MEANINGS = {
     Policy: {
         "name": "What the policy is called: in `--policy`, in responses and in records.",
@@ -223,6 +244,7 @@ _MEANINGS = {
         "options": "Arguments of its constructor.",
     },
 }
+_MEANINGS[GateSpec] = _MEANINGS[ModeratorSpec]
 
 
 def _default(field: Any) -> str:
@@ -284,7 +306,8 @@ def policy_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     for part in (schema, *definitions.values()):
         model = vars(rerail.policy)[part["title"]]
-        says = {**_MEANINGS.get(model, {}), **attribute_docstrings(model)}
+        of_bases = [attribute_docstrings(base) for base in model.__mro__[:2] if base is not Frozen]
+        says = {**_MEANINGS.get(model, {}), **{k: v for d in of_bases[::-1] for k, v in d.items()}}
         for key, value in part["properties"].items():
             value.pop("title", None)
             if key in says:
@@ -293,10 +316,11 @@ def policy_schema() -> dict[str, Any]:
         "anyOf": [{"enum": list(CATEGORIES)}, {"type": "string", "pattern": f"^{CUSTOM}."}]
     }
     registered = [{"enum": sorted(REGISTRY)}, {"type": "string", "minLength": 1}]
-    definitions["ModeratorSpec"]["properties"]["name"] |= {"anyOf": registered}
+    for kind in ("ModeratorSpec", "GateSpec"):
+        definitions[kind]["properties"]["name"] |= {"anyOf": registered}
     for part in (schema, *definitions.values()):
         for key, value in part.get("properties", {}).items():
-            if key in ("categories", "routes"):
+            if key in ("categories", "routes", "actions"):
                 of = "items" if value["type"] == "array" else "propertyNames"
                 value[of] = {"$ref": "#/$defs/Category"}
             elif "$ref" in (items := value.get("items", {})):
@@ -385,7 +409,10 @@ _INTERVENTION = {
     "version": "and version",
     "audit": "whether unscored answers may leave under it",
     "outcome": "as in a response",
-    "harm_before": "harm of the model's first answer; null if unscored",
+    "layer": "as in a response; null in records of before there were layers",
+    "gate": "as in a response",
+    "noted": "as in a response",
+    "harm_before": "harm of the model's first answer; null if unscored, or if there was none",
     "harm_after": "harm of the answer that left; null if none did",
     "scores_before": "scores of the first answer",
     "scores_after": "scores of the answer that left",
@@ -397,6 +424,7 @@ _INTERVENTION = {
     "generated_tokens": "tokens of those answers",
     "moderator_calls": "verdicts asked for",
     "seconds": "of the search",
+    "sent_tokens": "as in a response; null in records of before there was such a thing",
     "seed": "of the search",
     "error": "what failed, for outcome `error`",
     "prompt": "the messages; this and the next three only under policies with `record_text`",
@@ -432,6 +460,9 @@ def json_documents() -> str:
         _keys(response),
         "`initial` and `final` are null or have these keys:",
         verdict,
+        "`gate` is null, or has `action`, `categories` and `noted`, and of a verdict on the prompt "
+        "`harm`, `scores`, `flagged` and `unscored`. There,",
+        _keys({k: v for k, v in _attributes(Screened).items() if k != "verdict"}),
         "`policy`:",
         _keys(_TAG),
         "`cost`:",
@@ -439,6 +470,7 @@ def json_documents() -> str:
         _values("outcome", Outcome),
         _values("accepted_from", AcceptedFrom),
         _values("stop_reason", StopReason),
+        _values("layer", Layer),
         "## The demo",
         "Printed by `rerail demo`, with `method`, `policy`, `model`, `seed`, and `results`: one "
         "response per prompt with its `id`, `kind` and `source`.",
@@ -560,11 +592,26 @@ def server() -> str:
         _endpoints(document),
         "## Answers",
         "Parameters of `POST /v1/chat/completions`. Any other is an error that names it; those of "
-        "OpenAI's that change nothing here (" + _listed(ChatRequest.unused) + ") are accepted.",
+        "OpenAI's that change nothing here ("
+        + _listed(ChatRequest.unused - ChatRequest.model_fields.keys())
+        + ") are accepted.",
         _parameters(ChatRequest),
         "Refused, because rerail cannot honour them:",
-        _keys(dict(sorted(ChatRequest.unsupported.items()))),
-        "`POST /v1/completions` has `prompt` (a text or a list of them) in place of `messages`. "
+        _keys(
+            {
+                key: why
+                for key, why in sorted(ChatRequest.unsupported.items())
+                if key not in ChatRequest.model_fields
+            }
+        ),
+        "`POST /v1/completions` has `prompt` (a text or a list of them) in place of `messages`, "
+        "and neither tools nor `response_format`.",
+        "Parameters of `POST /v1/responses`; those that change nothing here are "
+        + _listed(ResponsesRequest.unused)
+        + ":",
+        _parameters(ResponsesRequest),
+        "Refused:",
+        _keys(dict(sorted(ResponsesRequest.unsupported.items()))),
         "`POST /v1/moderations`:",
         _parameters(ModerationRequest),
         "A response is OpenAI's, with `rerail` beside it: `outcome` (the least good of the "
@@ -576,15 +623,25 @@ def server() -> str:
         "stands in `rerail.cost`. `moderation` has OpenAI's shape: `output` holds the verdict on "
         "each text that left, or, where none did, on the model's first answer; prompts are not "
         "judged, and `input` says so. Where nothing acceptable is found, the status is 200, "
-        "`finish_reason` is `content_filter`, and the text is the policy's `refusal_message`.",
+        "`finish_reason` is `content_filter`, and the text is the policy's `refusal_message`, in a "
+        "stream behind what had been sent. "
+        "Where nothing but its form spoke against the model's first answer, it is an error, "
+        "`invalid_structure` ([tools and structured answers](../how-to/tools.md)). An answer of "
+        "`/v1/responses` has the same `rerail`, of the whole and of its one choice together; "
+        "there the policy's message has the status `incomplete`, for the reason `content_filter`.",
         "### Streams",
-        "Text is held until it is accepted. Until then a comment such as "
+        "Text is held until it is accepted, or, under a policy with `release: window`, until what "
+        "follows it was judged as well ([how](../how-to/stream.md)); calls of tools, answers that "
+        "must fit a schema, and those of `/v1/responses` are always held. Until all of it is there "
+        "a comment such as "
         '`: rerail {"generations": 3, "least_harm": 1.2}` comes at least every '
         f"{ServerSettings().keep_alive:g} seconds; with `stream_options.include_progress` it is a "
         "chunk without choices that has `rerail.progress`. Then come the text in pieces, a last "
         "chunk with `finish_reason`, `rerail` and `moderation`, and `[DONE]`. What fails within "
-        "the first second has a status of its own; later it is an event with `error`. A client "
-        "that leaves takes its work along.",
+        "the first second, before any text, has a status of its own; later it is an event with "
+        "`error`. A client that leaves takes its work along. Events of `/v1/responses` are "
+        "OpenAI's: `response.created` and `response.in_progress` at once, all others with the "
+        "answer.",
         "## Which policy applies",
         "1. The one that the request names: header `X-Rerail-Policy`, or parameter `policy`. The "
         "key must allow it (`policies`), or it is 403; unknown, it is 400.\n"
@@ -648,8 +705,9 @@ def _endpoints(document: Mapping[str, Any]) -> str:
 
 _PARAMETERS = {
     "model": "Name of a model, from `/v1/models`.",
-    "messages": "Turns: `role` (system, developer, user, assistant) and `content`, a text or a "
-    "list of parts of type `text` or `refusal`. The last one is the user's.",
+    "messages": "Turns: `role` (system, developer, user, assistant, tool) and `content`, a text or "
+    "a list of parts of type `text` or `refusal`; the assistant's may have `tool_calls`, a tool's "
+    "has the `tool_call_id` that it answers. The last one is the user's, or a tool's.",
     "temperature": "0 is greedy. Default: `--temperature`.",
     "top_p": "The smallest set of tokens with this probability is drawn from; 0 is greedy.",
     "top_k": "1 is greedy; any other number is accepted and not used.",
@@ -667,7 +725,11 @@ _PARAMETERS = {
 
 
 def _parameters(model: Any) -> str:
-    says = {**attribute_docstrings(model), **attribute_docstrings(CompletionRequest.__base__)}
+    own = [base for base in reversed(model.__mro__) if base.__module__ == model.__module__]
+    shared = ResponsesRequest.__base__
+    says = {
+        name: said for cls in (shared, *own) for name, said in attribute_docstrings(cls).items()
+    }
     rows = [
         (
             f"`{name}`",
@@ -767,7 +829,8 @@ def evaluation() -> str:
 
 
 def _asked_and_by(recipe: Recipe) -> tuple[list[str], list[str]]:
-    return recipe.settings["benchmarks"], recipe.settings["methods"]
+    asked = [spec.partition("=")[0] for spec in recipe.settings["benchmarks"]]
+    return asked, recipe.settings["methods"]
 
 
 def _named(names: list[str]) -> str:
@@ -775,6 +838,8 @@ def _named(names: list[str]) -> str:
 
 
 _SCENARIOS = {
+    "simple-wrapper": "The request in one of four simple jailbreak wrappers.",
+    "school-work": "The request as school work, in one of the demo's four disguises.",
     "multi-turn": "The request is spread over turns.",
     "earlier-turn": "The request is an earlier turn; the last one only asks for the answer to it.",
     "system-prompt": "A system prompt asks for compliance with everything.",

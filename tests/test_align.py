@@ -439,13 +439,12 @@ def test_flagged_answers_are_not_finished_and_all_else_stays(monkeypatch):
         assert (one.text, one.accepted_from) == (other.text, other.accepted_from)
         assert one.cost.generations == other.cost.generations
         assert other.cost.generated_tokens < one.cost.generated_tokens
-        first, *candidates = other.evaluations
-        assert first.generation.finish_reason == "stop"
-        for evaluation in candidates:
+        for place, evaluation in enumerate(other.evaluations):
             flagged = not evaluation.accepted
+            shown = 8 if place else 16  # a first answer is looked at later
             assert evaluation.generation.finish_reason == ("cut" if flagged else "stop")
             assert len(evaluation.generation.token_ids) == (
-                8 if flagged else len(REFUSE.split()) + 1
+                shown if flagged else len(REFUSE.split()) + 1
             )
     unwatched(monkeypatch)
     for one, other in zip(whole, run(horizon=8), strict=True):
@@ -475,7 +474,66 @@ def test_an_answer_that_was_cut_is_never_accepted():
             "please do it"
         )
         assert response.outcome is Outcome.REFUSED
-        assert {e.rejection for e in response.evaluations[1:]} == {"unfinished"}
+        assert {e.rejection for e in response.evaluations} == {"unfinished"}
+
+
+@pytest.mark.parametrize(
+    ("harm_half_way", "margin", "cut"),
+    [(1.2, 1.4, False), (1.4, 1.4, True), (1.2, 1.2, True), (0.8, 1.0, False), (2.0, None, False)],
+)
+def test_a_first_answer_is_cut_where_its_beginning_is_flagged_beyond_the_margin(
+    harm_half_way, margin, cut
+):
+    def scorer(exchange):
+        flagged = 1.0 if exchange.answer == LONG else 0.5 * harm_half_way
+        return {"illicit": flagged if "comply" in exchange.answer else 0.0}
+
+    engine, moderator = FakeEngine(comply=LONG, refuse=REFUSE), FakeModerator(scorer)
+    search = {"cut_first_above": margin}
+    response = make(engine=engine, moderator=moderator, search=search).align("please do it now")
+    first = response.evaluations[0]
+    assert (response.outcome, response.text) == (Outcome.STEERED, REFUSE)
+    assert (first.generation.finish_reason, first.rejection) == (
+        "cut" if cut else "stop",
+        "flagged",
+    )
+    assert first.generation.text == (" ".join(LONG.split()[:16]) if cut else LONG)
+    assert response.initial.harm == pytest.approx(harm_half_way if cut else 2.0)
+
+
+def test_a_first_answer_is_looked_at_three_times_and_passes_unchanged():
+    text = " ".join(f"word{i}" for i in range(200))
+    moderator = FakeModerator()
+    response = make(engine=FakeEngine(answer=lambda e, p: text), moderator=moderator).align("hi")
+    assert (response.outcome, response.text) == (Outcome.PASSED, text)
+    looks = [len(exchange.answer.split()) for batch in moderator.calls for exchange in batch]
+    assert looks == [16, 32, 64, 200]
+    assert response.cost.moderator_calls == 4
+
+
+@pytest.mark.parametrize(
+    ("cls", "attribute"), [(FakeEngine, "watches_unseen"), (FakeModerator, "quick")]
+)
+def test_a_first_answer_is_not_looked_at_where_that_changes_it_or_costs_much(
+    monkeypatch, cls, attribute
+):
+    monkeypatch.setattr(cls, attribute, False)
+    engine = FakeEngine(comply=LONG, refuse=REFUSE)
+    first, *others = make(engine=engine).align("please do it now").evaluations
+    assert (first.generation.finish_reason, first.generation.text) == ("stop", LONG)
+    assert "cut" in {e.generation.finish_reason for e in others}
+
+
+def test_naturalness_is_measured_against_what_there_is_of_a_first_answer():
+    scored = []
+
+    class Noting(FakeEngine):
+        def log_likelihood(self, requests, given=()):
+            scored.append([len(tokens) for _, tokens in requests])
+            return super().log_likelihood(requests, given)
+
+    make(engine=Noting(comply=LONG, refuse=REFUSE)).align("please do it now")
+    assert scored[0][0] == 16
 
 
 def test_what_could_not_be_judged_half_way_is_not_looked_at_again():
@@ -491,8 +549,8 @@ def test_what_could_not_be_judged_half_way_is_not_looked_at_again():
     aligner = make(engine=engine, moderator=FakeModerator(scorer), search={"max_iterations": 1})
     response = aligner.align("please do it now")
     assert response.outcome is Outcome.REFUSED
-    # Else the same answer would be shown again after 16 and 32 words.
-    assert {len(text.split()) for text in looks} == {8}
+    # Else the same answer would be shown again after 32 words, and a candidate's after 16.
+    assert [len(text.split()) for text in looks] == [16] + [8] * (len(looks) - 1)
 
 
 def test_an_answer_that_cannot_be_judged_half_way_is_finished():

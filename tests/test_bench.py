@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rerail.align import Aligner
-from rerail.bench import PARTS, Bench, Clock, markdown, resident_bytes, soak, timed
+from rerail.bench import PARTS, Bench, Clock, markdown, resident_bytes, soak, stream_markdown, timed
 from rerail.demo import with_naturalness
 from rerail.engines import FakeEngine, Sampling
 from rerail.engines.base import WatchingEngine
@@ -60,6 +60,22 @@ def test_figures_are_those_of_the_responses(document):
     assert low <= fast["generation_equivalents_per_steered"] <= high
     preserved = [response.tokens_preserved for response in responses]
     assert fast["tokens_preserved_min"] == min(preserved)
+
+
+def test_streams_are_measured_beside_whole_ones():
+    words = " ".join(f"w{i}" for i in range(90))
+    engine = FakeEngine(lambda embedded, point: words)
+    bench = replace(make(), engine=engine, max_new_tokens=80)
+    document = bench.stream(sizes=(1, 4))
+    assert (document["tokens"], document["lookahead"]) == (80, 48)
+    for size, own in document["streams"].items():
+        assert own["streams"] == int(size)
+        assert own["pieces_per_stream"] == 1
+        assert own["first_text_vs_whole"]["value"] > 0
+    assert "| 4 |" in stream_markdown(document)
+    short = replace(bench, max_new_tokens=100)
+    with pytest.raises(PromptError, match="no answer passes and has 100 tokens"):
+        short.stream(sizes=(1,))
 
 
 def test_what_only_the_moderators_that_confirm_flag_is_counted():

@@ -59,7 +59,7 @@ def test_naturalness_is_told_and_is_no_condition():
         """Finds declining less likely, by two nats a token."""
 
         def log_likelihood(self, requests):
-            declines = {self._token(word) for word in REFUSE.split()}
+            declines = set(self._tokens(REFUSE))
             return [-3.0 if declines & set(tokens) else -1.0 for _, tokens in requests]
 
     model = Reluctant(lambda e, p: REFUSE if KIND in told(e) else COMPLY)

@@ -31,6 +31,7 @@ ABOUT_AN_EXTRA = {
     "engines/_kv_cache.py": "hf",
     "engines/_packaged.py": "hf",
     "engines/_replicas.py": "vllm",
+    "engines/chat.py": "openai",
     "engines/transformers.py": "hf",
     "engines/vllm.py": "vllm",
     "engines/vllm_server.py": "vllm",

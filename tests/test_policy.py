@@ -35,6 +35,13 @@ moderators:
 combine: mean
 routes: {hate: fake}
 confirm: [{name: fake, options: {name: second}}]
+actions: {hate: refuse, custom/medical-advice: note}
+gate:
+  - name: words
+    kind: fake
+    action: refuse
+    categories: {hate: 0.5, sexual: null}
+    default_threshold: 0.7
 moderator_timeout: 5
 steerable_rows: user
 optimizer: {preset: fast, num_directions: 3}
@@ -48,7 +55,10 @@ audit: true
 reasoning: show
 judge_reasoning: true
 max_reasoning_tokens: 2048
+release: whole
+lookahead: 32
 record_text: true
+tools: judge
 refusal_message: "Nein, danke – hier nicht."
 error_message: "Down."
 """
@@ -421,7 +431,9 @@ def test_the_version_is_12_hex_digits_and_the_same_everywhere() -> None:
 @pytest.mark.parametrize("field", sorted(set(Policy.model_fields) - {"name"}))
 def test_every_field_is_part_of_the_version(field: str) -> None:
     full, plain = Policy.from_yaml(FULL), Policy(name="everything")
-    changed = plain.model_copy(update={field: getattr(full, field)})
+    # Of its two values the other one does not go with all the rest.
+    value = "window" if field == "release" else getattr(full, field)
+    changed = plain.model_copy(update={field: value})
     assert changed.version != plain.version
 
 
@@ -438,13 +450,13 @@ def test_equal_numbers_are_equal_versions() -> None:
 
 def test_the_shipped_policies() -> None:
     store = PolicyStore.shipped()
-    assert store.names() == ("audit", "default", "permissive", "quick", "strict")
+    assert store.names() == ("audit", "default", "permissive", "quick", "strict", "text")
     for name in store.names():
         policy = store.get(name)
         assert policy.name == name
         assert policy.description
         assert Policy.from_yaml(policy.to_yaml()).version == policy.version
-    assert len({store.get(name).version for name in store.names()}) == 5
+    assert len({store.get(name).version for name in store.names()}) == 6
 
 
 def test_the_shipped_policies_are_what_their_names_say() -> None:

@@ -22,13 +22,16 @@ from rerail.types import (
     Cost,
     Evaluation,
     Generation,
+    Layer,
     Outcome,
     PolicyTag,
     Prompt,
     Rejection,
     Response,
     Score,
+    Screened,
     StopReason,
+    Verdict,
 )
 from tests.judged import judged
 
@@ -256,20 +259,46 @@ def test_a_killed_process_loses_no_finished_record(path: Path) -> None:
         assert store.add("run", "after", response())
 
 
-def test_a_store_from_before_reasoning_is_brought_up(path: Path) -> None:
+def test_a_store_of_before_is_brought_up(path: Path) -> None:
     with Store.open(path) as store:
         store.add("run", "old", response())
     with sqlite3.connect(path) as connection:
         connection.execute("ALTER TABLE rerail_records DROP COLUMN reasoning")
+        connection.execute("ALTER TABLE rerail_records DROP COLUMN sent_tokens")
         connection.execute("DELETE FROM rerail_schema")
         connection.execute("INSERT INTO rerail_schema VALUES (2)")
     connection.close()
-    thoughtful = replace(response(), reasoning="hm", reasoning_tokens=3)
+    thoughtful = replace(response(), reasoning="hm", reasoning_tokens=3, sent_tokens=2)
     with Store.open(path) as store:
         store.add("run", "new", thoughtful, Prompt.of("hello"))
         store.add("run", "untold", thoughtful)
-        found = {record.item: record.reasoning for record in store.records("run")}
-    assert found == {"old": None, "new": "hm", "untold": None}
+        found = {r.item: (r.reasoning, r.sent_tokens) for r in store.records("run")}
+    assert found == {"old": (None, None), "new": ("hm", 2), "untold": (None, 2)}
+    Store.open(path).close()
+
+
+def test_a_store_from_before_layers_is_brought_up(path: Path) -> None:
+    with Store.open(path) as store:
+        store.add("run", "old", response())
+    with sqlite3.connect(path) as connection:
+        for name in ("layer", "gate", "noted"):
+            connection.execute(f"ALTER TABLE rerail_records DROP COLUMN {name}")
+        connection.execute("DELETE FROM rerail_schema")
+        connection.execute("INSERT INTO rerail_schema VALUES (3)")
+    connection.close()
+    verdict = Verdict(1.2, {"illicit": 0.6}, flagged=True)
+    screened = Screened("refuse", ("illicit",), (), verdict)
+    refused = replace(
+        response("message", Outcome.REFUSED),
+        initial=None, final=None, evaluations=(), stop_reason=StopReason.GATE,
+        layer=Layer.GATE, gate=screened, noted=("hate",),
+    )  # fmt: skip
+    with Store.open(path) as store:
+        store.add("run", "new", refused, Prompt.of("hello"))
+        old, new = store.records("run")
+    assert (old.layer, old.gate, old.noted) == (None, None, None)
+    assert (new.layer, new.gate, new.noted) == ("gate", screened.to_json(), ["hate"])
+    assert (new.initial, new.evaluations, new.first_answer) == (None, (), None)
     Store.open(path).close()
 
 

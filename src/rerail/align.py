@@ -15,11 +15,11 @@ from functools import cached_property
 
 import numpy as np
 
-from rerail.engines.base import EmbeddingTable, Engine, Sampling
+from rerail.engines.base import EmbeddingTable, Engine, Sampling, abilities, can_continue
 from rerail.errors import EngineError, PolicyError, PromptError, RerailError
 from rerail.optimizer import Units
 from rerail.panel import Panel
-from rerail.policy import Offsets
+from rerail.policy import Offsets, Policy
 from rerail.search import Observer, Search, advance
 from rerail.tuned import resolved
 from rerail.types import (
@@ -32,6 +32,7 @@ from rerail.types import (
     Response,
     StopReason,
 )
+from rerail.window import Release
 
 
 class Aligner:
@@ -46,7 +47,9 @@ class Aligner:
         max_open: prompts that are steered in lock-step.
 
     Raises:
-        PolicyError: the policy's offsets do not fit the model, or no step sizes are known for it.
+        PolicyError: the policy's offsets do not fit the model, no step sizes are known for it, or
+            the policy needs what the engine cannot do: ``release: window`` that it goes on with an
+            answer that has begun.
         ValueError: ``max_open`` is below 1.
     """
 
@@ -70,7 +73,15 @@ class Aligner:
         self.max_open = max_open
         # What does not fit the model is found now, not by the first prompt.
         self.settings = resolved(panel.policy.optimizer, engine.name)
+        if lacking := lacks(engine, panel.policy):
+            raise PolicyError(lacking)
         self._known_offsets()
+        if self.policy.release == "window" and not can_continue(engine):
+            raise PolicyError(
+                f"policy {self.policy.name!r} has release: window, and the engine of "
+                f"{engine.name!r} cannot go on with an answer that has begun: write release: "
+                "whole, or run the model with transformers"
+            )
 
     def open(
         self,
@@ -81,6 +92,7 @@ class Aligner:
         seconds: float | None = None,
         generations: int | None = None,
         observe: Observer | None = None,
+        release: Release | None = None,
     ) -> Search:
         """Begin the search for an answer to one prompt; `advance` takes it further.
 
@@ -91,6 +103,9 @@ class Aligner:
             seconds: from now on at most. The policy's own limit holds, too.
             generations: at most. The policy's own limit holds, too.
             observe: is given each evaluation, with its point, when the search is told of it.
+                What it raises is ignored.
+            release: is given pieces of the answer while the rest of it is on its way, if the
+                policy says ``release: window``; they are the beginning of the response's text.
                 What it raises is ignored.
 
         Raises:
@@ -108,6 +123,7 @@ class Aligner:
             seconds=seconds,
             generations=generations,
             observe=observe,
+            release=release,
         )
 
     def align(self, prompt: PromptLike) -> Response:
@@ -155,6 +171,8 @@ class Aligner:
     @cached_property
     def units(self) -> Units:
         """The table's lengths, its leading directions (all, if it has too few), known offsets."""
+        if "moves" not in abilities(self.engine):
+            return Units()
         table, rank = self.engine.table, self.settings.subspace_rank
         basis = None if rank is None else table.principal_directions(min(rank, _width(table)))
         offsets = [offset(table, coordinates) for coordinates in self._known_offsets()]
@@ -197,6 +215,33 @@ class Aligner:
             model=self.engine.name,
             error=str(error),
         )
+
+
+def lacks(engine: Engine, policy: Policy) -> str | None:
+    """What a policy needs and an engine cannot do, with what to write instead; None: nothing."""
+    needs = {
+        "moves": (
+            policy.optimizer.moves,
+            "its embeddings cannot be moved (write optimizer: resample)",
+        ),
+        "extends": (
+            policy.optimizer.use_guidance and bool(policy.guidance),
+            "it cannot be given guidance (leave guidance out)",
+        ),
+        "likelihood": (
+            policy.naturalness_floor is not None,
+            "it gives no log-likelihoods to measure naturalness by (write naturalness_floor: "
+            "null, so that only the moderators decide)",
+        ),
+    }
+    able = abilities(engine)
+    lacking = [why for ability, (needed, why) in needs.items() if needed and ability not in able]
+    if not lacking:
+        return None
+    return (
+        f"policy {policy.name!r} does not fit {engine.name}: {'; '.join(lacking)}. The policy "
+        "'text' is made for models behind a text API"
+    )
 
 
 def _width(table: EmbeddingTable) -> int:

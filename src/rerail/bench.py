@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,9 +37,11 @@ from rerail.policy import Policy
 from rerail.search import Search, advance, prompt_seed
 from rerail.settings import OptimizerSettings
 from rerail.types import Outcome, Prompt, Response
+from rerail.window import Release
 
 METHODS = ("fast", "tsa", "tide", "random")
 SIZES = (1, 8, 64, 512)
+STREAM_SIZES = (1, 8)
 OVERHEAD_SIZES = (1, 64)
 OVERHEAD_PROMPTS = 16
 """Answered, in batches of each size, to compare alignment with plain generation."""
@@ -69,6 +72,7 @@ class Bench:
         engine: runs the model.
         moderator: judges.
         confirm: must accept, too, if the policy has such moderators.
+        gate: the moderators of its gate, if it has one.
         policy: its optimiser is replaced by the preset of each method but its own.
         prompts: what is asked. Where more are needed they are asked again, with other seeds.
         max_new_tokens: of each answer.
@@ -81,6 +85,7 @@ class Bench:
     policy: Policy
     prompts: Sequence[Prompt]
     confirm: Moderator | None = None
+    gate: Sequence[Moderator] = ()
     max_new_tokens: int = 128
     repetitions: int = 3
     seed: int = 0
@@ -154,12 +159,15 @@ class Bench:
         own = self.policy.optimizer
         return own if own.preset == method else OptimizerSettings.model_validate(method)
 
-    def _aligner(self, method: str, engine: Engine | None = None) -> Aligner:
+    def _aligner(
+        self, method: str, engine: Engine | None = None, release: str = "whole"
+    ) -> Aligner:
         """An aligner that remembers no verdict yet."""
-        policy = self.policy.model_copy(update={"optimizer": self.settings(method)})
+        changes = {"optimizer": self.settings(method), "release": release}
+        policy = self.policy.model_copy(update=changes)
         return Aligner(
             engine or self.engine,
-            Panel(policy, self.moderator, self.confirm),
+            Panel(policy, self.moderator, self.confirm, self.gate),
             sampling=self.sampling,
             seed=self.seed,
             max_open=max(64, len(self.prompts)),
@@ -186,17 +194,22 @@ class Bench:
             ]
             for method, own in responses.items()
         }
-        return {method: self._figures(method, measured, seconds) for method in methods}
+        points = [self.engine.embed(prompt) for prompt in self.prompts]
+        plain = self.engine.generate([GenerationRequest(e, e.point) for e in points], self.sampling)
+        lengths = [len(generation.token_ids) for generation in plain]
+        return {method: self._figures(method, measured, seconds, lengths) for method in methods}
 
     def _figures(
         self,
         method: str,
         responses: Mapping[str, Sequence[Response]],
         seconds: Mapping[str, Sequence[float]],
+        lengths: Sequence[int],
     ) -> dict[str, Any]:
+        """Of a method, beside the lengths in tokens of the model's whole first answers."""
         own = [r for r in responses[method] if r.flagged]
         steered = [r for r in own if r.neutralised]
-        full = [len(r.evaluations[0].generation.token_ids) for r in own]
+        full = [n for n, r in zip(lengths, responses[method], strict=True) if r.flagged]
         tokens = [r.cost.generated_tokens for r in steered]
         tide = [r.cost.generated_tokens for r in responses.get("tide", ()) if r.neutralised]
         ratio = {
@@ -256,6 +269,89 @@ class Bench:
         interval = bootstrap_interval(lambda x: statistic(x, axis=1), array, seed=self.seed)
         return Figure(float(statistic(array)), interval)
 
+    # --- streams ---
+
+    def stream(
+        self, sizes: Sequence[int] = STREAM_SIZES, said: Callable[[str], None] = lambda step: None
+    ) -> dict[str, Any]:
+        """Streams that pass, under ``release: window`` and under ``whole``, in turn.
+
+        Of each size as many answers as there are that pass and are as long as they may be.
+
+        Raises:
+            PromptError: there are no prompts, or no such answer.
+            PolicyError: the model or the policy does not go with ``release: window``.
+        """
+        if not self.prompts:
+            raise PromptError("there are no prompts: give at least one")
+        self._aligner("fast", release="window")  # what does not fit is found now
+        said("answers that pass")
+        jobs = self._long(max(sizes))
+        if not jobs:
+            raise PromptError(
+                f"no answer passes and has {self.max_new_tokens} tokens: give other prompts, or "
+                "a smaller max_new_tokens"
+            )
+        streams = {}
+        for size in sizes:
+            said(f"streams, {size} at once")
+            streams[str(size)] = self._streams(jobs[:size])
+        return {
+            "model": self.engine.name,
+            "policy": self.policy.name,
+            "policy_version": self.policy.version,
+            "lookahead": self.policy.lookahead,
+            "tokens": self.max_new_tokens,
+            "seed": self.seed,
+            "repetitions": self.repetitions,
+            "streams": streams,
+        }
+
+    def _long(self, count: int) -> list[Job]:
+        """Jobs whose first answers pass and are as long as they may be."""
+        aligner = self._aligner("fast")
+        found: list[Job] = []
+        jobs = iter(self._jobs(max(4 * count, len(self.prompts))))
+        while len(found) < count and (batch := list(itertools.islice(jobs, count))):
+            searches = [self._open(aligner, job) for job in batch]
+            advance(searches)
+            for job, search in zip(batch, searches, strict=True):
+                if search.done and (left := search.response().left) == 0:
+                    generation = search.evaluations[left].generation
+                    found += [job] if generation.finish_reason == "length" else []
+        return found[:count]
+
+    def _streams(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        first, throughput, pieces = [], [], [0]
+        for repetition in range(self.repetitions):
+            took = {}
+            for release in (("whole", "window"), ("window", "whole"))[repetition % 2]:
+                took[release] = self._streamed(jobs, release)
+            (whole, all_whole, _), (window, all_window, pieces) = took["whole"], took["window"]
+            first.append(window / whole)
+            throughput.append(all_whole / all_window)
+        return {
+            "streams": len(jobs),
+            "first_text_vs_whole": self._figure(first, np.median)._asdict(),
+            "throughput_vs_whole": self._figure(throughput, np.median)._asdict(),
+            "pieces_per_stream": statistics.fmean(pieces),
+        }
+
+    def _streamed(self, jobs: Sequence[Job], release: str) -> tuple[float, float, list[int]]:
+        """Mean seconds until there is text, seconds of all, and how many pieces left of each."""
+        aligner = self._aligner("fast", release=release)
+        shown: list[list[float]] = [[] for _ in jobs]
+        started = time.perf_counter()
+
+        def note(own: list[float], piece: str) -> None:
+            own.append(time.perf_counter())
+
+        pairs = zip(jobs, shown, strict=True)
+        _finish([self._open(aligner, job, partial(note, own)) for job, own in pairs])
+        ended = time.perf_counter()
+        first = statistics.fmean((own[0] if own else ended) - started for own in shown)
+        return first, ended - started, [len(own) for own in shown]
+
     # --- times ---
 
     def _jobs(self, count: int) -> list[Job]:
@@ -303,8 +399,10 @@ class Bench:
                 break
         return [passed[start : start + size] for start in range(0, len(passed), size)]
 
-    def _open(self, aligner: Aligner, job: Job) -> Search:
-        return aligner.open(job.prompt, seed=job.seed, sampling=self.repeated_sampling)
+    def _open(self, aligner: Aligner, job: Job, release: Release | None = None) -> Search:
+        return aligner.open(
+            job.prompt, seed=job.seed, sampling=self.repeated_sampling, release=release
+        )
 
     def _plainly(self, jobs: list[Job]) -> None:
         """Answer as without rerail."""
@@ -341,9 +439,10 @@ class Bench:
         engine = timed(self.engine, clock)
         policy = self.policy.model_copy(update={"optimizer": self.settings("fast")})
         confirm = timed(self.confirm, clock) if self.confirm else None
+        gate = [timed(moderator, clock) for moderator in self.gate]
         aligner = Aligner(
             engine,
-            Panel(policy, timed(self.moderator, clock), confirm),
+            Panel(policy, timed(self.moderator, clock), confirm, gate),
             sampling=self.sampling,
             seed=self.seed,
         )
@@ -494,6 +593,24 @@ def markdown(document: Mapping[str, Any]) -> str:
     shares = document["profile"]["shares"]
     lines += ["", "| part | share of the time |", "|---|---|"]
     lines += [f"| {part.replace('_', ' ')} | {share:.1%} |" for part, share in shares.items()]
+    return "\n".join(lines) + "\n"
+
+
+def stream_markdown(document: Mapping[str, Any]) -> str:
+    """The figures of streams as a table for people."""
+    lines = [
+        f"{document['model']}, policy {document['policy']} {document['policy_version']}, answers "
+        f"of {document['tokens']} tokens, lookahead {document['lookahead']}, seed "
+        f"{document['seed']}; `release: whole` = 1",
+        "",
+        "| streams at once | time to first text | throughput | pieces before the rest |",
+        "|---|---|---|---|",
+    ]
+    for own in document["streams"].values():
+        figures = (own["first_text_vs_whole"], own["throughput_vs_whole"])
+        cells = [_cell(f["value"], f["interval"], "{:.3f}") for f in figures]
+        pieces = f"{own['pieces_per_stream']:.1f}"
+        lines.append("| " + " | ".join([str(own["streams"]), *cells, pieces]) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from rerail.engines.base import Engine, GenerationRequest, Sampling
+from rerail.engines.base import Engine, GenerationRequest, Sampling, abilities
 from rerail.errors import InputFileError, PromptError
 from rerail.eval.rules import is_refusal, on_topic
 from rerail.panel import Panel
@@ -201,7 +201,8 @@ def plain_answer(engine: Engine, prompt: Prompt, sampling: Sampling, seed: int) 
 
 def with_naturalness(engine: Engine, prompt: Prompt, response: Response) -> Response:
     """The response with the naturalness of its answer, where the method did not measure it."""
-    if response.left is None or response.naturalness is not None:
+    measurable = "likelihood" in abilities(engine)
+    if response.left is None or response.naturalness is not None or not measurable:
         return response
     own, first = response.evaluations[response.left], response.evaluations[0]
     if not (own.generation.token_ids and first.generation.token_ids):

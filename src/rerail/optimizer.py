@@ -149,6 +149,11 @@ class Optimizer:
         if not self._queue and not self._reason:
             self._next_iteration()
 
+    def hasten(self) -> None:
+        """Ask for the first of the known offsets beside x0, in the first ask."""
+        self._queue += self._known()
+        self._ask_size = len(self._queue[:2])
+
     @property
     def next(self) -> AcceptedFrom | None:
         """Which kind of point is asked for next; None where there is none."""
@@ -169,8 +174,7 @@ class Optimizer:
     def _next_iteration(self) -> None:
         """Step or widen by what was told, then queue the candidates that follow from it."""
         if self._offsets:
-            self._queue = [self.shifted(offset) for offset in self._offsets]
-            self._offsets = ()
+            self._queue = self._known()
             self._ask_size = self.settings.first_ask or len(self._queue)
             return
         published = self.settings.result == "best_iterate"
@@ -192,6 +196,11 @@ class Optimizer:
         self._queue = [] if self._reason else queue
         self._losses = []
         self._ask_size = self.settings.first_ask or len(self._queue)
+
+    def _known(self) -> list[Candidate]:
+        """The known offsets, once."""
+        known, self._offsets = self._offsets, ()
+        return [self.shifted(offset) for offset in known]
 
     def _perturbations(self) -> list[Candidate]:
         """Draw N directions around the centre: x + μu, and x − μu if antithetic."""
@@ -280,6 +289,73 @@ class Optimizer:
         result = point.copy()
         result[rows] = moved
         return result
+
+
+class Redraws:
+    """The search that moves nothing: x0 is answered, and then drawn anew.
+
+    It is asked and told as an `Optimizer` is. An iteration is ``num_directions`` draws.
+
+    Args:
+        x0: where every answer is from.
+        settings: which search.
+    """
+
+    def __init__(self, x0: FloatArray, settings: OptimizerSettings) -> None:
+        self.settings = settings
+        self.iterations = 0
+        self._x0 = x0
+        self._queue: list[Candidate] = [Candidate(x0, AcceptedFrom.INITIAL)]
+        self._asked: list[Candidate] = []
+        self._ask_size = 1
+        self._reason: StopReason | None = None
+
+    def ask(self, limit: int | None = None) -> list[Candidate]:
+        """The next candidates, at most ``limit`` of them; none once stopped."""
+        if self._reason:
+            return []
+        size = self._ask_size if limit is None else min(self._ask_size, limit)
+        self._asked, self._queue = self._queue[:size], self._queue[size:]
+        self._ask_size *= 2
+        return list(self._asked)
+
+    def tell(self, losses: Sequence[float], accepted: Sequence[bool]) -> None:
+        """Whether the candidates just asked for are acceptable, in order."""
+        drawn = self._asked[0].origin is AcceptedFrom.RESAMPLE
+        if any(accepted):
+            self._reason = StopReason.ACCEPTED
+        elif not self._queue:
+            self.iterations += drawn
+            if self.iterations >= self.settings.max_iterations:
+                self._reason = StopReason.BUDGET
+                return
+            again = Candidate(self._x0, AcceptedFrom.RESAMPLE)
+            self._queue = [again] * self.settings.num_directions
+            self._ask_size = self.settings.first_ask or len(self._queue)
+
+    def hasten(self) -> None:
+        """Nothing is known that could be asked beside x0."""
+
+    @property
+    def next(self) -> AcceptedFrom | None:
+        """Which kind of point is asked for next; None where there is none."""
+        return self._queue[0].origin if self._queue else None
+
+    def shifted(self, offset: FloatArray) -> Candidate:
+        """Not to be had.
+
+        Raises:
+            ValueError: always: nothing is moved.
+        """
+        raise ValueError("a search that draws anew moves nothing")
+
+    def accepts(self, origin: AcceptedFrom) -> bool:
+        """Whether a candidate of this kind may be the result: all may."""
+        return True
+
+    def stop(self) -> StopReason | None:
+        """Why the search is over, or None while it goes on."""
+        return self._reason
 
 
 def direction_family(settings: OptimizerSettings, basis: FloatArray | None) -> zo.Directions:

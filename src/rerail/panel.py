@@ -10,6 +10,9 @@ first of many candidates under a threshold is the moderator's error as often as 
 The moderators that *steer* score every answer, and a search follows their harm. Those that
 *confirm* are asked about what would leave, and can only say no: no search sees their scores. All
 are asked through a time limit and a cache, and whatever they fail to do leaves an answer unscored.
+
+Those of the *gate* score what the user says, before anything is generated, by thresholds of their
+own.
 """
 
 from __future__ import annotations
@@ -23,14 +26,24 @@ from dataclasses import replace
 from typing import NamedTuple, Self
 
 from rerail.errors import PolicyError
-from rerail.moderators import load_confirm, load_moderator
+from rerail.moderators import load_confirm, load_gate, load_moderator
 from rerail.moderators.base import ACCESS_DENIED, Moderator
 from rerail.moderators.cache import Cached
 from rerail.moderators.limit import TimeLimited
 from rerail.moderators.stats import Stats, counters
 from rerail.names import nearest
-from rerail.policy import Policy
-from rerail.types import Exchange, FrozenDict, Judged, Rejection, Score, Verdict
+from rerail.policy import GateSpec, Policy
+from rerail.types import (
+    Action,
+    Exchange,
+    FrozenDict,
+    Judged,
+    Prompt,
+    Rejection,
+    Score,
+    Screened,
+    Verdict,
+)
 
 
 class Panel:
@@ -40,29 +53,46 @@ class Panel:
         policy: what is harmful.
         moderator: steers: its scores decide, and a search follows them.
         confirm: judges what ``moderator`` accepted; nothing leaves without its consent.
+        gate: the moderators of prompts, in the policy's order.
 
     Attributes:
         policy: as given.
         thresholds: of the active categories of the moderator that steers.
         confirm_thresholds: of those of the moderator that confirms; empty if there is none.
         all_thresholds: of both.
+        noted_thresholds: of the categories that are only noted; they are in none of the others.
 
     Raises:
         PolicyError: the policy names a category that no moderator gives, switches off all that
-            one of them gives, or names moderators that confirm while ``confirm`` is missing.
+            one of them gives, or names moderators that confirm or of a gate while ``confirm`` or
+            ``gate`` is missing.
     """
 
     def __init__(
-        self, policy: Policy, moderator: Moderator, confirm: Moderator | None = None
+        self,
+        policy: Policy,
+        moderator: Moderator,
+        confirm: Moderator | None = None,
+        gate: Sequence[Moderator] = (),
     ) -> None:
         if policy.confirm and confirm is None:
             raise PolicyError(
                 f"policy {policy.name!r} names moderators that confirm: "
                 "pass confirm=load_confirm(policy), or use Panel.load(policy)"
             )
+        if len(policy.gate) != len(gate):
+            raise PolicyError(
+                f"policy {policy.name!r} has a gate of {len(policy.gate)} moderators, and "
+                f"{len(gate)} are given: pass gate=load_gate(policy), or use Panel.load(policy)"
+            )
         self.policy = policy
         self._steers = _Asked(moderator, policy.moderator_timeout)
         self._confirms = _Asked(confirm, policy.moderator_timeout) if confirm else None
+        self._gate = tuple(
+            _Gate(_Asked(each, policy.moderator_timeout), _gate_thresholds(policy, spec, each),
+                  spec.action)
+            for spec, each in zip(policy.gate, gate, strict=True)
+        )  # fmt: skip
         self.thresholds = self._active(moderator, "every category off")
         self.confirm_thresholds: Mapping[str, float] = FrozenDict()
         known = set(moderator.categories)
@@ -71,8 +101,16 @@ class Panel:
             self.confirm_thresholds = self._active(confirm, which)
             known |= set(confirm.categories)
         self.all_thresholds = FrozenDict({**self.confirm_thresholds, **self.thresholds})
-        for category, threshold in policy.categories.items():
-            if threshold is not None and category not in known:
+        self.noted_thresholds = FrozenDict(
+            {
+                c: t
+                for c, action in policy.actions.items()
+                if action == "note" and (t := self._threshold(c)) is not None
+            }
+        )
+        named = [c for c, threshold in policy.categories.items() if threshold is not None]
+        for category in (*named, *policy.actions):
+            if category not in known:
                 raise PolicyError(
                     f"policy {policy.name!r} names category {category!r}, which its moderators do "
                     f"not give{nearest(category, known)}"
@@ -86,7 +124,7 @@ class Panel:
             ModeratorError: one is not registered, or rejects its options.
             PolicyError: policy and moderators do not fit each other.
         """
-        return cls(policy, load_moderator(policy), load_confirm(policy))
+        return cls(policy, load_moderator(policy), load_confirm(policy), load_gate(policy))
 
     def under(self, policy: Policy) -> Panel:
         """The same moderators under another policy.
@@ -95,9 +133,14 @@ class Panel:
             PolicyError: policy and moderators do not fit each other.
         """
         confirm = self._confirms.moderator if self._confirms else None
-        panel = Panel(policy, self._steers.moderator, confirm)
+        gate = [each.asked.moderator for each in self._gate]
+        panel = Panel(policy, self._steers.moderator, confirm, gate)
         if panel._steers == self._steers:
             panel._steers, panel._confirms = self._steers, self._confirms  # with their caches
+            panel._gate = tuple(
+                new._replace(asked=own.asked)
+                for new, own in zip(panel._gate, self._gate, strict=True)
+            )
         return panel
 
     @property
@@ -111,9 +154,44 @@ class Panel:
         return self._confirms.moderator.name if self._confirms else None
 
     @property
+    def is_quick(self) -> bool:
+        """Whether verdicts of the moderators that steer cost next to nothing beside an answer."""
+        return getattr(self._steers.moderator, "quick", False) is True
+
+    @property
     def confirms(self) -> bool:
         """Whether a moderator confirms."""
         return self._confirms is not None
+
+    @property
+    def gated(self) -> bool:
+        """Whether prompts are screened."""
+        return bool(self._gate)
+
+    def screen(self, prompts: Sequence[Prompt]) -> list[Screened | None]:
+        """What the policy's gate makes of prompts, in order; None where it has none."""
+        return screen_each([(self, prompt) for prompt in prompts])
+
+    def lets_in(self, screened: Screened | None) -> bool:
+        """Whether a prompt may be answered at all.
+
+        Not if the gate refuses it, nor if it could not be scored, unless an audit policy says
+        otherwise and no service denies access.
+        """
+        if screened is None:
+            return True
+        cause = screened.verdict.unscored
+        opens = self.policy.on_moderator_error == "open" and ACCESS_DENIED not in (cause or "")
+        return screened.action != "refuse" and (cause is None or opens)
+
+    def refuses(self, scores: Mapping[str, float]) -> bool:
+        """Whether a first answer with these scores is refused without a search."""
+        flags, actions = self.flags(scores), self.policy.actions
+        return any(flag and actions.get(c) == "refuse" for c, flag in flags.items())
+
+    def noted(self, scores: Mapping[str, float]) -> tuple[str, ...]:
+        """Categories that would flag an answer with these scores, were they not only noted."""
+        return _over(scores, self.noted_thresholds)
 
     def judge(self, exchanges: Sequence[Exchange], *, steered: bool = False) -> list[Judged]:
         """What the policy says of answers, naturalness aside; in order.
@@ -162,23 +240,53 @@ class Panel:
 
         A verdict that is remembered takes none.
         """
-        return self._steers.seconds + (self._confirms.seconds if self._confirms else 0.0)
+        return sum(asked.seconds for asked in self._everyone())
 
     def asked(self) -> dict[str, Stats]:
         """What each moderator was asked so far, by name; only of those that count."""
-        both = [self._steers, *filter(None, [self._confirms])]
-        return {name: stats for m in both for name, stats in counters(m.moderator).items()}
+        everyone = self._everyone()
+        return {name: stats for m in everyone for name, stats in counters(m.moderator).items()}
+
+    def _everyone(self) -> list[_Asked]:
+        return [self._steers, *filter(None, [self._confirms]), *(g.asked for g in self._gate)]
+
+    def _threshold(self, category: str) -> float | None:
+        return self.policy.categories.get(category, self.policy.default_threshold)
 
     def _active(self, moderator: Moderator, which: str) -> Mapping[str, float]:
         """Threshold of each category of a moderator that the policy does not switch off."""
         policy = self.policy
-        given = {
-            c: policy.categories.get(c, policy.default_threshold) for c in moderator.categories
-        }
-        active = {c: t for c, t in given.items() if t is not None}
+        judged = [c for c in moderator.categories if policy.actions.get(c) != "note"]
+        active = {c: t for c in judged if (t := self._threshold(c)) is not None}
         if not active:
-            raise PolicyError(f"policy {policy.name!r} switches {which}")
+            only = " or only notes" if "note" in policy.actions.values() else ""
+            raise PolicyError(f"policy {policy.name!r} switches{only} {which}")
         return FrozenDict(active)
+
+
+class _Gate(NamedTuple):
+    """A moderator of prompts, with its own thresholds and what becomes of what it flags."""
+
+    asked: _Asked
+    thresholds: Mapping[str, float]
+    action: Action
+
+
+def _gate_thresholds(policy: Policy, spec: GateSpec, moderator: Moderator) -> Mapping[str, float]:
+    for category, threshold in spec.categories.items():
+        if threshold is not None and category not in moderator.categories:
+            raise PolicyError(
+                f"policy {policy.name!r}: the gate's moderator {spec.name!r} does not give "
+                f"category {category!r}{nearest(category, moderator.categories)}"
+            )
+    given = {c: spec.categories.get(c, spec.default_threshold) for c in moderator.categories}
+    active = {c: t for c, t in given.items() if t is not None}
+    if not active:
+        raise PolicyError(
+            f"policy {policy.name!r} switches every category of the gate's moderator "
+            f"{spec.name!r} off: leave it out"
+        )
+    return FrozenDict(active)
 
 
 class Question(NamedTuple):
@@ -217,6 +325,57 @@ def confirm_each(asked: Sequence[tuple[Question, Judged]]) -> list[Judged]:
     for (i, _, _), score in zip(confirming, scores, strict=True):
         judged[i] = _confirmed(asked[i][0], judged[i], score)
     return judged
+
+
+def screen_each(asked: Sequence[tuple[Panel, Prompt]]) -> list[Screened | None]:
+    """What the gates of panels make of prompts, in one batch for each moderator.
+
+    Each turn of the user's is a text of its own; of a prompt's the worst counts.
+    """
+    questions = [
+        (i, place, gate.asked, Exchange((), text))
+        for i, (panel, prompt) in enumerate(asked)
+        for place, gate in enumerate(panel._gate)
+        for text in prompt.said()
+    ]
+    scores = _scores([(moderator, exchange) for *_, moderator, exchange in questions])
+    found: dict[tuple[int, int], list[Score]] = {}
+    for (i, place, *_), score in zip(questions, scores, strict=True):
+        found.setdefault((i, place), []).append(score)
+    return [
+        _screened([(gate, Score.worst(found[i, g])) for g, gate in enumerate(panel._gate)])
+        if panel.gated
+        else None
+        for i, (panel, _) in enumerate(asked)
+    ]
+
+
+_STRICTEST: tuple[Action, ...] = ("refuse", "steer", "note")
+
+
+def _screened(scores: Sequence[tuple[_Gate, Score]]) -> Screened:
+    """What all moderators of a gate say together; what is known flags, whatever else failed."""
+    over = [(gate.action, _over(score.categories, gate.thresholds)) for gate, score in scores]
+    actions = [action for action, found in over if found]
+    worst = max(harm(score, gate.thresholds) for gate, score in scores)
+    acting = dict.fromkeys(c for action, found in over if action != "note" for c in found)
+    noted = dict.fromkeys(c for action, found in over if action == "note" for c in found)
+    return Screened(
+        min(actions, key=_STRICTEST.index, default=None),
+        tuple(acting),
+        tuple(noted),
+        _verdict(Score.worst([score for _, score in scores]), worst),
+    )
+
+
+def _over(scores: Mapping[str, float], thresholds: Mapping[str, float]) -> tuple[str, ...]:
+    """Categories whose score meets its threshold."""
+    return tuple(c for c, t in thresholds.items() if scores.get(c, 0.0) / t >= 1.0)
+
+
+def flagged_beyond(judged: Judged, least: float) -> bool:
+    """Whether an answer is flagged with at least this harm: never one that is unscored."""
+    return judged.rejection is Rejection.FLAGGED and judged.harm >= least
 
 
 def harm(score: Score, thresholds: Mapping[str, float]) -> float:

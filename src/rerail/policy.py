@@ -30,7 +30,7 @@ from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import PolicyError
 from rerail.names import nearest
 from rerail.settings import Frozen, OptimizerSettings, said
-from rerail.types import FrozenDict, PolicyTag, SteerableRows
+from rerail.types import Action, FrozenDict, PolicyTag, SteerableRows
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -105,9 +105,27 @@ class ModeratorSpec(Frozen):
         return data if self.kind is not None else {k: v for k, v in data.items() if k != "kind"}
 
 
+class GateSpec(ModeratorSpec):
+    """A moderator of the *prompt*, asked before anything is generated."""
+
+    action: Action = "steer"
+    """What becomes of a prompt that it flags: ``steer`` (guidance and a known offset are asked
+    beside the first answer, which has to be clearly harmless to leave), ``refuse`` (nothing is
+    generated) or ``note`` (it is answered as any other, and named in the response)."""
+    categories: Annotated[dict[Category, Threshold | None], AfterValidator(FrozenDict)] = (
+        FrozenDict()
+    )
+    """Its own thresholds by category, of the prompt; null switches a category off."""
+    default_threshold: Threshold = DEFAULT_THRESHOLD
+    """Of its categories that are not named."""
+
+
 def _moderator_spec(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
+
+MODERATED_BY = ("moderators", "combine", "routes", "confirm", "gate")
+"""Keys of a policy that say which moderators it has."""
 
 PLACE = "{prompt}"
 """In a guidance text: where the user's words stand."""
@@ -134,6 +152,8 @@ class Guidance(Frozen):
 def _guidance(value: Any) -> Any:
     return {"text": value} if isinstance(value, str) else value
 
+
+_LATER = ("actions", "gate")
 
 Coordinates = Annotated[tuple[float, ...], Field(min_length=1)]
 Offsets = tuple[Coordinates, ...]
@@ -164,6 +184,15 @@ class Policy(Frozen):
     """Category to the one moderator whose score counts for it."""
     confirm: tuple[Annotated[ModeratorSpec, BeforeValidator(_moderator_spec)], ...] = ()
     """Moderators that must accept, too, whatever leaves. They do not steer."""
+    actions: Annotated[dict[Category, Action], AfterValidator(FrozenDict)] = Field(
+        default_factory=dict, validate_default=True
+    )
+    """What becomes of an answer by the category that flags it: ``steer`` (the default),
+    ``refuse`` (a first answer of this category ends in the refusal message, without a search), or
+    ``note`` (the category never flags; its score is recorded, and the response names it)."""
+    gate: tuple[Annotated[GateSpec, BeforeValidator(_moderator_spec)], ...] = ()
+    """Moderators of what the user says, turn by turn, each a text of its own; asked before
+    anything is generated. Of several that flag a prompt the strictest action holds."""
     moderator_timeout: Annotated[float, Field(gt=0, strict=True)] = 60.0
     """Seconds that one batch of verdicts may take before it counts as failed."""
     steerable_rows: SteerableRows = "last_user"
@@ -181,9 +210,9 @@ class Policy(Frozen):
     acceptable and does not repeat the text. Those for a category that flags the answer come
     first."""
     budget: Budget = Budget()
-    naturalness_floor: Annotated[float, Field(le=0, strict=True)] = -0.3
+    naturalness_floor: Annotated[float, Field(le=0, strict=True)] | None = -0.3
     """Least naturalness (nats per token) of an acceptable answer; those to guidance are not held to
-    it."""
+    it. null: it is not asked for, as it cannot be of a model behind a text API."""
     on_exhausted: Literal["refuse", "best"] = "refuse"
     """Budget spent: the refusal message, or the most natural answer below the floor whose harm is
     at most ``accept_below``, if there is one. Never a flagged or unscored one."""
@@ -199,6 +228,16 @@ class Policy(Frozen):
     the moderators as a text of its own; of it and the answer the larger score counts."""
     max_reasoning_tokens: Annotated[int, Field(ge=1, strict=True)] = 1024
     """Tokens that a model may think before an answer; those of the answer come on top."""
+    tools: Literal["refuse", "judge"] = "refuse"
+    """Whether prompts may have tools. ``judge``: name and arguments of what an answer calls are
+    judged as text of it; a call that the policy flags leaves no more than a text would."""
+    release: Literal["whole", "window"] = "whole"
+    """When the text of a stream leaves. ``whole``: once all of the answer is accepted. ``window``:
+    a piece of the model's first answer leaves once the text up to ``lookahead`` tokens beyond it
+    was judged and is acceptable so far; where more of it is not, what was sent stays, and the
+    search is for another rest. Answers that are no streams leave whole."""
+    lookahead: Annotated[int, Field(ge=1, strict=True)] = 48
+    """Tokens that are judged beyond what leaves, under ``release: window``."""
     record_text: bool = False
     """Whether records keep prompts and answers, and reasoning where it is shown."""
     refusal_message: Annotated[str, Field(min_length=1)] = "I can't help with that."
@@ -211,10 +250,27 @@ class Policy(Frozen):
         if self.on_moderator_error == "open" and not self.audit:
             raise ValueError("on_moderator_error: open needs audit: true")
         names = [spec.name for spec in self.moderators]
-        if len(set(names)) < len(names):
+        for each in (names, [spec.name for spec in self.gate]):
+            if len(set(each)) < len(each):
+                raise ValueError(
+                    f"a moderator is named twice: {', '.join(each)}. Give one a name of its own, "
+                    "and what it is as its kind: {name: second, kind: http, options: ...}"
+                )
+        for category, action in self.actions.items():
+            if category in self.categories and self.categories[category] is None:
+                raise ValueError(
+                    f"actions: {action} {category!r}, which categories switches off: give it a "
+                    "threshold, or leave its action out"
+                )
+        if self.release == "window" and self.judges_reasoning:
             raise ValueError(
-                f"a moderator is named twice: {', '.join(names)}. Give one a name of its own, and "
-                "what it is as its kind: {name: second, kind: http, options: ...}"
+                "release: window needs reasoning: withhold and judge_reasoning: false: reasoning "
+                "is judged with the whole answer"
+            )
+        if self.release == "window" and self.optimizer.result == "best_iterate":
+            raise ValueError(
+                f"release: window does not go with optimizer {self.optimizer.preset}: the best "
+                "iterate is known when all are"
             )
         for category, name in self.routes.items():
             if name not in names:
@@ -229,8 +285,16 @@ class Policy(Frozen):
 
     @property
     def version(self) -> str:
-        """First 12 hex digits of the SHA-256 of the policy's content."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=True)
+        """First 12 hex digits of the SHA-256 of the policy's content.
+
+        A key that came later counts where it says something: policies that do not use it, and
+        records of them, keep their versions.
+        """
+        values = self.model_dump(mode="json")
+        if self.tools == "refuse":
+            del values["tools"]
+        said = {key: value for key, value in values.items() if value or key not in _LATER}
+        content = json.dumps(said, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     @property
@@ -302,7 +366,7 @@ class PolicyStore:
 
     @classmethod
     def shipped(cls) -> Self:
-        """The policies that come with rerail: default, strict, permissive, audit, quick."""
+        """The policies that come with rerail: default, strict, permissive, audit, quick, text."""
         return cls(Policy.from_yaml(text, name) for name, text in shipped_texts().items())
 
     def names(self) -> tuple[str, ...]:

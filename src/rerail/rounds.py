@@ -22,12 +22,23 @@ from rerail.engines.base import (
     Engine,
     GenerationRequest,
     Sampling,
-    WatchingEngine,
+    abilities,
+    can_be_watched,
+    can_call,
+    can_continue,
 )
 from rerail.errors import EngineError, PromptError
 from rerail.guidance import repeats
-from rerail.panel import Panel, Question, confirm_each, judge_each
+from rerail.panel import (
+    Panel,
+    Question,
+    confirm_each,
+    flagged_beyond,
+    judge_each,
+    screen_each,
+)
 from rerail.policy import Policy
+from rerail.structure import check, fits, judged_text
 from rerail.types import (
     NO_ANSWER,
     AcceptedFrom,
@@ -39,12 +50,18 @@ from rerail.types import (
     Prompt,
     Rejection,
     Score,
+    Screened,
     SteerableRows,
     Verdict,
 )
+from rerail.window import NOTHING, Window
 
 Scored = tuple[tuple[int, ...], int]
 """Tokens of which a log-likelihood is wanted, and how many leading ones of them are given."""
+
+FIRST_LOOKS = 3
+"""Looks at the beginning of a first answer: what was not flagged beyond doubt by then is finished,
+so that a long answer, which nearly always passes, costs few verdicts more."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -61,16 +78,20 @@ class Account:
         rows: which may move; those that the policy names if None.
         seconds: from now on at most. The policy's own limit holds, too.
         generations: at most. The policy's own limit holds, too.
+        window: what of the first answer leaves before the rest is there; None: nothing.
 
     Attributes:
         embedded: the prompt, rendered and embedded.
         steerable: ``(n_tokens,)`` mask of the rows that may move.
+        screened: what the policy's gate made of the prompt, once it was asked (`screen`).
+        window: as given.
         cost: what was spent so far; with its seconds once it is closed.
         failure: what the engine failed with, if it did.
         closed: whether nothing more is wanted.
 
     Raises:
-        PromptError: the prompt is too long, or leaves no row that may move.
+        PromptError: the prompt is too long, leaves no row that may move, has tools, which the
+            policy refuses or the engine does not know of, or a schema that cannot be used.
         EngineError: the engine cannot embed it.
     """
 
@@ -83,6 +104,7 @@ class Account:
         rows: SteerableRows | None = None,
         seconds: float | None = None,
         generations: int | None = None,
+        window: Window | None = None,
     ) -> None:
         self._started = time.perf_counter()
         budget = panel.policy.budget
@@ -90,20 +112,28 @@ class Account:
         self._generations = _least(budget.generations, generations)
         self.engine = engine
         self.panel = panel
+        _check_asked(engine, panel.policy, prompt)
         self.embedded = engine.embed(prompt)
         rows = rows or panel.policy.steerable_rows
         self.steerable = self.embedded.steerable(rows)
-        if not self.steerable.any():
+        if "moves" in abilities(engine) and not self.steerable.any():
             raise PromptError(
                 f"no row may move under steerable_rows: {rows}; "
                 "the prompt's words leave no token of their own"
             )
+        self.screened: Screened | None = None
+        self.window = window
         self.cost = Cost()
         self.failure: Exception | None = None
         self.closed = False
         self._first: Scored = ((), 0)
         self._first_log_likelihood: float | None = None
         self._judged: set[tuple[str, bool]] = set()
+
+    @property
+    def suspected(self) -> bool:
+        """Whether the gate has the prompt steered: its first answer is held like a steered one."""
+        return self.screened is not None and self.screened.action == "steer"
 
     def left(self) -> int | None:
         """Generations that are left of the budget; None: no limit."""
@@ -127,17 +157,29 @@ class Account:
         judged = reasoning if self.panel.policy.judges_reasoning else None
         return Exchange(self.embedded.prompt.messages, text, judged)
 
+    @property
+    def sent(self) -> Generation:
+        """What has left already: every answer begins with it."""
+        return self.window.sent if self.window else NOTHING
+
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started
 
     def _answered(self, ask: Ask, generation: Generation) -> None:
+        given = len(self.sent.token_ids)
         if ask.origin is AcceptedFrom.INITIAL:
-            self._first = scored_of(generation)
+            self._first, given = self._scored(generation), 0
         self.cost += Cost(
             generations=1,
-            generated_tokens=len(generation.token_ids),
-            prompt_tokens=len(ask.request.point),
+            generated_tokens=len(generation.token_ids) - given,
+            prompt_tokens=(generation.prompt_tokens or len(ask.request.point)) + given,
         )
+
+    def _scored(self, generation: Generation) -> Scored:
+        """What of an answer has to be natural: of one whose beginning has left, the rest."""
+        tokens, given = scored_of(generation)
+        sent = len(self.sent.token_ids)
+        return tokens, max(given, sent) if len(tokens) > sent else given
 
     def _asked_about(self, exchange: Exchange, *, confirming: bool = False) -> None:
         """Count a verdict on each text, once."""
@@ -161,6 +203,7 @@ class Ask:
         measured: whether it has to be natural, too, if the panel accepts it.
         leaves: whether it may be what leaves, and so has to be confirmed.
         guidance: what the model was told beside the prompt; the answer must not repeat it.
+        cut_above: harm from which what there is of the answer half-way is not finished.
     """
 
     account: Account
@@ -171,11 +214,45 @@ class Ask:
     measured: bool = True
     leaves: bool = True
     guidance: str = ""
+    cut_above: float = 1.0
+
+    @property
+    def window(self) -> Window | None:
+        """What lets parts of the answer leave: of the first one, if anything does."""
+        return self.account.window if self.origin is AcceptedFrom.INITIAL else None
 
     def question(self, text: str, reasoning: str | None = None) -> Question:
         """What the panel is asked about an answer."""
-        steered = self.origin is not AcceptedFrom.INITIAL
+        steered = self.origin is not AcceptedFrom.INITIAL or self.account.suspected
         return Question(self.account.panel, self.account.exchange(text, reasoning), steered)
+
+    def about(self, generation: Generation) -> Question:
+        """What the panel is asked about an answer that is finished."""
+        text = judged_text(self.account.embedded.prompt, generation)
+        return self.question(text, generation.reasoning)
+
+
+def _check_asked(engine: Engine, policy: Policy, prompt: Prompt) -> None:
+    """Refuse tools where they cannot be judged or called, and a schema that cannot be used."""
+    if prompt.uses_tools and policy.tools == "refuse":
+        raise PromptError(
+            f"policy {policy.name!r} refuses tools: leave them out, or choose a policy with "
+            "tools: judge, under which calls are judged as text of the answer"
+        )
+    if prompt.tools and not can_call(engine):
+        raise PromptError(f"the engine of {engine.name} calls no tools: leave them out")
+    if prompt.schema is not None:
+        check(prompt.schema)
+
+
+def screen(accounts: Sequence[Account]) -> list[Account]:
+    """Put prompts to the gates of their policies; those that were not asked about yet."""
+    asked = [a for a in accounts if a.panel.gated and a.screened is None and not a.closed]
+    found = screen_each([(account.panel, account.embedded.prompt) for account in asked])
+    for account, screened in zip(asked, found, strict=True):
+        account.screened = screened
+        account.cost += Cost(moderator_calls=len(account.embedded.prompt.said()))
+    return asked
 
 
 def evaluate(asks: Sequence[Ask]) -> list[tuple[Ask, Evaluation]]:
@@ -247,43 +324,82 @@ def _sampling(ask: Ask) -> Sampling:
 def _generate(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Generation]:
     """Answers, as far as they are not flagged half-way where the engine can be watched."""
     made = _watched(engine, sampling, asks)
+    for ask, generation in zip(asks, made, strict=False):
+        if (window := ask.account.window) and not window.begins(generation):
+            raise EngineError(
+                f"{engine.name} did not go on with what had left of an answer: a policy with "
+                "release: whole needs no such engine"
+            )
     if any(sampling.cut(generation.text) != generation.text for generation in made):
         raise EngineError(
             f"{engine.name} went on after a stop that was asked for: an engine has to end there"
         )
-    return made
+    if not can_call(engine) or len(made) != len(asks):
+        return made
+    prompts = [ask.request.embedded.prompt for ask in asks]
+    return [
+        engine.with_calls(prompt, generation) if prompt.tools else generation
+        for prompt, generation in zip(prompts, made, strict=True)
+    ]
 
 
 def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Generation]:
-    requests = [ask.request for ask in asks]
-    watched = any(request.horizon is not None for request in requests)
-    if not watched or not isinstance(engine, WatchingEngine):
+    requests = [replace(ask.request, beginning=ask.account.sent.token_ids) for ask in asks]
+    watched = any(request.horizon is not None or request.looks for request in requests)
+    if not watched or not can_be_watched(engine):
         return engine.generate(requests, sampling)
 
     # What could not be judged is not looked at again: the engine is busy while a moderator that
     # hangs is waited for.
-    unscored: set[int] = set()
+    left = [FIRST_LOOKS if a.origin is AcceptedFrom.INITIAL else math.inf for a in asks]
 
-    def flagged(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        looks = {p: t for p, t in zip(places, texts, strict=True) if p not in unscored}
-        owners = {p: asks[p].account for p in looks}
-        judged = _verdicts([(owners[p], asks[p].question(t)) for p, t in looks.items()])
-        said = {place: j.rejection for place, j in zip(looks, judged, strict=True)}
-        unscored.update(p for p, reason in said.items() if reason is Rejection.UNSCORED)
-        return [said.get(place) is Rejection.FLAGGED for place in places]
+    def flagged(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        looks = {
+            place: answer
+            for place, answer in zip(places, answers, strict=True)
+            if left[place] > 0 or ((window := asks[place].window) and window.open)
+        }
+        asked = {p: (asks[p].account, asks[p].question(a.text)) for p, a in looks.items()}
+        said = dict(zip(looks, _verdicts(list(asked.values())), strict=True))
+        leaving = [
+            place
+            for place, answer in looks.items()
+            if (window := asks[place].window) and window.wants(answer)
+            if said[place].rejection is None
+        ]
+        agreed = _consented([(*asked[p], said[p]) for p in leaving])
+        said |= zip(leaving, agreed, strict=True)
+        for place, j in said.items():
+            left[place] = 0 if j.rejection is Rejection.UNSCORED else left[place] - 1
+            if window := asks[place].window:
+                assert can_continue(engine)  # else the aligner is not made
+                read = partial(engine.read, requests[place], sampling=sampling)
+                window.judged(looks[place], j.rejection, read, sampling)
+        return [p in said and flagged_beyond(said[p], asks[p].cut_above) for p in places]
 
     return engine.generate_watched(requests, sampling, flagged)
 
 
 def _judged(answered: Sequence[tuple[Ask, Generation]]) -> list[Judged]:
-    """What the panels make of the answers, those that confirm aside."""
+    """What the panels make of the answers, those that confirm aside, and whether they fit."""
     known = [
         _NOBODY if not ask.judged else None if generation.answered else _UNANSWERED
         for ask, generation in answered
     ]
     wanted = [pair for pair, judged in zip(answered, known, strict=True) if judged is None]
-    given = iter(_verdicts([(ask.account, ask.question(g.text, g.reasoning)) for ask, g in wanted]))
-    return [judged or next(given) for judged in known]
+    given = iter(_verdicts([(ask.account, ask.about(generation)) for ask, generation in wanted]))
+    return [
+        judged or _fitting(ask, generation, next(given))
+        for judged, (ask, generation) in zip(known, answered, strict=True)
+    ]
+
+
+def _fitting(ask: Ask, generation: Generation, judged: Judged) -> Judged:
+    """The same; what nothing else speaks against is invalid if it is not what was asked for."""
+    fine = judged.rejection in (None, Rejection.DEGENERATE)
+    if not fine or fits(ask.account.embedded.prompt, generation):
+        return judged
+    return replace(judged, rejection=Rejection.INVALID)
 
 
 def _verdicts(asked: Sequence[tuple[Account, Question]]) -> list[Judged]:
@@ -302,10 +418,11 @@ def _naturalness(
     a mean over both the reasoning, several times as long, would outweigh what is read.
     """
     wanted = {
-        i: (ask.account, scored_of(generation))
+        i: (ask.account, ask.account._scored(generation))
         for i, ((ask, generation), j) in enumerate(zip(answered, judged, strict=True))
         if ask.origin is not AcceptedFrom.INITIAL
         and ask.measured
+        and ask.account.panel.policy.naturalness_floor is not None
         and generation.answer_ids
         and generation.finish_reason != "cut"
         and j.rejection is None
@@ -353,7 +470,8 @@ def log_likelihoods(engine: Engine, asked: Sequence[tuple[EmbeddedPrompt, Scored
 def _shown(ask: Ask, evaluation: Evaluation) -> Evaluation:
     """The evaluation without reasoning that is withheld, or that was not judged with an answer."""
     made, policy = evaluation.generation, ask.account.panel.policy
-    if made.reasoning is None or (policy.reasoning == "show" and made.text.strip()):
+    answered = made.text.strip() or made.tool_calls
+    if made.reasoning is None or (policy.reasoning == "show" and answered):
         return evaluation
     return replace(evaluation, generation=replace(made, reasoning=None))
 
@@ -366,12 +484,16 @@ def _rejection(
     if generation.finish_reason == "cut":
         return Rejection.UNFINISHED
     shown = generation.reasoning if ask.account.panel.policy.reasoning == "show" else None
-    if ask.guidance and repeats(f"{shown or ''} {generation.text}", ask.guidance):
+    # What had left before was said without guidance.
+    rest = generation.said.removeprefix(ask.account.sent.text)
+    if ask.guidance and repeats(f"{shown or ''} {rest}", ask.guidance):
         return Rejection.REPEATS
     # Guidance makes a model decline what it would have done, which is unlikely without it; its
     # answers are about what was asked all the same, since the user's words are what they were.
-    floor = -math.inf if ask.guidance else ask.account.panel.policy.naturalness_floor
-    if ask.measured and (naturalness is None or naturalness < floor):
+    floor = ask.account.panel.policy.naturalness_floor
+    if floor is not None and ask.guidance:
+        floor = -math.inf
+    if ask.measured and floor is not None and (naturalness is None or naturalness < floor):
         return Rejection.UNNATURAL
     return None
 
@@ -381,21 +503,25 @@ def _confirmed(asks: Sequence[Ask], evaluations: Sequence[Evaluation]) -> list[E
     wanted = [
         i
         for i, (ask, evaluation) in enumerate(zip(asks, evaluations, strict=True))
-        if ask.account.panel.confirms
-        and ask.leaves
-        and may_leave(ask.account.panel.policy, evaluation)
+        if ask.leaves and may_leave(ask.account.panel.policy, evaluation)
     ]
     asked = []
     for i in wanted:
         generation = evaluations[i].generation
-        question = asks[i].question(generation.text, generation.reasoning)
-        asks[i].account._asked_about(question.exchange, confirming=True)
-        asked.append((question, evaluations[i].judged))
+        asked.append((asks[i].account, asks[i].about(generation), evaluations[i].judged))
     found = list(evaluations)
-    for i, judged in zip(wanted, confirm_each(asked), strict=True):
+    for i, judged in zip(wanted, _consented(asked), strict=True):
         rejection = evaluations[i].rejection or judged.rejection
         found[i] = replace(evaluations[i], judged=judged, rejection=rejection)
     return found
+
+
+def _consented(asked: Sequence[tuple[Account, Question, Judged]]) -> list[Judged]:
+    """What is said of answers once those that confirm were asked, where a panel has any."""
+    for account, question, _ in asked:
+        if account.panel.confirms:
+            account._asked_about(question.exchange, confirming=True)
+    return confirm_each([(question, judged) for _, question, judged in asked])
 
 
 def _isolated(

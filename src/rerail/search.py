@@ -16,37 +16,51 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from rerail import guidance, zo
-from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling
+from rerail.engines.base import (
+    EmbeddedPrompt,
+    Engine,
+    GenerationRequest,
+    Sampling,
+    abilities,
+)
 from rerail.errors import EngineError
-from rerail.optimizer import Candidate, Optimizer, Units
+from rerail.optimizer import Candidate, Optimizer, Redraws, Units
 from rerail.panel import Panel
 from rerail.policy import Guidance
-from rerail.rounds import Account, Ask, evaluate, is_last_resort
+from rerail.rounds import Account, Ask, evaluate, is_last_resort, screen
 from rerail.settings import OptimizerSettings
+from rerail.structure import fits
 from rerail.types import (
     AcceptedFrom,
     Cost,
     Evaluation,
     FloatArray,
     Generation,
+    Layer,
     Outcome,
     Prompt,
     Rejection,
     Response,
+    Screened,
     StopReason,
+    ToolCall,
 )
+from rerail.window import Release, Window, looks
 
 Observer = Callable[[Evaluation], None]
 
 UNSCORED_IN_A_ROW = 4
 """Verdicts missing one after the other that mean that the moderator is down: a single answer may
 be refused by a moderator that works."""
+
+BEHIND = "\n\n"
+"""Stands between what had left of an answer and the policy's message."""
 
 
 class Search:
@@ -74,25 +88,41 @@ class Search:
         seconds: float | None = None,
         generations: int | None = None,
         observe: Observer | None = None,
+        release: Release | None = None,
     ) -> None:
         self.engine = engine
         self.panel = panel
         self.seed = prompt_seed(seed, prompt)
         self.evaluations: list[Evaluation] = []
+        # Nothing of what may be a call, or has to fit a schema, leaves before the rest is there.
+        whole = bool(prompt.tools) or prompt.schema is not None
+        windowed = release is not None and panel.policy.release == "window" and not whole
         self._account = Account(
-            engine, panel, prompt, rows=settings.rows, seconds=seconds, generations=generations
+            engine,
+            panel,
+            prompt,
+            rows=settings.rows,
+            seconds=seconds,
+            generations=generations,
+            window=Window(panel.policy.lookahead, release) if release and windowed else None,
         )
         self._settings = settings
         self._sampling = sampling
         self._observe = observe
-        self._optimizer = Optimizer(
-            self.embedded.point,
-            self._account.steerable,
-            settings,
-            units,
-            np.random.default_rng(self.seed),
-        )
+        self._drawn = 0
+        self._optimizer: Optimizer | Redraws
+        if settings.redraw_temperature is not None or "moves" not in abilities(engine):
+            self._optimizer = Redraws(self.embedded.point, settings)
+        else:
+            self._optimizer = Optimizer(
+                self.embedded.point,
+                self._account.steerable,
+                settings,
+                units,
+                np.random.default_rng(self.seed),
+            )
         self._guidance: list[Guidance] = []
+        self._told_texts: set[str] = set()
         self._reason: StopReason | None = None
         self._error: str | None = None
         self._chosen: int | None = None
@@ -105,6 +135,12 @@ class Search:
         return self._account.embedded
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt as it was asked: its rows, or what a text API says of them."""
+        told = self.evaluations[0].generation.prompt_tokens if self.evaluations else 0
+        return told or len(self.embedded.token_ids)
+
+    @property
     def cost(self) -> Cost:
         """What was spent so far."""
         return self._account.cost
@@ -114,27 +150,43 @@ class Search:
         """Whether there is a response."""
         return self._reason is not None
 
+    @property
+    def sent(self) -> str:
+        """What of the answer has left already, under ``release: window``."""
+        return self._account.sent.text
+
     def cancel(self) -> None:
         """End now, with the policy's refusal; what a round under way still finds is dropped."""
         self._end(StopReason.CANCELLED)
 
+    def cut(self) -> Response:
+        """End now, wherever the search is: the text is what had left, and nothing more leaves."""
+        self.cancel()
+        if self._account.window:
+            self._account.window.close()
+        return replace(self._response(None, StopReason.CANCELLED), text=self.sent)
+
     def response(self) -> Response:
-        """What leaves: an accepted answer, or the policy's message.
+        """What leaves: an accepted answer, or the policy's message behind what has left already.
 
         Raises:
             RuntimeError: the search is not done.
         """
         if self._reason is None:
             raise RuntimeError("the search is not done: advance it")
-        left = self._left()
+        return self._response(self._left(), self._reason)
+
+    def _response(self, left: int | None, reason: StopReason) -> Response:
         chosen = None if left is None else self.evaluations[left]
         outcome = self._outcome(chosen)
         policy = self.panel.policy
         texts = {Outcome.REFUSED: policy.refusal_message, Outcome.ERROR: policy.error_message}
+        before = f"{self.sent}{BEHIND}" if self.sent else ""
         cosine, preserved = (None, None) if chosen is None else self._movement(chosen)
         return Response(
             outcome=outcome,
-            text=chosen.generation.text if chosen else texts[outcome],
+            text=chosen.generation.text if chosen else before + texts[outcome],
+            tool_calls=self._calls(chosen.generation) if chosen else (),
             policy=policy.tag,
             initial=self.evaluations[0].judged.verdict if self.evaluations else None,
             final=chosen.judged.verdict if chosen else None,
@@ -144,7 +196,7 @@ class Search:
             naturalness=chosen.naturalness if chosen else None,
             cosine=cosine,
             tokens_preserved=preserved,
-            stop_reason=self._reason,
+            stop_reason=reason,
             seed=self.seed,
             model=self.engine.name,
             evaluations=tuple(self.evaluations),
@@ -153,6 +205,10 @@ class Search:
             error=self._error,
             reasoning=chosen.generation.reasoning if chosen else None,
             reasoning_tokens=chosen.generation.reasoning_tokens if chosen else 0,
+            layer=self._layer(outcome),
+            gate=self._account.screened,
+            noted=self._noted(chosen),
+            sent_tokens=len(self._account.sent.answer_ids),
         )
 
     def probe(self, shift: FloatArray) -> Ask:
@@ -162,6 +218,38 @@ class Search:
         """
         return self._ask(self._optimizer.shifted(shift))
 
+    def guided(self, text: str) -> Ask | None:
+        """An answer beside the search, for `evaluate`: to the prompt with a guidance text.
+
+        None where that cannot be embedded. The search is charged for it and is not told.
+        """
+        embedded = guidance.embed(self.engine, self.embedded.prompt, text)
+        if embedded is None:
+            return None
+        request = GenerationRequest(embedded, embedded.point, self.seed, self._settings.horizon)
+        return Ask(self._account, request, self._sampling, AcceptedFrom.GUIDANCE, guidance=text)
+
+    def _enter(self, screened: Screened) -> None:
+        """Do as the gate says: refuse, fail, or have the prompt steered from the first round on."""
+        if not self.panel.lets_in(screened):
+            refused = screened.action == "refuse"
+            self._end(StopReason.GATE if refused else StopReason.MODERATOR_ERROR)
+            self._error = None if refused else screened.verdict.unscored
+        elif screened.action == "steer":
+            self._optimizer.hasten()
+            if self._account.window:
+                # Others are asked for beside the first answer: none would begin as it does.
+                self._account.window.close()
+            if self._settings.use_guidance:
+                self._guidance = self._fitting({})
+
+    def _fitting(self, flags: Mapping[str, bool]) -> list[Guidance]:
+        """The policy's guidance for what is flagged, in prompt and answer, as far as untold."""
+        screened = self._account.screened
+        suspected = dict.fromkeys(screened.categories if screened else (), True)
+        fitting = guidance.fitting(self.panel.policy, {**flags, **suspected})
+        return [text for text in fitting if text.text not in self._told_texts]
+
     def _asks(self) -> list[Ask]:
         """What is wanted next, within the budget; nothing, and done, where that is spent."""
         if self.done:
@@ -170,6 +258,10 @@ class Search:
         if left == 0:
             self._end(StopReason.BUDGET)
             return []
+        if self._account.suspected and not self.evaluations:
+            asks = [self._ask(candidate) for candidate in self._optimizer.ask(left)]
+            guided = self._guided() if left is None or left > len(asks) else None
+            return asks + ([guided] if guided else [])
         if self._optimizer.next is not AcceptedFrom.OFFSET and (guided := self._guided()):
             return [guided]
         if reason := self._optimizer.stop():
@@ -180,29 +272,47 @@ class Search:
         """An answer to the prompt with the next guidance that fits; None where there is no more."""
         while self._guidance:
             text = self._guidance.pop(0).text
-            embedded = guidance.embed(self.engine, self.embedded.prompt, text)
-            if embedded is not None:
-                horizon = self._settings.horizon
-                request = GenerationRequest(embedded, embedded.point, self.seed, horizon)
-                origin = AcceptedFrom.GUIDANCE
-                return Ask(self._account, request, self._sampling, origin, guidance=text)
+            self._told_texts.add(text)
+            if (ask := self.guided(text)) is not None:
+                return ask
         return None
 
     def _ask(self, candidate: Candidate) -> Ask:
-        # The first answer is what naturalness is measured against: it is never cut.
-        first = candidate.origin is AcceptedFrom.INITIAL
-        horizon = None if first else self._settings.horizon
+        horizon, cut_above = self._settings.horizon, 1.0
+        seen: tuple[int, ...] = ()
+        if candidate.origin is AcceptedFrom.INITIAL:
+            horizon, cut_above = self._first_looks()
+            if window := self._account.window:
+                seen = looks(window.lookahead, self._sampling.max_new_tokens)
         # One seed for all candidates: at temperature > 0 they share their random numbers, so
-        # that a difference in score comes from the embeddings.
-        request = GenerationRequest(self.embedded, candidate.point, self.seed, horizon)
+        # that a difference in score comes from the embeddings. What is drawn anew has its own.
+        seed, sampling = self.seed, self._sampling
+        if candidate.origin is AcceptedFrom.RESAMPLE:
+            self._drawn += 1
+            seed = (seed + self._drawn) % 2**63
+            least = self._settings.redraw_temperature or 0.0
+            sampling = replace(sampling, temperature=max(sampling.temperature, least))
+        request = GenerationRequest(self.embedded, candidate.point, seed, horizon, looks=seen)
         return Ask(
             self._account,
             request,
-            self._sampling,
+            sampling,
             candidate.origin,
             measured=self._settings.result == "accepted",
             leaves=self._optimizer.accepts(candidate.origin),
+            cut_above=cut_above,
         )
+
+    def _first_looks(self) -> tuple[int | None, float]:
+        """When the first answer is looked at first, and from which harm it is not finished.
+
+        Nearly all of them pass: they are not looked at where that costs much, or changes them.
+        """
+        settings, unseen = self._settings, getattr(self.engine, "watches_unseen", False)
+        looks = unseen and self.panel.is_quick
+        if settings.horizon is None or settings.cut_first_above is None or not looks:
+            return None, math.inf
+        return 2 * settings.horizon, settings.cut_first_above
 
     def _tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Pass a round's losses on; end where it was accepted or the moderator is down."""
@@ -214,24 +324,25 @@ class Search:
             for evaluation in evaluations:
                 with contextlib.suppress(Exception):
                     self._observe(evaluation)
-        if not self.evaluations and _stopped_at_once(evaluations[0].generation):
+        silent = not self.evaluations and _stopped_at_once(evaluations[0].generation)
+        if silent and fits(self.embedded.prompt, evaluations[0].generation):
             # Nothing was said, as the caller asked for: there is nothing to judge, or to steer.
-            self.evaluations += [replace(evaluations[0], point=None)]
+            self.evaluations += [replace(e, point=None) for e in evaluations]
             self._chosen = 0
             self._end(StopReason.ACCEPTED)
             return
-        if not self.evaluations and self._settings.use_guidance:
-            flags = self.panel.flags(evaluations[0].judged.verdict.scores)
-            self._guidance = guidance.fitting(self.panel.policy, flags)
+        first = None if self.evaluations else evaluations[0]
+        if first and self._settings.use_guidance:
+            self._guidance = self._fitting(self.panel.flags(first.judged.verdict.scores))
         reason = self._told(evaluations)
         self.evaluations += [replace(e, point=None) for e in evaluations]
-        if reason is not StopReason.ACCEPTED and self._moderator_is_down():
+        if first and first.flagged and self.panel.refuses(first.judged.verdict.scores):
+            reason = StopReason.CATEGORY
+        elif reason is not StopReason.ACCEPTED and self._moderator_is_down():
             # Also where the search is over anyway: a missing verdict is not a spent budget.
             reason = StopReason.MODERATOR_ERROR
             self._error = self.evaluations[-1].judged.verdict.unscored
-        if reason in (StopReason.ACCEPTED, StopReason.MODERATOR_ERROR) or (
-            reason and not self._guidance
-        ):
+        if reason in _AT_ONCE or (reason and not self._guidance):
             self._end(reason)
 
     def _told(self, evaluations: Sequence[Evaluation]) -> StopReason | None:
@@ -239,26 +350,28 @@ class Search:
 
         What guidance brought is no point that the optimiser knows of.
         """
-        if evaluations[0].origin is AcceptedFrom.GUIDANCE:
-            self._choose(evaluations)
-            return StopReason.ACCEPTED if evaluations[0].accepted else None
-        losses = [self._loss(evaluation) for evaluation in evaluations]
+        points = [e for e in evaluations if e.origin is not AcceptedFrom.GUIDANCE]
+        losses = [self._loss(evaluation) for evaluation in points]
         below = self._settings.stop_below
         good = [
             evaluation.accepted if below is None else value < below
-            for evaluation, value in zip(evaluations, losses, strict=True)
+            for evaluation, value in zip(points, losses, strict=True)
         ]
-        self._optimizer.tell(losses, good)
-        if self._settings.result == "accepted":
+        if points:
+            self._optimizer.tell(losses, good)
+        if self._settings.result == "accepted" or not points:
             self._choose(evaluations)
         else:
-            self._choose_iterate(evaluations, losses)
-        return self._optimizer.stop()
+            self._choose_iterate(points, losses)
+        if any(e.accepted for e in evaluations if e.origin is AcceptedFrom.GUIDANCE):
+            return StopReason.ACCEPTED
+        return self._optimizer.stop() if points else None
 
     def _choose(self, evaluations: Sequence[Evaluation]) -> None:
         """Keep the most natural accepted answer, else the most natural of what may leave at last.
 
-        Its point is kept, too, and no other: points are large.
+        A first answer that is accepted leaves as it is, whatever was asked for beside it. The
+        point of what is kept is kept, too, and no other: points are large.
         """
         policy, accepts = self.panel.policy, self._optimizer.accepts
         places = [i for i, e in enumerate(evaluations) if accepts(e.origin)]
@@ -267,7 +380,10 @@ class Search:
         ]
         if not found:
             return
-        best = max(found, key=lambda i: _naturalness(evaluations[i]))
+        first = AcceptedFrom.INITIAL
+        best = max(
+            found, key=lambda i: (evaluations[i].origin is first, _naturalness(evaluations[i]))
+        )
         kept = None if self._chosen is None else self.evaluations[self._chosen]
         new = evaluations[best]
         if kept is None or new.accepted or _naturalness(new) > _naturalness(kept):
@@ -300,19 +416,27 @@ class Search:
     def _left(self) -> int | None:
         """Which evaluation leaves; never one that is flagged."""
         match self._reason:
-            case StopReason.CANCELLED | StopReason.ENGINE_ERROR:
+            case StopReason.CANCELLED | StopReason.ENGINE_ERROR | StopReason.CATEGORY:
                 return None
-            case StopReason.MODERATOR_ERROR:
+            case StopReason.MODERATOR_ERROR if self.evaluations:
                 first = self.evaluations[0].judged
-                return 0 if self.panel.lets_leave_unscored(first) else None
+                fine = fits(self.embedded.prompt, self.evaluations[0].generation)
+                return 0 if fine and self.panel.lets_leave_unscored(first) else None
         if self._chosen is None or self._settings.result == "accepted":
             return self._chosen
         return self._chosen if self._may_leave(self.evaluations[self._chosen]) else None
 
+    def _calls(self, generation: Generation) -> tuple[ToolCall, ...]:
+        """The calls of an answer, with ids that no other turn of the conversation has."""
+        return tuple(
+            replace(call, id=hashlib.sha256(f"{self.seed}/{i}".encode()).hexdigest()[:9])
+            for i, call in enumerate(generation.tool_calls)
+        )
+
     def _may_leave(self, iterate: Evaluation) -> bool:
         """Whether a best iterate leaves: nothing that harm, silence or a second judge forbids."""
         if _stopped_at_once(iterate.generation):
-            return True
+            return fits(self.embedded.prompt, iterate.generation)
         judged = iterate.judged
         agreed = judged.confirmed is True or not self.panel.confirms
         return judged.rejection in (None, Rejection.DEGENERATE) and agreed
@@ -324,9 +448,23 @@ class Search:
         failed = self._reason in (StopReason.MODERATOR_ERROR, StopReason.ENGINE_ERROR)
         return Outcome.ERROR if failed else Outcome.REFUSED
 
+    def _layer(self, outcome: Outcome) -> Layer:
+        screened = self._account.screened
+        acts = screened is not None and screened.action in ("refuse", "steer")
+        if acts or not self.panel.lets_in(screened):
+            return Layer.GATE
+        own = outcome is Outcome.PASSED or not self.evaluations
+        return Layer.NONE if own else Layer.ANSWER
+
+    def _noted(self, chosen: Evaluation | None) -> tuple[str, ...]:
+        screened = self._account.screened
+        of_prompt = screened.noted if screened else ()
+        of_answer = self.panel.noted(chosen.judged.verdict.scores) if chosen else ()
+        return tuple(dict.fromkeys([*of_prompt, *of_answer]))
+
     def _movement(self, chosen: Evaluation) -> tuple[float, float]:
         """``cosine`` and ``tokens_preserved`` of what leaves, over the steered rows."""
-        unmoved = (AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE)
+        unmoved = (AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE, AcceptedFrom.RESAMPLE)
         if chosen.origin in unmoved or self._point is None:
             return 1.0, 1.0
         return movement(self._account, self._point)
@@ -335,6 +473,8 @@ class Search:
         if not self.done:
             self._reason = reason
             self._account.close()
+            if self._account.window:
+                self._account.window.close()
 
 
 def advance(searches: Sequence[Search]) -> None:
@@ -346,11 +486,18 @@ def advance(searches: Sequence[Search]) -> None:
         ValueError: the searches are on different engines.
     """
     open_ = {search._account: search for search in searches}
+    for account in screen(list(open_)):
+        assert account.screened is not None
+        open_[account]._enter(account.screened)
     found: dict[Account, list[Evaluation]] = {account: [] for account in open_}
     for ask, evaluation in evaluate([ask for search in open_.values() for ask in search._asks()]):
         found[ask.account].append(evaluation)
     for account, search in open_.items():
         search._tell(found[account])
+
+
+_AT_ONCE = (StopReason.ACCEPTED, StopReason.MODERATOR_ERROR, StopReason.CATEGORY)
+"""Reasons that end a search whatever guidance is left."""
 
 
 def loss(evaluation: Evaluation) -> float:
@@ -397,9 +544,10 @@ def prompt_seed(seed: int, prompt: Prompt) -> int:
 
     It does not depend on the prompt's place in a batch.
     """
-    turns = [[message.role, message.content] for message in prompt.messages]
-    content = json.dumps([seed, prompt.template, turns])
-    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) >> 1
+    turns = [list(message.to_json().values()) for message in prompt.messages]
+    content = [seed, prompt.template, turns, *(tool.to_json() for tool in prompt.tools)]
+    content += [] if prompt.schema is None else [prompt.schema]
+    return int.from_bytes(hashlib.sha256(json.dumps(content).encode()).digest()[:8]) >> 1
 
 
 def _stopped_at_once(generation: Generation) -> bool:

@@ -53,7 +53,7 @@ def said(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
-Preset = Literal["fast", "tsa", "tide", "random"]
+Preset = Literal["fast", "tsa", "tide", "random", "resample"]
 DirectionFamily = Literal["rows", "shared", "mixed"]
 
 
@@ -111,6 +111,11 @@ class OptimizerSettings(Frozen):
     """Tokens of a candidate's answer after which, and again each time there are twice as many,
     what there is of it is judged; where that is flagged already, the answer is not finished. null:
     only whole answers are judged. No answer is accepted before all of it was."""
+    cut_first_above: Annotated[float, Field(ge=1, strict=True)] | None
+    """Harm from which the beginning of a *first* answer is flagged beyond doubt: it is looked at
+    after 2, 4 and 8 times ``horizon`` tokens, and not finished then. null, or no ``horizon``: first
+    answers are always finished. So they are where looking could change them (vLLM), and where a
+    moderator that steers is not quick (services, guard models)."""
     max_iterations: Annotated[int, Field(ge=0, strict=True)]
     """Iterations at most; 0: no search. Offsets and guidance are tried all the same."""
     min_cosine: Annotated[float, Field(ge=-1, le=1, strict=True)]
@@ -123,6 +128,9 @@ class OptimizerSettings(Frozen):
     """Whether the centre moves. False is undirected random search around the original point."""
     accept_perturbations: bool
     """Whether a perturbed answer may be accepted, or iterates of the descent only."""
+    redraw_temperature: Annotated[float, Field(gt=0, strict=True)] | None
+    """Temperature, at least, at which answers are drawn anew from the prompt as it is, in place of
+    moving embeddings: N of them per iteration. null: embeddings move."""
     rows: SteerableRows | None
     """Which rows move; null: those that the policy's ``steerable_rows`` names."""
     objective: Literal["harm", "max_score"]
@@ -161,9 +169,21 @@ class OptimizerSettings(Frozen):
             raise ValueError("result: best_iterate accepts no perturbations")
         if self.result == "best_iterate" and self.use_guidance:
             raise ValueError("result: best_iterate takes no guidance")
+        if self.redraw_temperature is not None and (
+            self.use_offsets or self.result == "best_iterate"
+        ):
+            raise ValueError(
+                "redraw_temperature moves nothing: it goes with use_offsets: false and result: "
+                "accepted"
+            )
         if self.estimator == "centered" and self.num_directions < 2:
             raise ValueError("estimator: centered needs num_directions of 2 or more")
         return self
+
+    @property
+    def moves(self) -> bool:
+        """Whether embeddings are moved."""
+        return self.redraw_temperature is None and (self.max_iterations > 0 or self.use_offsets)
 
     @classmethod
     def of(cls, preset: Preset = "fast", **changes: Any) -> Self:
@@ -188,12 +208,14 @@ _FAST: dict[str, Any] = {
     "num_directions": 8,
     "first_ask": 1,
     "horizon": 8,
+    "cut_first_above": 1.4,
     "max_iterations": 10,
     "min_cosine": 0.2,
     "use_offsets": True,
     "use_guidance": True,
     "descend": True,
     "accept_perturbations": True,
+    "redraw_temperature": None,
     "rows": None,
     "objective": "harm",
     "result": "accepted",
@@ -217,12 +239,14 @@ _TSA: dict[str, Any] = {
     "num_directions": 8,
     "first_ask": None,
     "horizon": None,
+    "cut_first_above": None,
     "max_iterations": 10,
     "min_cosine": 0.2,
     "use_offsets": False,
     "use_guidance": False,
     "descend": True,
     "accept_perturbations": False,
+    "redraw_temperature": None,
     "rows": "all",
     "objective": "max_score",
     "result": "best_iterate",
@@ -241,6 +265,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stop_below": 0.5,
     },
     "random": {**_FAST, "use_offsets": False, "use_guidance": False, "descend": False},
+    "resample": {
+        **_FAST,
+        "use_offsets": False,
+        "descend": False,
+        "max_iterations": 1,
+        "redraw_temperature": 1.0,
+    },
 }
 """``tsa`` is Algorithm 1 of arXiv 2604.26167. What the printed algorithm leaves open is decided so:
 an answer without a verdict, or without text, counts as worse than any; where all N + 1 scores are

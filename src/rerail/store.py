@@ -27,8 +27,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from rerail.errors import StoreError
 from rerail.types import Evaluation, Prompt, Response
 
-SCHEMA_VERSION = 3
-"""1: runs, records, evaluations. 2: changes of policies. 3: reasoning of records."""
+SCHEMA_VERSION = 4
+"""1: runs, records, evaluations. 2: changes of policies. 3: reasoning of records. 4: layers, and
+tokens that left before the search was over."""
 
 _BUSY_SECONDS = 60.0
 _MAKING_TABLES = 0x7473616C69676E
@@ -94,8 +95,21 @@ _records = sa.Table(
     sa.Column("first_answer", sa.Text),
     sa.Column("final_answer", sa.Text),
     sa.Column("reasoning", sa.Text),
+    sa.Column("layer", sa.String(32)),
+    sa.Column("gate", sa.JSON(none_as_null=True)),
+    sa.Column("noted", sa.JSON(none_as_null=True)),
+    sa.Column("sent_tokens", sa.Integer),
     sa.UniqueConstraint("run", "item", name="rerail_one_record_per_item"),
 )
+_ADDED = {
+    "reasoning": "TEXT",
+    "layer": "VARCHAR(32)",
+    "gate": "JSON",
+    "noted": "JSON",
+    "sent_tokens": "INTEGER",
+}
+"""Columns that records did not always have."""
+
 _evaluations = sa.Table(
     "rerail_evaluations",
     _tables,
@@ -165,9 +179,11 @@ class EvaluationRecord:
 class Record:
     """One response as it was stored; the fields are those of `Response`.
 
-    ``initial`` and ``final`` have the keys harm, scores, flagged and unscored. ``prompt`` (role
-    and content of each message), ``first_answer``, ``final_answer`` and ``reasoning`` are None
-    unless text was recorded; the last also where the policy withholds it.
+    ``initial`` and ``final`` have the keys harm, scores, flagged and unscored; ``layer``, ``gate``
+    and ``noted`` are None in records that were written before there were layers. ``prompt`` (role
+    and content of each message, and its tool calls), ``first_answer``, ``final_answer`` and
+    ``reasoning`` are None unless text was recorded; the last also where the policy withholds it.
+    ``sent_tokens`` is None in records of before there was such a thing.
     """
 
     run: str
@@ -193,10 +209,14 @@ class Record:
     moderator_calls: int
     seconds: float
     error: str | None
-    prompt: list[dict[str, str]] | None
+    prompt: list[dict[str, Any]] | None
     first_answer: str | None
     final_answer: str | None
     reasoning: str | None = None
+    layer: str | None = None
+    gate: Mapping[str, Any] | None = None
+    noted: list[str] | None = None
+    sent_tokens: int | None = None
     evaluations: tuple[EvaluationRecord, ...] = ()
 
 
@@ -453,11 +473,12 @@ class Store(Database):
             version = self._version(connection)
             if version is None or version < SCHEMA_VERSION:
                 _tables.create_all(connection)
-                columns = sa.inspect(connection).get_columns(_records.name)
-                if not any(column["name"] == "reasoning" for column in columns):
-                    connection.execute(
-                        sa.text("ALTER TABLE rerail_records ADD COLUMN reasoning TEXT")
-                    )
+                columns = {c["name"] for c in sa.inspect(connection).get_columns(_records.name)}
+                for name, kind in _ADDED.items():
+                    if name not in columns:
+                        connection.execute(
+                            sa.text(f"ALTER TABLE rerail_records ADD COLUMN {name} {kind}")
+                        )
                 connection.execute(_schema.insert(), {"version": SCHEMA_VERSION})
 
     def _version(self, connection: sa.Connection) -> int | None:
@@ -601,9 +622,9 @@ def _summary(fault: object) -> str:
 
 def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) -> dict[str, Any]:
     public = response.to_json()
-    text, policy, cost = public.pop("text"), public.pop("policy"), public.pop("cost")
-    reasoning = public.pop("reasoning")
-    del public["reasoning_tokens"]
+    policy, cost, reasoning = public.pop("policy"), public.pop("cost"), public.pop("reasoning")
+    for key in ("text", "reasoning_tokens", "tool_calls"):
+        del public[key]
     row = {
         **public,
         **cost,
@@ -619,12 +640,12 @@ def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) 
         "reasoning": None,
     }
     if prompt is not None:
-        first = response.evaluations[0].generation.text if response.evaluations else None
-        messages = [{"role": m.role, "content": _storable(m.content)} for m in prompt.messages]
+        first = response.evaluations[0].generation.said if response.evaluations else None
+        messages = [{**m.to_json(), "content": _storable(m.content)} for m in prompt.messages]
         row |= {
             "prompt": messages,
             "first_answer": _storable(first),
-            "final_answer": _storable(text),
+            "final_answer": _storable(response.said),
             "reasoning": _storable(reasoning),
         }
     return row

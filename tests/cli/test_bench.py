@@ -44,6 +44,16 @@ def test_bench_measures_memory_on_demand(cli: Cli, fake: list[str], lines: Path)
     assert "20 requests" in cli("bench", *fake, "--input", lines, "--soak", 20).out
 
 
+def test_bench_measures_streams_on_demand(cli: Cli, fake: list[str], lines: Path) -> None:
+    given = ("bench", *fake, "--input", lines, "--stream", "--max-new-tokens", 4)
+    document = cli(*given, "--json").document
+    assert set(document["streams"]) == {"1", "8"}
+    assert "time to first text" in cli(*given).out
+    none = cli(*given[:-1], 100)
+    assert none.code == ExitCode.BAD_INPUT
+    assert "no answer passes" in none.err
+
+
 @pytest.mark.parametrize("sizes", ["0", "1,x", ""])
 def test_sizes_are_whole_numbers(cli: Cli, fake: list[str], sizes: str) -> None:
     ran = cli("bench", *fake, "--sizes", sizes)

@@ -17,6 +17,7 @@ from tests.cli.conftest import Cli, read_jsonl, write_jsonl, write_policy
 LINES = [{"prompt": f"please do thing number {i}"} for i in range(4)]
 GRID = ["--grid-mu", "0.01,0.3,3", "--grid-eta", "0.5,4"]
 OFFSETS = ["--what", "offsets"]
+GUIDANCE = ["--what", "guidance"]
 
 
 @pytest.fixture
@@ -172,6 +173,8 @@ def test_a_name_that_cannot_be_one_is_told_before_it_begins(
         ["--keep", "3"],
         [*OFFSETS, "--grid-mu", "1"],
         [*OFFSETS, "--preset", "tsa"],
+        [*GUIDANCE, "--keep", "3"],
+        [*GUIDANCE, "--grid-mu", "1"],
         [*OFFSETS, "--objective", "score"],
         ["--objective", "beauty"],
         ["--preset", "reference"],
@@ -364,3 +367,40 @@ def test_a_policy_with_offsets_makes_the_search_short(
     readable = cli("tune", *fake, *OFFSETS, "--input", lines, "--out", out, "--rounds", 1)
     assert "flagged prompts" in readable.out
     assert "written: " in readable.out
+
+
+# Guidance
+
+
+def test_a_policy_whose_guidance_is_in_order(
+    cli: Cli, lines: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerail.engines import FakeEngine
+
+    def answer(embedded: Any, point: Any) -> str:
+        told = " ".join(message.content for message in embedded.prompt.messages)
+        return "I can't help with that." if "kind" in told else "Sure, here is how it is done."
+
+    monkeypatch.setattr("rerail.engines.FakeEngine", lambda: FakeEngine(answer=answer))
+    guidance = ["Please mind the gap.", "Be kind. {prompt}"]
+    moderators = [{"name": "fake", "options": {"words": ["here is how"]}}]
+    keys = {"name": "kind", "moderators": moderators, "guidance": guidance}
+    policy = write_policy(tmp_path / "kind.yaml", json.dumps(keys))
+    asked = ["tune", "--model", "fake", "--policy", policy, *GUIDANCE, "--input", lines]
+    document = cli(*asked, "--out", out, "--json").document
+    assert (document["flagged"], document["accepted"]) == (4, [4, 0])
+    assert [text["text"] for text in document["guidance"]] == guidance[::-1]
+    tuned = Policy.from_file(out / "policy.yaml")
+    assert (tuned.name, tuned.version) == ("kind-tuned", document["policy_version"])
+    assert [text.text for text in tuned.guidance] == guidance[::-1]
+    readable = cli(*asked, "--out", out).out
+    assert "+4  Be kind. {prompt}" in readable
+    assert "2 texts solve 4 of 4 flagged prompts, after 12 answers" in readable
+
+
+def test_a_policy_without_guidance_has_none_to_put_in_order(
+    cli: Cli, fake: list[str], lines: Path, out: Path
+) -> None:
+    ran = cli("tune", *fake, *GUIDANCE, "--input", lines, "--out", out)
+    assert ran.code == ExitCode.BAD_INPUT
+    assert "has no guidance" in ran.err

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rerail.engines import Engine, FakeEngine, GenerationRequest, Sampling
-from rerail.engines.base import TEMPLATE_ROW, WatchingEngine
+from rerail.engines.base import TEMPLATE_ROW, ContinuingEngine
 from rerail.errors import EngineError, PromptTooLongError
-from rerail.types import Prompt
+from rerail.types import Generation, Prompt
 
 TALK = [
     {"role": "system", "content": "be kind"},
@@ -75,9 +76,9 @@ def test_stops_end_text_and_tokens() -> None:
     assert whole.text == "one  two\nthree four "
     shown: list[str] = []
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        shown.extend(texts)
-        return [False] * len(texts)
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(a.text for a in answers)
+        return [False] * len(answers)
 
     def answer(*stop: str, limit: int = 9) -> tuple[str, int, str]:
         sampling = Sampling(max_new_tokens=limit, stop=stop)
@@ -105,9 +106,9 @@ def test_answers_are_shown_when_due_and_end_where_they_are_stopped() -> None:
     requests = [GenerationRequest(embedded, embedded.point, horizon=h) for h in horizons]
     shown: list[tuple[int, str]] = []
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        shown.extend(zip(places, texts, strict=True))
-        return [len(text) > 8 for text in texts]
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(zip(places, (a.text for a in answers), strict=True))
+        return [len(a.text) > 8 for a in answers]
 
     cut, other, whole = engine.generate_watched(requests, Sampling(), watch)
     assert shown == [
@@ -116,7 +117,31 @@ def test_answers_are_shown_when_due_and_end_where_they_are_stopped() -> None:
     assert (cut.text, cut.finish_reason, len(cut.token_ids)) == ("a b c d e f g h", "cut", 8)
     assert (other.text, other.finish_reason) == ("a b c d e f", "cut")
     assert whole == engine.generate(requests, Sampling())[2]
-    assert isinstance(engine, WatchingEngine)
+    assert isinstance(engine, ContinuingEngine)
+
+
+def test_an_answer_that_has_begun_goes_on() -> None:
+    engine = FakeEngine(comply="one  two three four", refuse="No, never", margin=0.5)
+    embedded = engine.embed(Prompt.of(TALK))
+    request = GenerationRequest(embedded, embedded.point)
+    [whole] = engine.generate([request], Sampling())
+    begun = replace(request, beginning=whole.token_ids[:2])
+    assert engine.generate([begun], Sampling()) == [whole]
+    away = embedded.steerable("last_user")[:, None] * engine.direction * engine.table.rms
+    moved = replace(begun, point=(embedded.point + away).astype(np.float32), horizon=1, looks=(3,))
+    shown: list[str] = []
+
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(a.text for a in answers)
+        return [False] * len(answers)
+
+    [other] = engine.generate_watched([moved], Sampling(), watch)
+    assert (other.text, other.finish_reason) == ("one  two No, never", "stop")
+    assert other.token_ids[:2] == begun.beginning
+    assert shown == ["one  two No,", "one  two No, never"]
+    assert engine.read(moved, other.token_ids[:3], Sampling()).text == "one  two No,"
+    [short] = engine.generate([moved], Sampling(max_new_tokens=3))
+    assert (short.text, short.finish_reason) == ("one  two No,", "length")
 
 
 def test_likelihoods_are_chances() -> None:

@@ -385,9 +385,9 @@ def test_half_way_only_the_answer_is_shown(template: str) -> None:
     request = GenerationRequest(said.embedded, said.point, horizon=2)
     shown: list[str] = []
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        shown.extend(texts)
-        return [len(shown) == 3] * len(texts)
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(a.text for a in answers)
+        return [len(shown) == 3] * len(answers)
 
     [made] = engine.generate_watched([request], Sampling(), watch)
     assert len(shown) == 3
@@ -423,9 +423,9 @@ def test_vllm_is_read_alike(tmp_path: Path) -> None:
                 assert engine.generate([request], sampling) == [wanted]
                 shown: list[str] = []
 
-                def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-                    shown.extend(texts)  # noqa: B023 - used up before the next
-                    return [False] * len(texts)
+                def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+                    shown.extend(a.text for a in answers)  # noqa: B023 - used up before the next
+                    return [False] * len(answers)
 
                 looked_at = replace(request, horizon=2)
                 assert engine.generate_watched([looked_at], sampling, watch) == [wanted]
@@ -479,9 +479,9 @@ def test_the_fake_engine_thinks() -> None:
     assert (made.reasoning_tokens, len(made.token_ids)) == (4, 8)
     shown: list[str] = []
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        shown.extend(texts)
-        return [len(shown) == 2] * len(texts)
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(a.text for a in answers)
+        return [len(shown) == 2] * len(answers)
 
     [cut] = engine.generate_watched([request], Sampling(), watch)
     assert shown == ["one", "one two"]

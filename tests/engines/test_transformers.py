@@ -23,7 +23,7 @@ import transformers
 
 from rerail.engines import Engine, GenerationRequest, Sampling, load_engine
 from rerail.engines import transformers as module
-from rerail.engines.base import ActivationEngine, EmbeddedPrompt
+from rerail.engines.base import ActivationEngine, ContinuingEngine, EmbeddedPrompt
 from rerail.engines.transformers import TransformersEngine
 from rerail.errors import (
     EngineError,
@@ -271,8 +271,8 @@ def test_answers_that_are_stopped_are_the_beginnings_of_whole_ones(architecture:
     ]
     shown: list[tuple[int, str]] = []
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        shown.extend(zip(places, texts, strict=True))
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(zip(places, (a.text for a in answers), strict=True))
         return [place == 1 and sum(p == 1 for p, _ in shown) == 2 for place in places]
 
     watched = engine.generate_watched(requests, sampling, watch)
@@ -283,6 +283,55 @@ def test_answers_that_are_stopped_are_the_beginnings_of_whole_ones(architecture:
              for p, n in ((0, 2), (0, 4), (0, 8), (1, 3), (1, 6))
              if n < len(whole[p].token_ids)]  # fmt: skip
     assert [text for _, text in sorted(shown, key=lambda pair: pair[0])] == begun
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mamba"])
+def test_an_answer_that_has_begun_goes_on_as_it_went_on(
+    architecture: str, temperature: float
+) -> None:
+    engine = make_engine(architecture)
+    assert isinstance(engine, ContinuingEngine)
+    sampling = Sampling(max_new_tokens=12, temperature=temperature)
+    prompts = [asked(engine, question) for question in QUESTIONS]
+    requests = [GenerationRequest(p, p.point, seed) for seed, p in enumerate(prompts)]
+    requests += [moved(prompts[1], 3)]
+    whole = engine.generate(requests, sampling)
+    counts = (1, 5, 0, 8)
+    begun = [
+        replace(request, beginning=answer.token_ids[:count], horizon=2, looks=(3,))
+        for request, answer, count in zip(requests, whole, counts, strict=True)
+    ]
+    assert engine.generate(begun, sampling) == whole
+    shown: list[tuple[int, int]] = []
+
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        for place, answer in zip(places, answers, strict=True):
+            assert answer.token_ids == whole[place].token_ids[: len(answer.token_ids)]
+            assert engine.read(begun[place], answer.token_ids, sampling) == answer
+            shown.append((place, len(answer.token_ids) - counts[place]))
+        return [False] * len(places)
+
+    assert engine.generate_watched(begun, sampling, watch) == whole
+    looks = {(p, n) for p, count in enumerate(counts) for n in (2, 3, 4, 8) if count + n < 12}
+    assert set(shown) <= looks
+    assert {n for _, n in shown} >= {2, 3, 4}
+    stops = (whole[1].text[-3:],)
+    with_stops = replace(sampling, stop=stops)
+    assert engine.generate([begun[1]], with_stops) == engine.generate([requests[1]], with_stops)
+
+
+def test_what_an_answer_begins_with_has_its_part_in_the_limit() -> None:
+    engine = make_engine()
+    embedded = asked(engine, QUESTIONS[0])
+    [whole] = engine.generate([GenerationRequest(embedded, embedded.point)], GREEDY)
+    full, over = (whole.token_ids, (*whole.token_ids, 7))
+    requests = [
+        GenerationRequest(embedded, embedded.point, beginning=b) for b in (full, over, full[:7])
+    ]
+    made = engine.generate(requests, GREEDY)
+    assert tokens_of(made) == [full, over, full]
+    assert {answer.finish_reason for answer in made} == {"length"}
 
 
 def stops_of(answers: Sequence[Generation]) -> list[tuple[str, ...]]:
@@ -316,9 +365,9 @@ def test_answers_end_before_a_stop_and_are_whole_ones_up_to_there(
     whole = engine.generate(requests, sampling)
     shown: list[str] = []
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        shown.extend(texts)
-        return [False] * len(texts)
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(a.text for a in answers)
+        return [False] * len(answers)
 
     watched = [replace(request, horizon=1) for request in requests]
     counts = set()
@@ -430,9 +479,9 @@ def test_a_complete_answer_is_not_shown() -> None:
     engine = TransformersEngine(model, TOKENIZER)
     shown: list[str] = []
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        shown.extend(texts)
-        return [False] * len(texts)
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(a.text for a in answers)
+        return [False] * len(answers)
 
     assert engine.generate_watched([request], GREEDY, watch) == engine.generate([request], GREEDY)
     assert len(shown) == 1
@@ -448,9 +497,9 @@ def test_an_answer_that_reached_its_limit_is_not_shown(architecture: str) -> Non
     assert whole[0].finish_reason == "length"
     shown: list[str] = []
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        shown.extend(texts)
-        return [len(shown) > 1] * len(texts)
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(a.text for a in answers)
+        return [len(shown) > 1] * len(answers)
 
     assert engine.generate_watched([request], sampling, watch) == whole
     assert len(shown) == 1
@@ -903,6 +952,38 @@ def test_what_is_added_to_a_layer_is_what_the_next_one_is_given(architecture: st
     np.testing.assert_allclose(seen[0].detach(), before[0, 0] + far, rtol=1e-4, atol=1e-4)
     assert engine.generate(requests, GREEDY) == plain
     assert not any(layer._forward_hooks for layer in engine._layers)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
+def test_an_answer_against_no_weight_of_another_prompt_is_the_plain_one(architecture: str) -> None:
+    engine = make_engine(architecture)
+    prompts = [asked(engine, question) for question in QUESTIONS]
+    requests = [GenerationRequest(p, p.point, 3) for p in prompts]
+    against = [*prompts[1:], prompts[0]]
+    for sampling in (GREEDY, Sampling(NEW_TOKENS, temperature=0.7)):
+        plain = engine.generate(requests, sampling)
+        assert engine.generate_contrasted(requests, sampling, against, 0.0) == plain
+        assert engine.generate_contrasted(requests, sampling, against, 5.0) != plain
+
+
+def test_each_token_is_that_of_the_contrasted_logits() -> None:
+    engine = make_engine()
+    own, other = (asked(engine, question) for question in QUESTIONS[:2])
+    request = GenerationRequest(own, own.point)
+    (made,) = engine.generate_contrasted([request], GREEDY, [other], 0.7)
+    for place, token in enumerate(made.token_ids):
+        logits = []
+        for prompt in (own, other):
+            ids = torch.tensor([[*prompt.token_ids, *made.token_ids[:place]]])
+            logits.append(engine._model(input_ids=ids).logits[0, -1])
+        assert int((logits[0] - 0.7 * logits[1]).argmax()) == token
+
+
+def test_a_model_without_padding_contrasts_nothing() -> None:
+    engine = make_engine("mamba")
+    prompt = asked(engine, "Hello world")
+    with pytest.raises(EngineError, match="padding"):
+        engine.generate_contrasted([GenerationRequest(prompt, prompt.point)], GREEDY, [prompt], 0.5)
 
 
 def test_a_layer_that_there_is_not_is_told() -> None:

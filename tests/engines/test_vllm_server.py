@@ -197,9 +197,9 @@ def test_answers_that_are_stopped_equal_those_of_transformers(
         looks: dict[int, int] = {}
         seen = set()
 
-        def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+        def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
             assert places
-            for place, text in zip(places, texts, strict=True):
+            for place, text in zip(places, (a.text for a in answers), strict=True):
                 looks[place] = looks.get(place, 0) + 1
                 seen.add((place, text))
             return [looks[place] == 1 + place % 4 for place in places]
@@ -248,8 +248,8 @@ def test_answers_end_before_a_stop_as_those_of_transformers(
     whole = local.generate(requests, sampling)
     shown: list[str] = []
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        shown.extend(texts)
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(a.text for a in answers)
         return [False] * len(places)
 
     for stops in [(whole[0].text[3:6], whole[1].text[:2]), ("none",)]:
@@ -290,7 +290,7 @@ def test_vllm_offline_equals_transformers(vllm: ClientSide, local: TransformersE
 def test_what_nobody_stops_is_the_whole_answer(start: Start, connect: Connect) -> None:
     engine = connect(start())
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
         return [False] * len(places)
 
     requests = [replace(request, horizon=3) for request in requests_of(engine)]
@@ -311,7 +311,7 @@ def test_a_server_that_fails_between_two_marks_is_asked_again(
     engine = connect(fake)
     request = replace(requests_of(engine)[0], horizon=2)
 
-    def watch(places: Sequence[int], texts: Sequence[str]) -> list[bool]:
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
         if len(fake.bodies) == asked + 1:
             fake.faults.append(status(503))
         return [False] * len(places)

@@ -108,14 +108,14 @@ def test_no_strength_is_no_defence(architecture: str, tmp_path: Path) -> None:
 
 def test_an_engine_without_hidden_states_is_told() -> None:
     plain = FakeEngine()
-    assert "transformers" in (AdaSteer.lacks(plain) or "")
-    assert AdaSteer.lacks(Layered()) is None
+    assert "transformers" in (AdaSteer().lacks(plain) or "")
+    assert AdaSteer().lacks(Layered()) is None
 
     class Compiled(Layered):
         def layer_count(self) -> int:
             raise EngineError("compiled: load it without")
 
-    assert AdaSteer.lacks(Compiled()) == "compiled: load it without"
+    assert AdaSteer().lacks(Compiled()) == "compiled: load it without"
     (answered,) = answers(AdaSteer(), context(plain), Prompt.of("how is it done"))
     assert answered.outcome is Outcome.ERROR
     assert "shows no hidden states" in (answered.error or "")

@@ -66,6 +66,11 @@ PUBLISHED: dict[str, tuple[Write, dict[str, Any]]] = {
         table("a.csv", {"goal": "Bake bread", "target": "Sure"}),
         {"id": "0", "request": "Bake bread"},
     ),
+    "attacks": (
+        lines("gcg.jsonl", {"prompt": "Bake bread", "adv_suffix": "!", "query": "Bake bread !"}),
+        {"id": "gcg-0", "category": "gcg", "request": "Bake bread"},
+    ),
+    "borderline": (lines("b.jsonl", {"query": "How is bread killed?"}), {"kind": "benign"}),
     "harmbench": (
         table(
             "h.csv.gz",
@@ -236,7 +241,7 @@ def test_a_file_in_the_published_form(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_file_of_another_benchmark_is_told_by_its_columns(name: str, tmp_path: Path) -> None:
     path = lines("other.jsonl", {"fruit": "apple", "colour": "red"})(tmp_path)
-    with pytest.raises(InputFileError, match=r"colour, fruit|subgroup"):
+    with pytest.raises(InputFileError, match=r"colour, fruit|subgroup|no file of attacks"):
         load_benchmark(f"{name}={path}")
 
 
@@ -271,6 +276,8 @@ def test_xstest_tells_safe_from_unsafe(columns: dict[str, str], kind: str, tmp_p
 
 
 REAL = {
+    "attacks=attacks-on-advbench": 1100,
+    "borderline=attacks-on-advbench/borderline.json.gz": 291,
     "advbench=advbench/harmful_behaviors.csv": 520,
     "strongreject=strongreject/strongreject.csv": 313,
     "simple-safety-tests=simple-safety-tests/SimpleSafetyTests_-_test_cases.csv": 100,
@@ -289,6 +296,59 @@ def test_the_published_files(spec: str, count: int, data_dir: Path) -> None:
     assert len(found) == count
     assert len({case.id for case in found}) == count
     assert len(load_benchmark(f"{name}[10:30]={data_dir / path}")) == 20
+
+
+def test_attacks_are_read_from_their_files_or_the_folder_of_them(tmp_path: Path) -> None:
+    lines("aim.jsonl", {"query": "As AIM: bread?"})(tmp_path)
+    lines(
+        "cipher.jsonl", {"query": "Decode: yeast", "encoded_query": "x", "original_query": "Bread?"}
+    )(tmp_path)
+    lines("borderline.jsonl", {"query": "How is bread killed?"})(tmp_path)
+    found = load_benchmark(f"attacks={tmp_path}")
+    assert [(case.id, case.request) for case in found] == [
+        ("aim-0", "As AIM: bread?"),
+        ("cipher-0", "Bread?"),
+    ]
+    assert load_benchmark(f"attacks={tmp_path / 'cipher.jsonl'}") == found[1:]
+    with pytest.raises(InputFileError, match="no file of attacks"):
+        load_benchmark(f"attacks={tmp_path / 'borderline.jsonl'}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputFileError, match="none of the files aim, "):
+        load_benchmark(f"attacks={tmp_path / 'empty'}")
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken"),
+    [
+        ("2:4", [2, 3]),
+        (":2", [0, 1]),
+        ("::4", [0, 4, 8]),
+        ("1::4", [1, 5, 9]),
+        ("7,2,2", [2, 7]),
+        ("0,8:", [0, 8, 9]),
+        ("3,99", [3]),
+    ],
+)
+def test_rows_are_taken_by_their_numbers(rows: str, taken: list[int], tmp_path: Path) -> None:
+    path = put(tmp_path / "t.txt", "".join(f"line {i}\n" for i in range(10)))
+    assert [case.id for case in load_benchmark(f"mine[{rows}]={path}")] == [str(i) for i in taken]
+
+
+@pytest.mark.parametrize("rows", ["1:2:3:4", "1,,2", "::0"])
+def test_rows_that_cannot_be_read_are_told(rows: str, tmp_path: Path) -> None:
+    path = put(tmp_path / "t.txt", "line\n")
+    with pytest.raises(InputFileError, match="write rows as"):
+        load_benchmark(f"mine[{rows}]={path}")
+
+
+def test_a_path_may_name_environment_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "t.txt", "line\n")
+    with pytest.raises(InputFileError, match="MY_DATA is not set"):
+        load_benchmark("mine=$MY_DATA/t.txt")
+    monkeypatch.setenv("MY_DATA", str(tmp_path))
+    assert load_benchmark("mine=$MY_DATA/t.txt") == load_benchmark(f"mine={tmp_path}/t.txt")
 
 
 def test_a_file_of_ones_own_in_every_format(tmp_path: Path) -> None:

@@ -176,6 +176,25 @@ def test_a_summary_compares_with_undirected_search_only() -> None:
     assert found["resampling"]["acceptable_probability"] == {}
 
 
+def test_a_search_is_known_by_its_verdicts_and_held_against_reminders() -> None:
+    reminded = "self-reminder:when=flagged"
+    methods = {
+        # Other words beside the prompt: nothing was moved.
+        "guidance": [steered(i, "guidance", 2, cosine=None) for i in range(6)],
+        reminded: [refused(i, reminded, 2) for i in range(6)],
+        "self-reminder": [steered(i, "self-reminder", 1, cosine=None) for i in range(6)],
+        "random": [steered(i, "random", 20) for i in range(6)],
+    }
+    rows = frontier.summarise(methods)["head_to_head"]
+    assert {tuple(row["methods"]) for row in rows} == {
+        ("guidance", reminded), ("guidance", "self-reminder"), ("guidance", "random"),
+    }  # fmt: skip
+    for row in rows:
+        for name in ("p", "p_saved"):
+            same = row[name] is None and row[f"{name}_adjusted"] is None
+            assert same or row[name] <= row[f"{name}_adjusted"] <= 1.0
+
+
 def test_trials_that_were_not_flagged_are_left_out() -> None:
     found = frontier.summarise({"fast": [steered(0), steered(1, initial=FLAGGED)]})
     assert found["curves"]["fast"]["n"] == 2

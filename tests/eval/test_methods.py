@@ -18,6 +18,7 @@ from rerail.eval.methods.adasteer import AdaSteer
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.methods.gradient_cuff import GradientCuff, harmless_prompts
 from rerail.eval.methods.resta import noisy
+from rerail.eval.methods.rose import REVERSED, SAFE, under
 from rerail.eval.methods.smooth_llm import swapped
 from rerail.moderators import FakeModerator
 from rerail.panel import Panel
@@ -220,7 +221,7 @@ def test_the_first_answer_is_the_same_for_all_that_ask_for_it() -> None:
 
 
 def test_reminders_and_examples_are_sent_and_kept() -> None:
-    for name in ("self-reminder", "in-context-defence"):
+    for name in ("self-reminder", "in-context-defence", "goal-priority", "rose"):
         for kind, prompt in KINDS.items():
             (answered,) = answers(load_method(name), context(), prompt)
             assert answered.sent is not None
@@ -229,7 +230,84 @@ def test_reminders_and_examples_are_sent_and_kept() -> None:
             assert prompt.messages[-1].content in words, kind
             assert answered.sent[-1].role == "user"
             if prompt.messages[0].role == "system":
-                assert answered.sent[0] == prompt.messages[0]
+                assert prompt.messages[0].content in answered.sent[0].content
+
+
+def test_a_reminder_may_be_for_flagged_answers_alone() -> None:
+    def scores(first: float, second: float) -> Any:
+        return lambda e: {"illicit": first if e.answer == COMPLIES else second}
+
+    engine = FakeEngine(answer=lambda e, p: REFUSES if "Remember" in str(e.prompt) else COMPLIES)
+    spec = "self-reminder:when=flagged"
+    for harms, outcome, text, cost in (
+        ((0.0, 0.0), Outcome.PASSED, COMPLIES, (1, 1)),
+        ((1.0, 0.0), Outcome.STEERED, REFUSES, (2, 2)),
+        ((1.0, 1.0), Outcome.REFUSED, None, (2, 2)),
+    ):
+        setup = context(engine, FakeModerator(scores(*harms)))
+        (answered,) = answers(load_method(spec), setup, KINDS["one turn"])
+        assert (answered.outcome, answered.text) == (outcome, text or setup.policy.refusal_message)
+        assert (answered.cost.generations, answered.cost.moderator_calls) == cost
+    (always,) = answers(load_method("self-reminder"), context(engine), KINDS["one turn"])
+    assert (always.text, always.cost.generations, always.cost.moderator_calls) == (REFUSES, 1, 0)
+
+
+def test_an_intention_is_asked_for_first_and_shown_with_the_request() -> None:
+    seen: list[Prompt] = []
+
+    def answer(embedded: EmbeddedPrompt, point: Any) -> str:
+        seen.append(embedded.prompt)
+        return "It is about bread." if len(seen) % 2 else REFUSES
+
+    for prompt in KINDS.values():
+        seen.clear()
+        setup = context(FakeEngine(answer=answer))
+        (answered,) = answers(load_method("intention-analysis"), setup, prompt)
+        assert (answered.text, answered.cost.generations) == (REFUSES, 2)
+        asked, shown = (" ".join(m.content for m in p.messages) for p in seen)
+        assert "intention" in asked
+        for words in (prompt.messages[-1].content, "It is about bread."):
+            assert words in shown
+        assert seen[1].messages[-1].role == "user"
+        assert answered.sent == seen[1].messages
+
+
+def test_a_gate_judges_the_prompt_and_not_the_answer() -> None:
+    engine = FakeEngine()
+    setup = context(engine, FakeModerator(words=["done"]))
+    (refused,) = answers(load_method("gate"), setup, KINDS["one turn"])
+    assert (refused.outcome, refused.text) == (Outcome.REFUSED, setup.policy.refusal_message)
+    assert (refused.cost.generations, refused.cost.moderator_calls) == (0, 1)
+    assert engine.generated == 0
+    (passed,) = answers(load_method("gate"), context(engine), KINDS["one turn"])
+    assert (passed.outcome, passed.text) == (Outcome.PASSED, COMPLIES)
+    assert (passed.cost.generations, passed.cost.moderator_calls) == (1, 1)
+    down = context(engine, FakeModerator(lambda e: Score.unscored("no verdict today")))
+    (unknown,) = answers(load_method("gate"), down, KINDS["one turn"])
+    assert (unknown.outcome, unknown.error) == (Outcome.ERROR, "no verdict today")
+
+
+def test_rose_contrasts_its_prompt_with_the_reversed_one_and_pays_for_both() -> None:
+    contrasted: list[tuple[Prompt, Prompt, float]] = []
+
+    class Noting(Layered):
+        def generate_contrasted(
+            self, requests: Any, sampling: Any, against: Any, weight: float
+        ) -> Any:
+            pairs = zip(requests, against, strict=True)
+            contrasted.extend((r.embedded.prompt, other.prompt, weight) for r, other in pairs)
+            return super().generate_contrasted(requests, sampling, against, weight)
+
+    for prompt in KINDS.values():
+        contrasted.clear()
+        (answered,) = answers(load_method("rose:weight=0.7"), context(Noting()), prompt)
+        ((own, other, weight),) = contrasted
+        assert (own, other, weight) == (under(prompt, SAFE), under(prompt, REVERSED), 0.7)
+        assert answered.cost.generations == 1
+        assert answered.cost.generated_tokens == 2 * len((answered.scored or ((), 0))[0])
+    (lacking,) = answers(load_method("rose"), context(FakeEngine()), KINDS["one turn"])
+    assert lacking.outcome is Outcome.ERROR
+    assert "rose needs the transformers engine" in (lacking.error or "")
 
 
 def test_the_answer_to_a_reworded_prompt_is_judged_as_one_to_the_users_own() -> None:
@@ -449,6 +527,7 @@ def test_any_setting_can_be_given_by_name() -> None:
         ("smoothllm:copies=0", "a whole number from 1"),
         ("smoothllm:copies=true", "a whole number from 1"),
         ("smoothllm:share=2", "a number from 0 to 1"),
+        ("self-reminder:when=never", "always or flagged"),
         ("gradient-cuff:threshold=.nan", "a number from 0"),
     ],
 )

@@ -76,6 +76,25 @@ def test_costs_of_a_known_run() -> None:
     assert value(summary, "seconds_p50") == pytest.approx(0.1)
 
 
+def test_trials_that_are_still_to_be_made_are_counted() -> None:
+    asked = [case(i) for i in range(3)]
+    begun = [trial(0), trial(1), trial(2), trial(0, "none"), trial(1, "none")]
+    assert summarise(begun, asked)["missing"] == 1
+    assert summarise([*begun, trial(2, "none")], asked)["missing"] == 0
+
+
+def test_tokens_are_told_in_answers_of_the_models_own_length() -> None:
+    cut = steered(1, generations=3, first_tokens=40, cost=Cost(3, 40 + 10 + 40, 90, 3, 0.1))
+    other = steered(2, generations=2, first_tokens=20, cost=Cost(2, 20 + 20, 60, 2, 0.1))
+    passed = trial(3, first_tokens=40, cost=Cost(1, 40, 30, 1, 0.1))
+    old = steered(4)  # of a run that did not record it
+    summary = summarise([cut, other, passed, old], [])
+    per_steered = summary["methods"]["fast"]["generation_equivalents_per_steered"]
+    assert per_steered["value"] == pytest.approx((90 + 40) / (40 + 20))
+    assert (per_steered["n"], per_steered["unscored"]) == (2, 1)
+    assert value(summary, "generation_equivalents_per_prompt") == pytest.approx(170 / 100)
+
+
 def test_what_becomes_of_the_flagged_adds_up_to_one() -> None:
     parts = ("neutralised_share", "refused_share", "residual")
     assert sum(value(summarise(run(), []), name) for name in parts) == pytest.approx(1.0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from rerail.errors import InputFileError
-from rerail.eval.benchmarks import BENCHMARKS
+from rerail.eval.benchmarks import BENCHMARKS, load_benchmark
 from rerail.eval.methods import Method, load_method
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.methods.resta import Resta
@@ -15,12 +16,21 @@ from rerail.eval.methods.smooth_llm import SmoothLLM
 from rerail.eval.recipes import load_recipe, names
 from rerail.eval.settings import RunSettings
 from tests.eval.worlds import policy
+from training.splits import bucket
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 
 
 def test_there_are_recipes() -> None:
-    assert names() == ["over-refusal-and-utility", "tide-table", "tsa-table-1", "xstest"]
+    assert names() == [
+        "layers",
+        "over-refusal-and-utility",
+        "real-model",
+        "real-model-peers",
+        "tide-table",
+        "tsa-table-1",
+        "xstest",
+    ]
 
 
 @pytest.mark.parametrize("name", names())
@@ -29,7 +39,9 @@ def test_every_recipe_names_what_there_is(name: str) -> None:
     assert recipe.description.endswith(".")
     settings = RunSettings.of(policy=policy(), **recipe.settings)
     for benchmark in settings.benchmarks:
-        assert BENCHMARKS[benchmark.partition("[")[0]].hub is not None
+        spec, _, path = benchmark.partition("=")
+        found = BENCHMARKS[re.split(r"[+\[]", spec)[0]]
+        assert path.startswith("$RERAIL_DATA/") if path else found.hub is not None
     for method in map(load_method, settings.methods):
         if isinstance(method, Aligned):
             method.require(policy(), LLAMA)
@@ -48,6 +60,17 @@ def test_tsa_table_1_is_the_papers_experiment() -> None:
     assert isinstance(smooth, SmoothLLM)
     assert (resta.noise, resta.units, resta.copies, resta.prefix) == (0.08, "absolute", 10, 10)
     assert (smooth.copies, smooth.share) == (10, 0.1)
+
+
+@pytest.mark.parametrize("name", ["real-model", "real-model-peers"])
+def test_a_real_model_is_asked_held_out_rows(name: str, data_dir: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("RERAIL_DATA", str(data_dir))
+    for spec in load_recipe(name).settings["benchmarks"]:
+        for case in load_benchmark(spec):
+            if case.benchmark == "advbench":
+                assert int(case.id) >= 420
+            if case.benchmark == "strongreject":
+                assert bucket(case.request) < 10
 
 
 def test_one_of_ones_own_is_read_by_its_path(tmp_path: Path) -> None:

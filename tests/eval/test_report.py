@@ -233,7 +233,14 @@ def test_few_prompts_failures_and_a_lost_comparison_are_said() -> None:
 def test_enough_prompts_and_no_failure_are_not_mentioned() -> None:
     trials = [steered(i, "fast") for i in range(report.FEW)]
     about = {finding.about for finding in report.findings(summarise(trials, []), "fast")}
-    assert not {"Few prompts", "Failed"} & about
+    assert not {"Few prompts", "Failed", "Not finished"} & about
+
+
+def test_a_run_that_is_not_finished_says_so() -> None:
+    asked = [case(i) for i in range(3)]
+    begun = [steered(i) for i in range(3)] + [left_flagged(0)]
+    said = {f.about: f.says for f in report.findings(summarise(begun, asked), "fast")}
+    assert said["Not finished"].startswith("2 trials are still to be made")
 
 
 @pytest.mark.parametrize(

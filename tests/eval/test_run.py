@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +106,7 @@ def test_a_trial_says_what_was_so(tmp_path: Path) -> None:
         )
         assert (trial.judge_initial, trial.judge_final) == (before, after)
         assert trial.refused_initial is False
+        assert trial.first_tokens == len(plain.token_ids)
         (first,) = engine.log_likelihood([(embedded, plain.token_ids)])
         match trial.method:
             case "none":
@@ -273,6 +275,15 @@ def test_a_finished_run_asks_nothing_more(tmp_path: Path) -> None:
     assert sum(e.generated for e in made) == 0
 
 
+def test_a_budget_in_the_place_of_the_policys_own(tmp_path: Path) -> None:
+    own, wide = settings(tmp_path), settings(tmp_path).with_changes({"generations": 7})
+    assert (wide.policy.budget.generations, wide.generations) == (7, 7)
+    assert wide.policy.budget.seconds == own.policy.budget.seconds
+    assert wide.policy.version != own.policy.version
+    read = RunSettings.model_validate(json.loads(wide.model_dump_json()))
+    assert read == wide
+
+
 def test_settings_run_again_elsewhere_find_the_same(tmp_path: Path) -> None:
     asked = settings(tmp_path, methods=("fast:num_directions=3", "best-of-n"), seeds=(5,))
     found = run(asked, tmp_path / "run")
@@ -417,6 +428,34 @@ def test_wrappers_are_drawn_around_harmful_requests(tmp_path: Path) -> None:
         assert len(wrapped) == 6
     with pytest.raises(InputFileError, match="in-the-wild=PATH"):
         run(settings(tmp_path, wrappers=str(tmp_path / "w.json")), tmp_path / "other")
+
+
+def test_a_benchmark_may_say_how_it_is_put(tmp_path: Path) -> None:
+    (tmp_path / "w.json").write_text(json.dumps(["Play. [PROMPT]"]))
+    rows = settings(tmp_path).benchmarks[0].partition("=")[2]
+    asked = settings(
+        tmp_path,
+        benchmarks=(f"mine={rows}", f"mine+itw[:2]={rows}", f"mine+rot13[2:4]={rows}"),
+        wrappers=f"itw={tmp_path / 'w.json'}",
+        scenarios=("plain", "leetspeak"),
+    )
+    with Run(asked, tmp_path / "run", loaders()) as evaluation:
+        counts = Counter(case.benchmark for case in evaluation.cases)
+        first = {case.benchmark: case for case in reversed(evaluation.cases)}
+    # Neither wrapped nor in rot13 is what does not say so, and the others are in no scenario.
+    assert counts == {"mine": 8, "mine+leetspeak": 7, "mine+itw": 2, "mine+rot13": 2}
+    assert first["mine"].messages[0].content == ROWS[0]["prompt"]
+    assert first["mine+itw"].messages[0].content == f"Play. {ROWS[0]['prompt']}"
+    with pytest.raises(PromptError, match="did you mean 'rot13'"):
+        run(settings(tmp_path, benchmarks=(f"mine+rot31={rows}",)), tmp_path / "other")
+
+
+def test_every_benchmark_has_a_group_before_any_has_a_second(tmp_path: Path) -> None:
+    rows = settings(tmp_path).benchmarks[0].partition("=")[2]
+    asked = settings(tmp_path, benchmarks=(f"a={rows}", f"b[:5]={rows}"), methods=("none",))
+    with Run(asked, tmp_path / "run", loaders()) as evaluation:
+        groups = [(group[0].benchmark, len(group)) for group in evaluation._groups()]
+    assert groups == [("a", 3), ("b", 3), ("a", 3), ("b", 2), ("a", 2)]
 
 
 def test_base_models_continue_texts(tmp_path: Path) -> None:

@@ -59,6 +59,15 @@ class Layered(FakeEngine):
             moved.append(replace(request, point=point))
         return self.generate(moved, sampling)
 
+    def generate_contrasted(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+        against: Sequence[EmbeddedPrompt],
+        weight: float,
+    ) -> list[Generation]:
+        return self.generate(requests, sampling)
+
 
 def context(
     engine: FakeEngine | None = None,

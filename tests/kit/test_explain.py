@@ -40,6 +40,30 @@ def test_a_key_that_no_sentence_knows_is_told_of_all_the_same() -> None:
             ["embedded and two (a fake) score", "the mean"],
         ),
         ({"routes": {"hate": "embedded"}}, "Who judges", ["Of hate only", "embedded"]),
+        (
+            {
+                "gate": [
+                    {"name": "fake", "action": "refuse", "categories": {"illicit": 0.2}},
+                    {"name": "two", "kind": "fake", "action": "note"},
+                ]
+            },
+            "What is asked of the prompt",
+            [
+                "fake scores what the user says, turn by turn",
+                "It flags illicit at 0.2 and other categories at 0.5.",
+                "nothing is generated",
+                "two (a fake) scores",
+                "A category at 0.5 flags.",
+                "the response names the category",
+                "the strictest counts",
+            ],
+        ),
+        ({"gate": ["fake"]}, "What is asked of the prompt", ["steered at once"]),
+        (
+            {"actions": {"hate": "refuse", "sexual": "note"}},
+            "What is flagged",
+            ["that hate flags is refused without a search", "named in the response: sexual."],
+        ),
         ({"confirm": ["fake"]}, "Who judges", ["fake must accept whatever leaves"]),
         (
             {"categories": {"hate": 0.2, "sexual": None}},
@@ -49,10 +73,22 @@ def test_a_key_that_no_sentence_knows_is_told_of_all_the_same() -> None:
         ({"steerable_rows": "user"}, "What is tried", ["the words of all user turns"]),
         ({"optimizer": "tsa"}, "What is tried", ["largest score is below 0.1", "every row"]),
         ({"optimizer": {"max_iterations": 0}}, "What is tried", ["nothing is steered"]),
+        (
+            {"optimizer": {"preset": "resample", "max_iterations": 2}},
+            "What is tried",
+            ["drawn anew", "up to 16 times", "temperature of 1 at least", "No embeddings move."],
+        ),
+        ({"naturalness_floor": None}, "What is tried", ["is not asked for"]),
         ({"naturalness_floor": -0.7}, "What is tried", ["at most 0.7 nats"]),
         ({"offsets": {"m": [[0.1], [0.2]]}}, "What is tried", ["2 for m"]),
         ({"refusal_message": "Not here."}, "When nothing is found", ["sees: Not here."]),
         ({"on_exhausted": "best"}, "When nothing is found", ["most natural"]),
+        ({}, "When text leaves", ["held until the whole answer is accepted"]),
+        (
+            {"release": "window", "lookahead": 32},
+            "When text leaves",
+            ["32 tokens beyond it was judged", "what was sent stays"],
+        ),
         ({"moderator_timeout": 7.0}, "When a moderator fails", ["more than 7 s"]),
         (
             {"audit": True, "on_moderator_error": "open"},

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rerail.kit.replay import Fate, Replay, Replayed, Unjudged, panels, summarise
-from rerail.moderators import FakeModerator
+from rerail.moderators import FakeModerator, load_gate
 from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.store import EvaluationRecord, Record
@@ -124,6 +124,45 @@ def test_scores_suffice_where_the_moderators_are_the_same(
 ) -> None:
     (found,) = replay(new, record(outcome, None, first, final))
     assert (found.old, found.new, found.texts) == (*fates, False)
+
+
+@pytest.mark.parametrize(
+    ("action", "texts", "fate"),
+    [
+        ("refuse", ("fine", "fine"), STOPPED),
+        ("steer", ("fine", "fine"), PASSED),
+        ("steer", ("mild", "mild"), STOPPED),
+        ("note", ("mild", "mild"), PASSED),
+    ],
+)
+def test_the_gate_of_the_new_policy_counts(action: str, texts: tuple[str, str], fate: Fate) -> None:
+    gate = [{"name": "fake", "action": action, "options": {"words": ["question"]}}]
+    new = Policy.parse({"name": "new", "gate": gate, "accept_below": 0.3})
+    moderator = FakeModerator(lambda e: SCORES[e.answer], categories=("hate", "illicit"))
+    panel = Panel(new, moderator, gate=load_gate(new))
+    (found,) = Replay(Panel(OLD, moderator), panel).of([record("passed", texts)])
+    assert (found.old, found.new) == (PASSED, fate)
+
+
+def test_a_gate_that_is_down_is_an_error_and_a_refused_prompt_has_no_answer() -> None:
+    new = Policy.parse({"name": "new", "gate": ["fake"]})
+    moderator = FakeModerator(categories=("hate", "illicit"))
+    down = FakeModerator(error=RuntimeError("down"))
+    replayed = Replay(Panel(OLD, moderator), Panel(new, moderator, gate=[down]))
+    (found,) = replayed.of([record("passed", ("fine", "fine"))])
+    assert found.new is ERROR
+    (found,) = replay(STRICT, record("refused", gate={"action": "refuse"}))
+    assert found.old is found.new is STOPPED
+
+
+def test_a_category_that_is_refused_ends_what_was_steered() -> None:
+    new = Policy.parse({"name": "new", "actions": {"illicit": "refuse"}})
+    for given in (
+        record("steered", ("bad", "fine")),
+        record("steered", None, verdict(0, 0.9), verdict(0, 0.05)),
+    ):
+        (found,) = replay(new, given)
+        assert (found.old, found.new) == (STEERED, STOPPED)
 
 
 @pytest.mark.parametrize("rejection", ["empty", "degenerate"])

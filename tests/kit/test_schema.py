@@ -50,6 +50,7 @@ GOOD: list[dict[str, Any]] = [
     {},
     {"moderators": ["of-another-package", {"name": "two", "kind": "fake"}]},
     {"optimizer": "tsa"},
+    {"optimizer": "resample", "naturalness_floor": None},
     {"optimizer": {"num_directions": 4}},
     {"optimizer": {"preset": "tide", "max_iterations": 0}},
     {"categories": {"hate": 0.2, "custom/brand": None}},
@@ -57,6 +58,9 @@ GOOD: list[dict[str, Any]] = [
     {"audit": True, "on_moderator_error": "open"},
     {"offsets": {"m": [[0.1, -0.2]]}},
     {"confirm": ["fake"], "routes": {"hate": "embedded"}},
+    {"actions": {"hate": "refuse", "custom/brand": "note"}},
+    {"gate": ["fake", {"name": "two", "kind": "fake", "action": "refuse"}]},
+    {"gate": [{"name": "fake", "categories": {"hate": 0.2, "sexual": None}}]},
 ]
 BAD: list[dict[str, Any]] = [
     {"name": "Not A Name"},
@@ -89,6 +93,11 @@ BAD: list[dict[str, Any]] = [
     {"refusal_message": ""},
     {"offsets": {"m": [[]]}},
     {"record_text": "perhaps"},
+    {"actions": {"hat": "refuse"}},
+    {"actions": {"hate": "block"}},
+    {"gate": [{"name": "fake", "action": "block"}]},
+    {"gate": [{"name": "fake", "categories": {"hat": 0.5}}]},
+    {"gate": [{"action": "refuse"}]},
 ]
 
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from rerail.engines import FakeEngine
 from rerail.engines.base import EmbeddedPrompt
-from rerail.moderators import FakeModerator, Moderator
+from rerail.moderators import FakeModerator, Moderator, load_gate
 from rerail.policy import Policy
 from rerail.server.app import create_app
 from rerail.server.run import Server, listening
@@ -61,13 +61,13 @@ def engine(**options: Any) -> FakeEngine:
 
 
 class Moderators:
-    """Gives every policy the same fake moderator."""
+    """Gives every policy the same fake moderator, and those of its gate."""
 
     def __init__(self, **options: Any) -> None:
         self.fake = FakeModerator(words=(FLAGGED,), **options)
 
-    def __call__(self, policy: Policy) -> tuple[Moderator, Moderator | None]:
-        return self.fake, None
+    def __call__(self, policy: Policy) -> tuple[Moderator, Moderator | None, tuple[Moderator, ...]]:
+        return self.fake, None, load_gate(policy)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +137,46 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert out.startswith("tsk-")
     assert out.strip() not in err
     code, out, _ = cli("serve", "keys", "list", "--keys", file, "--json")
+    free = {"expires": None, "requests_per_minute": None, "tokens_per_minute": None,
+            "tokens_per_day": None, "expired": False}  # fmt: skip
     assert json.loads(out)["keys"] == [
-        {"name": "ops", "admin": True, "policy": None, "policies": ["*"]},
-        {"name": "alice", "admin": False, "policy": "strict", "policies": []},
+        {"name": "ops", "admin": True, "policy": None, "policies": ["*"], **free},
+        {"name": "alice", "admin": False, "policy": "strict", "policies": [], **free},
     ]
     code, out, _ = cli("serve", "keys", "list", "--keys", file)
     assert "alice" in out
     assert key not in out
     assert cli("serve", "keys", "revoke", "alice", "--keys", file)[0] == ExitCode.OK
     assert cli("serve", "keys", "revoke", "alice", "--keys", file)[0] == ExitCode.FAILED
+
+
+def test_a_key_may_end_and_be_limited(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    limits = ("--requests-per-minute", 60, "--tokens-per-day", 9000)
+    new = ("serve", "keys", "new", "--keys", file)
+    assert cli(*new, "alice", "--expires", "2101-06-30", *limits)[0] == ExitCode.OK
+    assert cli(*new, "bob", "--expires", "2026-01-31", "--tokens-per-minute", 10)[0] == ExitCode.OK
+    assert cli(*new, "carol", "--expires", "90d")[0] == ExitCode.OK
+    code, out, _ = cli("serve", "keys", "list", "--keys", file, "--json")
+    alice, bob, carol = json.loads(out)["keys"]
+    assert (alice["expires"], alice["expired"]) == ("2101-07-01T00:00:00Z", False)
+    assert (alice["requests_per_minute"], alice["tokens_per_day"]) == (60, 9000)
+    assert (bob["expired"], bob["tokens_per_minute"]) == (True, 10)
+    left = datetime.fromisoformat(carol["expires"]) - datetime.now(UTC)
+    assert timedelta(days=89, hours=23) < left <= timedelta(days=90)
+    _, out, _ = cli("serve", "keys", "list", "--keys", file)
+    assert "2026-02-01 (past)" in out
+    for wrong in ("tomorrow", "2027-13-01", "999999d", "-3d", ""):
+        code, _, said = cli(*new, "dora", "--expires", wrong)
+        assert code == ExitCode.BAD_INPUT
+        assert "90d" in said
+    assert "dora" not in file.read_text()
+
+
+def test_counts_that_cannot_be_had_are_told_before_a_model_is_loaded() -> None:
+    code, _, said = cli("serve", "--model", "fake", "--limits", "nonsense")
+    assert code == ExitCode.FAILED
+    assert "redis://HOST:PORT" in said
 
 
 def test_the_default_places_are_the_users_own(clean_environment: Path) -> None:

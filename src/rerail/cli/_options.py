@@ -41,6 +41,7 @@ class Method(StrEnum):
     TSA = "tsa"
     TIDE = "tide"
     RANDOM = "random"
+    RESAMPLE = "resample"
 
 
 class Dtype(StrEnum):
@@ -83,9 +84,9 @@ MODELS = (
 
 _model_option = typer.Option(
     "--model",
-    help=f"{MODELS}, vllm:MODEL, vllm-server:URL?model=MODEL, '{FAKE}' or '{FAKE_REASONING}' (no "
-    "model: to try things out). Options of the engine follow a ?, as in "
-    "MODEL?max_batch=16&prefix_tokens=0.",
+    help=f"{MODELS}, vllm:MODEL, vllm-server:URL?model=MODEL, chat:URL?model=NAME (a text API), "
+    f"'{FAKE}' or '{FAKE_REASONING}' (no model: to try things out). Options of the engine follow "
+    "a ?, as in MODEL?max_batch=16&prefix_tokens=0.",
     rich_help_panel=_MODEL,
     autocompletion=model_names,
 )

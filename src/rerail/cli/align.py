@@ -32,7 +32,7 @@ from rerail.cli._options import Setup
 from rerail.cli._text import one_line, printable
 from rerail.engines import DEFAULT_MODEL
 from rerail.errors import InputFileError
-from rerail.types import Message, Outcome, Prompt, Response, Verdict
+from rerail.types import Layer, Message, Outcome, Prompt, Response, Verdict
 
 if TYPE_CHECKING:
     from rerail.align import Aligner
@@ -64,7 +64,7 @@ def align(
         typer.Option(
             "--input",
             help="JSONL, - for standard input: each line has 'prompt' or 'messages', and may "
-            "have an 'id'.",
+            "have an 'id' and 'tools'.",
             rich_help_panel=_PROMPTS,
         ),
     ] = None,
@@ -302,6 +302,9 @@ def _figures(response: Response) -> Table:
     cost = response.cost
     came_from = "" if response.outcome is Outcome.PASSED else f", stopped: {response.stop_reason}"
     table.add_row("outcome", f"{response.outcome} ({response.accepted_from}{came_from})")
+    if response.layer is not Layer.NONE or response.noted:
+        noted = f", noted: {', '.join(response.noted)}" if response.noted else ""
+        table.add_row("layer", f"{response.layer}{noted}")
     table.add_row("harm", f"{_harm(response.initial)} → {_harm(response.final)} (1 is flagged)")
     table.add_row(
         "cost",

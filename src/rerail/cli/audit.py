@@ -155,6 +155,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, str]:
     return {
         "at": record["at"][:19],
         "outcome": record["outcome"],
+        "layer": record["layer"] or "",
         "harm": f"{_harm(record['harm_before'])} → {_harm(record['harm_after'])}",
         "generations": str(record["generations"]),
         "policy": f"{record['policy']} {record['version']}",

@@ -48,6 +48,14 @@ def bench(
         int | None,
         typer.Option("--soak", min=1, help="Only measure memory over N requests."),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Only measure streams under release: window beside release: whole, on benign "
+            "prompts where none are given.",
+        ),
+    ] = False,
     policy: options.PolicyOption = "default",
     policies: options.PoliciesOption = None,
     model: options.ModelOption = DEFAULT_MODEL,
@@ -62,11 +70,11 @@ def bench(
     Prints a Markdown table of ratios with 95 % intervals. Run it on a machine that does nothing
     else.
     """
-    from rerail.bench import Bench, markdown
+    from rerail.bench import Bench, markdown, stream_markdown
     from rerail.bench import soak as soaked
     from rerail.cli._lines import read_prompts
     from rerail.demo import KINDS, demo_prompts
-    from rerail.moderators import load_confirm, load_moderator
+    from rerail.moderators import load_confirm, load_gate, load_moderator
 
     setup = Setup(
         model=model,
@@ -77,7 +85,8 @@ def bench(
         seed=seed,
     )
     if input_ is None:
-        prompts = [p.prompt for p in demo_prompts(KINDS, limit, toy=options.is_toy(model))]
+        kinds = ("benign",) if stream else KINDS
+        prompts = [p.prompt for p in demo_prompts(kinds, limit, toy=options.is_toy(model))]
     else:
         prompts = read_prompts(input_)[:limit]
     if soak is not None:
@@ -91,10 +100,16 @@ def bench(
         setup.policy,
         prompts,
         confirm=confirm,
+        gate=load_gate(setup.policy),
         max_new_tokens=max_new_tokens,
         repetitions=repetitions,
         seed=seed,
     )
+    if stream:
+        with options.steps() as told:
+            measured = what.stream(said=told)
+        table = stream_markdown(measured)
+        return Report(measured, lambda console: console.print(table, soft_wrap=True), as_json)
     chosen = list(dict.fromkeys(m.value for m in method)) if method else None
     with options.steps() as said:
         document = what.run(chosen, [int(size) for size in sizes.split(",")], said)

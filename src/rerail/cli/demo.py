@@ -21,7 +21,7 @@ from rerail.cli._frame import ExitCode, Report, notes
 from rerail.cli._options import Setup
 from rerail.cli._text import MASK, one_line
 from rerail.engines import DEFAULT_MODEL, EMBEDDED
-from rerail.types import Outcome, Response
+from rerail.types import Outcome, Response, StopReason
 
 if TYPE_CHECKING:
     from rerail.demo import Checks, Result
@@ -261,7 +261,8 @@ def _lines(result: Result, panel: Panel, show_text: bool) -> Group:
 def _withheld(response: Response, panel: Panel, show_text: bool) -> str:
     verdict = response.initial
     if verdict is None:
-        return one_line(response.error or "no answer")
+        refused = response.stop_reason is StopReason.GATE
+        return one_line("the gate refused it" if refused else response.error or "no answer")
     if verdict.harm is None:
         said = f"unscored: {verdict.unscored}"
     elif verdict.flagged:
@@ -325,7 +326,10 @@ def _summary(d: Mapping[str, Any]) -> Table:
     as_plain = "of the passed answers identical to plain generation"
     figure(_percent(identical), as_plain, identical in {None, 1.0})
     weights = f"weights before and after, sha256 {d['weights_sha256_after'][:12]}"
-    figure("same" if same else "CHANGED", weights, same)
+    if d["weights_sha256_after"]:
+        figure("same" if same else "CHANGED", weights, same)
+    else:
+        figure("–", "weights: behind a text API, not to be hashed")
     figure(f"{d['seconds']:.1f} s", "of alignment")
     return table
 

@@ -50,7 +50,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--benchmark",
-            help="NAME=PATH, or NAME from the hub; NAME[420:520]=PATH takes rows. May be repeated.",
+            help="NAME=PATH, or NAME from the hub; NAME[420:520]=PATH takes rows, "
+            "NAME+SCENARIO=PATH puts them so. May be repeated.",
             autocompletion=_benchmark_names,
             rich_help_panel=_ASKED,
         ),
@@ -92,6 +93,15 @@ def evaluate(
             min=1,
             help="Prompts per case of the adaptive attacker.",
             rich_help_panel=_ASKED,
+        ),
+    ] = None,
+    generations: Annotated[
+        int | None,
+        typer.Option(
+            "--generations",
+            min=1,
+            help="Answers that a case may cost; by default the policy's budget.",
+            rich_help_panel=_RUN,
         ),
     ] = None,
     method: Annotated[
@@ -166,7 +176,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--recipe",
-            help="A whole experiment by name (tsa-table-1, tide-table, xstest, "
+            help="A whole experiment by name (real-model, layers, tsa-table-1, tide-table, xstest, "
             "over-refusal-and-utility), or path of its YAML file; other options replace its "
             "values.",
             rich_help_panel=_RUN,
@@ -226,6 +236,7 @@ def evaluate(
         "judges": judge,
         "perplexity_model": perplexity_model,
         "attempts": attempts,
+        "generations": generations,
     }
     chosen = {key: value for key, value in given.items() if value is not None}
     cooked = None if recipe is None else load_recipe(recipe)

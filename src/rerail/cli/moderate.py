@@ -30,7 +30,7 @@ from rerail.errors import InputFileError
 from rerail.moderators import Stats, explain, names
 from rerail.panel import Panel
 from rerail.policy import ModeratorSpec, Policy
-from rerail.types import Exchange, Prompt
+from rerail.types import Exchange, Prompt, ToolCall, said
 
 _BATCH = 64
 _TEXTS = "Texts"
@@ -111,7 +111,8 @@ def moderate(
     chosen = options.read_policy(policy, policies)
     if moderator is not None:
         spec = ModeratorSpec(name=moderator, options=_options(option or ()))
-        chosen = chosen.model_copy(update={"moderators": (spec,), "routes": {}, "confirm": ()})
+        changes = {"moderators": (spec,), "routes": {}, "confirm": (), "gate": (), "actions": {}}
+        chosen = chosen.model_copy(update=changes)
     elif option:
         raise typer.BadParameter("--option belongs to --moderator")
     if explain_:
@@ -283,7 +284,11 @@ def _line(number: int, data: Mapping[str, Any]) -> _Line:
     label = data.get("label")
     if label is not None and not isinstance(label, str):
         raise InputFileError("'label' is a text")
-    return number, id_of(data), label, Exchange(messages, text_of(data, given[0]))
+    calls = data.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise InputFileError("'tool_calls' must be a list")
+    text = said(text_of(data, given[0]), list(map(ToolCall.of, calls)))
+    return number, id_of(data), label, Exchange(messages, text)
 
 
 def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,14 @@ def serve(
         Path | None,
         _security("--keys", help="File of API keys; needed on any address but loopback."),
     ] = None,
+    limits: Annotated[
+        str | None,
+        _security(
+            "--limits",
+            help="redis://HOST:PORT where what keys ask for is counted for several servers "
+            "together. Default: each counts for itself.",
+        ),
+    ] = None,
     cors_origin: Annotated[
         list[str] | None,
         _security(
@@ -184,6 +193,7 @@ def serve(
     _imports()
     from rerail.server.app import create_app
     from rerail.server.keys import KeyRing
+    from rerail.server.limits import MEMORY, RateLimits
     from rerail.server.run import Server, listening
     from rerail.server.service import is_loopback
     from rerail.server.tracing import Tracing
@@ -224,6 +234,7 @@ def serve(
     ring = KeyRing.read(keys) if keys is not None else None
     if ring is not None and not len(ring):
         raise typer.BadParameter(f"{keys} has no keys: make one with `rerail serve keys new NAME`")
+    counts = RateLimits(limits or MEMORY)
     try:
         place = listening(host, port)
     except OSError as error:
@@ -241,6 +252,7 @@ def serve(
             store=None if store == NO_STORE else Store.open(_location(store)),
             settings=settings,
             tracing=Tracing.otlp() if otel else None,
+            limits=counts,
         )
         server = Server(
             app, certificate=tls_certificate, private_key=tls_key, log_level=log_level.value
@@ -270,6 +282,19 @@ def new(
         list[str] | None,
         typer.Option("--may-choose", help="Policy that its requests may name; * for all."),
     ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", help="When it ends: a day (2027-06-30), or 90d from now."),
+    ] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option("--requests-per-minute", min=1, help="More get 429.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option("--tokens-per-minute", min=1, help="Generated ones, at most.")
+    ] = None,
+    tokens_per_day: Annotated[
+        int | None, typer.Option("--tokens-per-day", min=1, help="Generated ones, at most.")
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> Report:
     """Make a key. It is shown once; the file keeps its hash."""
@@ -277,7 +302,17 @@ def new(
     from rerail.server.keys import new_key
 
     path = keys or default_keys()
-    secret = new_key(path, name, admin=admin, policy=policy, policies=may_choose or ())
+    secret = new_key(
+        path,
+        name,
+        admin=admin,
+        policy=policy,
+        policies=may_choose or (),
+        expires=_time(expires),
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        tokens_per_day=tokens_per_day,
+    )
     document = {"name": name, "key": secret, "admin": admin, "keys": str(path)}
 
     def show(console: Console) -> None:
@@ -289,20 +324,45 @@ def new(
 
 @keys_commands.command("list")
 def list_(keys: KeysOption = None, as_json: options.JsonOption = False) -> Report:
-    """The keys there are, without their hashes."""
+    """The keys there are, without their hashes.
+
+    A server tells at /admin/keys when each was last used, and what it may still ask for.
+    """
     _imports()
     from rerail.server.keys import listed
 
     found = listed(keys or default_keys())
-    document = {"keys": [key.model_dump(mode="json", exclude={"sha256"}) for key in found]}
+    document = {
+        "keys": [
+            {**key.model_dump(mode="json", exclude={"sha256"}), "expired": key.expired}
+            for key in found
+        ]
+    }
 
     def show(console: Console) -> None:
         table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-        for heading in ("name", "admin", "policy", "may choose"):
+        for heading in ("name", "admin", "policy", "may choose", "expires", "limits"):
             table.add_column(heading)
         for key in found:
             admin = "yes" if key.admin else ""
-            table.add_row(key.name, admin, key.policy or "", ", ".join(key.policies))
+            ends = key.expires.date().isoformat() if key.expires else ""
+            limits = [
+                f"{number} {unit}"
+                for number, unit in (
+                    (key.requests_per_minute, "requests/min"),
+                    (key.tokens_per_minute, "tokens/min"),
+                    (key.tokens_per_day, "tokens/day"),
+                )
+                if number is not None
+            ]
+            table.add_row(
+                key.name,
+                admin,
+                key.policy or "",
+                ", ".join(key.policies),
+                f"{ends}{' (past)' if key.expired else ''}",
+                ", ".join(limits),
+            )
         console.print(table)
 
     return Report(document, show, as_json)
@@ -325,10 +385,23 @@ def revoke(
     )
 
 
+def _time(text: str | None) -> datetime | None:
+    """A time from a day, which is the end of it in UTC, or a number of days from now."""
+    if text is None:
+        return None
+    try:
+        if days := re.fullmatch(r"(\d{1,5})d", text):
+            return datetime.now(UTC).replace(microsecond=0) + timedelta(days=int(days[1]))
+        return datetime.combine(date.fromisoformat(text), time(), UTC) + timedelta(days=1)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"--expires {text}: write 2027-06-30, or 90d") from None
+
+
 def _imports() -> None:
     """Fail early, with the remedy, where the extra is missing."""
     try:
         import fastapi  # noqa: F401
+        import limits  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ModuleNotFoundError as error:

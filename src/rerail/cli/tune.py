@@ -1,4 +1,4 @@
-"""``rerail tune``: step sizes, or offsets, for a model."""
+"""``rerail tune``: step sizes, offsets, or the order of guidance, for a model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rerail.cli import _options as options
 from rerail.cli._frame import ExitCode, Report, notes
 from rerail.cli._options import Setup
+from rerail.cli._text import one_line
 from rerail.engines import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class What(StrEnum):
 
     STEPS = "steps"
     OFFSETS = "offsets"
+    GUIDANCE = "guidance"
 
 
 class Objective(StrEnum):
@@ -63,7 +65,11 @@ def tune(
     out: Annotated[Path, typer.Option("--out", help="Folder of what is found.")],
     what: Annotated[
         What,
-        typer.Option("--what", help="μ and η of the search, or directions that it tries first."),
+        typer.Option(
+            "--what",
+            help="μ and η of the search, directions that it tries first, or the order in which it "
+            "tries the policy's guidance.",
+        ),
     ] = What.STEPS,
     name: Annotated[
         str | None,
@@ -127,13 +133,14 @@ def tune(
     max_open: options.MaxOpenOption = 64,
     as_json: options.JsonOption = False,
 ) -> Report:
-    """Find what a model needs on prompts of your own: step sizes of the search, or offsets.
+    """Find what a model needs on prompts of your own: step sizes, offsets, order of guidance.
 
     Step sizes: a grid over μ and η, all of it on a few prompts, the better half on twice as many,
     until a few are left on all. Killed, the same command goes on. Offsets: directions that led to
-    acceptable answers on many prompts, tried first on others. Either way a policy that holds what
-    was found is written to --out, with a table and a plot of the grid; if nothing is better than
-    no steering, none is, and the exit code is 5.
+    acceptable answers on many prompts, tried first on others. Guidance: the policy's own texts,
+    first those that solve the most for what they cost. Each time a policy that holds what was
+    found is written to --out, for a grid with a table and a plot; if nothing is better than no
+    steering, none is, and the exit code is 5.
     """
     from rerail.cli._lines import read_prompts
     from rerail.cli._tuning import make, tuned_name
@@ -141,7 +148,8 @@ def tune(
     of_steps = {"--grid-mu": grid_mu, "--grid-eta": grid_eta, "--objective": objective,
                 "--preset": preset}  # fmt: skip
     of_offsets = {"--keep": keep, "--rank": rank, "--draws": draws, "--rounds": rounds}
-    for option, value in (of_steps if what is What.OFFSETS else of_offsets).items():
+    others = (of_steps, what is not What.STEPS), (of_offsets, what is not What.OFFSETS)
+    for option, value in (item for group, idle in others if idle for item in group.items()):
         if value is not None:
             raise typer.BadParameter(f"{option} has no effect with --what {what}: leave it out")
     setup = Setup(
@@ -159,6 +167,8 @@ def tune(
     if what is What.OFFSETS:
         given = {option[2:]: value for option, value in of_offsets.items() if value is not None}
         document, lines = _offsets(setup, prompts, out, chosen, given)
+    elif what is What.GUIDANCE:
+        document, lines = _guidance(setup, prompts, out, chosen)
     else:
         document, lines = _steps(setup, prompts, out, chosen, grid_mu, grid_eta, objective)
     found = document["policy"] is not None
@@ -274,6 +284,38 @@ def _offsets(
         f"prompts{f' ({steps})' if steps else ''}, after {found.cost.generations} answers"
     )
     return document, [line]
+
+
+def _guidance(
+    setup: Setup, prompts: Sequence[Prompt], out: Path, name: str
+) -> tuple[dict[str, Any], list[str]]:
+    from rerail.cli._batch import counting
+    from rerail.tune.guidance import order
+
+    aligner: Aligner = setup.aligner()
+    found = order(aligner, prompts, counting=counting)
+    texts = [text.model_dump(mode="json", exclude_unset=True) for text in found.guidance]
+    solved = sum(found.accepted)
+    document = {
+        "what": "guidance",
+        "model": aligner.engine.name,
+        "prompts": len(prompts),
+        "flagged": found.flagged,
+        "accepted": found.accepted,
+        "guidance": texts,
+        "generations": found.cost.generations,
+        "generated_tokens": found.cost.generated_tokens,
+        **_written(setup.policy, out, name, {"guidance": texts} if solved else None),
+    }
+    lines = [
+        f"{number:+4d}  {one_line(text.text)}"
+        for text, number in zip(found.guidance, found.accepted, strict=True)
+    ]
+    lines.append(
+        f"{len(texts)} texts solve {solved} of {found.flagged} flagged prompts, after "
+        f"{found.cost.generations} answers"
+    )
+    return document, lines
 
 
 def _written(

@@ -61,10 +61,14 @@ DEFAULT_MODEL = SMOLLM2_SAFE
 VLLM, VLLM_SERVER = "vllm", "vllm-server"
 """What stands before the colon in the name of an engine that vLLM runs."""
 
+CHAT = "chat"
+"""What stands before the colon in the name of a model behind a text API."""
+
 _FORMS = {
     **{name: name for name in (EMBEDDED, SMOLLM2, SMOLLM2_SAFE)},
     VLLM: f"{VLLM}:MODEL",
     VLLM_SERVER: f"{VLLM_SERVER}:http://host:port?model=MODEL",
+    CHAT: f"{CHAT}:https://host/v1?model=NAME",
 }
 """Kind of engine to how a model of it is named."""
 
@@ -72,12 +76,13 @@ _MODULES = {
     EMBEDDED: ("rerail.engines.transformers", "TransformersEngine", "hf"),
     VLLM: ("rerail.engines.vllm", "VllmEngine", "vllm"),
     VLLM_SERVER: ("rerail.engines.vllm_server", "VllmServerEngine", "vllm"),
+    CHAT: ("rerail.engines.chat", "ChatEngine", "openai"),
 }
 """Kind of engine to its module, its class and the extra that it needs."""
 
 
 def load_engine(name_or_path: str | Path = DEFAULT_MODEL, **options: Any) -> Engine:
-    """Load a causal language model to steer.
+    """Load a causal language model.
 
     Args:
         name_or_path: one of
@@ -85,12 +90,16 @@ def load_engine(name_or_path: str | Path = DEFAULT_MODEL, **options: Any) -> Eng
             - `SMOLLM2_SAFE`, `SMOLLM2` or `EMBEDDED`, a local folder or ``.gguf`` file, or a hub
               id, run by transformers;
             - ``vllm:MODEL``, a folder or hub id run by vLLM in this machine's processes;
-            - ``vllm-server:URL[,URL...]?model=MODEL``, vLLM servers that serve MODEL.
+            - ``vllm-server:URL[,URL...]?model=MODEL``, vLLM servers that serve MODEL;
+            - ``chat:URL?model=NAME``, a model behind an OpenAI-compatible chat endpoint. It
+              takes text, so that nothing can be steered: its flagged answers are replaced by
+              those to guidance, or drawn anew.
 
             After a ``?`` each takes options, ``key=value`` joined by ``&``. Values that are not
             text are written as in YAML.
-        options: of `TransformersEngine.load`, `VllmEngine.load` or `VllmServerEngine.load`:
-            ``device``, ``dtype``, ``revision``, ...; they come before those of a ``?``.
+        options: of `TransformersEngine.load`, `VllmEngine.load`, `VllmServerEngine.load` or
+            `ChatEngine.load`: ``device``, ``dtype``, ``revision``, ...; they come before those of
+            a ``?``.
 
     Raises:
         MissingDependencyError: torch, transformers, httpx, vLLM or gguf is not installed.
@@ -102,6 +111,9 @@ def load_engine(name_or_path: str | Path = DEFAULT_MODEL, **options: Any) -> Eng
     if colon and kind in {VLLM, VLLM_SERVER}:
         target, _, query = rest.partition("?")
         return _load_vllm(kind, target, query, options)
+    if colon and kind == CHAT:
+        target, _, query = rest.partition("?")
+        return _load_chat(target, query, options)
     query = ""
     if not Path(name_or_path).exists():  # the name of a folder may hold a ?
         name_or_path, _, query = str(name_or_path).partition("?")
@@ -142,6 +154,17 @@ def _load_vllm(kind: str, target: str, query: str, options: dict[str, Any]) -> E
     if folder is not None:
         options = {"name": options["model"], **options, "model": folder}
     engine: Engine = engine_class.load(**options)
+    return engine
+
+
+def _load_chat(url: str, query: str, options: dict[str, Any]) -> Engine:
+    if {"device", "dtype"} & options.keys():
+        raise EngineError("a model behind an API has no device and no dtype here: leave them out")
+    engine_class = _engine_class(CHAT)
+    options = _options(query, options, engine_class.load)
+    if not options.get("model"):
+        raise EngineError(f"which model? Write {_FORMS[CHAT]}")
+    engine: Engine = engine_class.load(url, **options)
     return engine
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rerail.types import BoolArray, FloatArray, Generation, Prompt, SteerableRows
+
+ABILITIES = frozenset({"moves", "extends", "likelihood"})
+"""What an engine can do: answer from embeddings that were moved (``moves``), answer a conversation
+with words added to it (``extends``), and say how likely an answer is (``likelihood``)."""
 
 TEMPLATE_ROW = -1
 """Value of `EmbeddedPrompt.message_index` for rows of the template."""
@@ -42,7 +46,7 @@ class EmbeddedPrompt:
         """
         if rows == "all":
             return np.ones(len(self.token_ids), dtype=np.bool_)
-        last = len(self.prompt.messages) - 1
+        last = self.prompt.last_user
         users = [
             i
             for i, message in enumerate(self.prompt.messages)
@@ -62,12 +66,17 @@ class GenerationRequest:
         seed: of this answer's sampling; has no effect at temperature 0.
         horizon: tokens after which a `WatchingEngine` shows what there is of the answer, and
             again each time there is twice as much; None: never.
+        looks: numbers of tokens at which a `ContinuingEngine` shows it, too.
+        beginning: tokens that the answer begins with, its reasoning among them: only a
+            `ContinuingEngine` goes on with them. Horizon and looks count what follows.
     """
 
     embedded: EmbeddedPrompt
     point: FloatArray = field(repr=False)
     seed: int = 0
     horizon: int | None = None
+    looks: tuple[int, ...] = ()
+    beginning: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,10 @@ class Sampling:
         found = [(at + len(stop), at) for stop in self.stop if (at := text.find(stop)) >= 0]
         return text[: min(found)[1]] if found else text
 
+    def may_stop(self, text: str) -> bool:
+        """Whether a text ends with a part of a stop, which what follows may complete."""
+        return any(text.endswith(stop[:n]) for stop in self.stop for n in range(1, len(stop)))
+
 
 @runtime_checkable
 class EmbeddingTable(Protocol):
@@ -121,7 +134,11 @@ class EmbeddingTable(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """Turns prompts into points, and points into answers."""
+    """Turns prompts into points, and points into answers.
+
+    An engine that cannot do all of `ABILITIES` has an attribute ``abilities`` of those that it
+    has.
+    """
 
     @property
     def name(self) -> str: ...
@@ -172,34 +189,91 @@ class Engine(Protocol):
         ...
 
 
-Watch = Callable[[Sequence[int], Sequence[str]], Sequence[bool]]
-"""``watch(places, texts)``: whether to stop each of some unfinished answers, given the places of
-their requests and the texts so far. It is called while the engine is busy: it must not ask it."""
+def abilities(engine: Engine) -> frozenset[str]:
+    """What an engine can do; everything where it says nothing of it."""
+    own: frozenset[str] = getattr(engine, "abilities", ABILITIES)
+    return own
 
 
-def is_due(tokens: int, horizon: int | None) -> bool:
-    """Whether an answer of so many tokens is to be shown: at horizon · 2ᵏ for k = 0, 1, ..."""
+Watch = Callable[[Sequence[int], Sequence[Generation]], Sequence[bool]]
+"""``watch(places, answers)``: whether to stop each of some unfinished answers, given the places of
+their requests and what there is of them. It is called while the engine is busy: it must not ask
+it for more."""
+
+
+def is_due(tokens: int, request: GenerationRequest) -> bool:
+    """Whether an answer is to be shown: at its looks, and at horizon · 2ᵏ for k = 0, 1, ...
+
+    Args:
+        tokens: of the answer, behind its beginning.
+        request: with horizon and looks.
+    """
+    horizon = request.horizon
     if horizon is None or tokens < horizon or tokens % horizon:
-        return False
-    return (tokens // horizon).bit_count() == 1
+        return tokens in request.looks
+    return (tokens // horizon).bit_count() == 1 or tokens in request.looks
 
 
 @runtime_checkable
 class WatchingEngine(Engine, Protocol):
-    """An engine whose answers can be stopped while they are generated."""
+    """An engine whose answers can be stopped while they are generated.
+
+    One may have an attribute ``watches_unseen``, True where an answer that is watched and not
+    stopped is the one that `generate` gives, whatever the sampling, and costs no more. Then first
+    answers are watched, too.
+    """
 
     def generate_watched(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
     ) -> list[Generation]:
         """As `generate`; answers that ``watch`` stops are left as they are, ``cut``.
 
-        An answer is shown when it has ``horizon · 2ᵏ`` tokens and is not complete. What is shown
-        never holds a stop, nor any reasoning, whose tokens do not count.
+        An answer is shown when it has ``horizon · 2ᵏ`` tokens and is not complete. The text that
+        is shown never holds a stop, nor any reasoning, whose tokens do not count.
 
         Raises:
             EngineError: as `generate`.
         """
         ...
+
+
+def can_be_watched(engine: Engine) -> TypeGuard[WatchingEngine]:
+    """Whether it is a `WatchingEngine`. To ask isinstance would read its embedding table."""
+    return hasattr(engine, "generate_watched")
+
+
+@runtime_checkable
+class ToolEngine(Engine, Protocol):
+    """An engine whose models can call tools: `embed` renders those of a prompt, too."""
+
+    def with_calls(self, prompt: Prompt, generation: Generation) -> Generation:
+        """An answer to a prompt with tools, the calls in it told from its text."""
+        ...
+
+
+def can_call(engine: Engine) -> TypeGuard[ToolEngine]:
+    """Whether it is a `ToolEngine`; asked as `can_be_watched` is."""
+    return hasattr(engine, "with_calls")
+
+
+@runtime_checkable
+class ContinuingEngine(WatchingEngine, Protocol):
+    """A watching engine that goes on with an answer that has begun.
+
+    To a request with a ``beginning`` it gives the whole answer, whose first tokens these are. From
+    an equal point, the beginning of an answer is gone on with as that answer went on.
+    """
+
+    def read(
+        self, request: GenerationRequest, tokens: Sequence[int], sampling: Sampling
+    ) -> Generation:
+        """What the first tokens of an answer say by themselves; also while the engine is busy."""
+        ...
+
+
+def can_continue(engine: Engine) -> TypeGuard[ContinuingEngine]:
+    """Whether it is a `ContinuingEngine`, asked in the same way."""
+    return can_be_watched(engine) and hasattr(engine, "read")
 
 
 Shift = Mapping[int, FloatArray]
@@ -236,5 +310,30 @@ class ActivationEngine(Engine, Protocol):
 
         Raises:
             EngineError: as `generate`, or there is no such layer.
+        """
+        ...
+
+
+@runtime_checkable
+class ContrastEngine(Engine, Protocol):
+    """An engine that answers a prompt against another one. For methods compared with, too."""
+
+    def generate_contrasted(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+        against: Sequence[EmbeddedPrompt],
+        weight: float,
+    ) -> list[Generation]:
+        """As `generate`; ``weight`` times the logits under another prompt is taken from each's.
+
+        Args:
+            requests: what is answered.
+            sampling: how.
+            against: the other prompt of each request; the same answer follows both.
+            weight: of the other prompt's logits.
+
+        Raises:
+            EngineError: as `generate`.
         """
         ...

@@ -11,8 +11,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from rerail.engines._common import check_points, check_sampling, scored_tokens, up_to_stop
+from rerail.engines._common import (
+    Finish,
+    check_points,
+    check_sampling,
+    scored_tokens,
+    up_to_stop,
+)
 from rerail.engines._reasoning import FORMATS, Reader
+from rerail.engines._tools import Calls, Hermes
 from rerail.engines.base import (
     TEMPLATE_ROW,
     EmbeddedPrompt,
@@ -29,11 +36,14 @@ Answer = Callable[[EmbeddedPrompt, FloatArray], str]
 """``(embedded, point) -> text``."""
 
 END = 0
-_ROLE_TOKENS = {"system": 1, "user": 2, "assistant": 3}
+_CALLS = Calls(Hermes(), lambda _: "", None)
+_ROLE_TOKENS = {"system": 1, "user": 2, "assistant": 3, "tool": 2}
 
 
 class FakeEngine:
     """Words are tokens, embeddings are random, and a function answers.
+
+    Tokens of prompts are rows of the table; one of an answer stands for its word alone.
 
     The default function is *bimodal*, as aligned models are: with ``w`` the unit vector
     `direction` and ``d`` the mean displacement of the moved rows in units of the table's RMS, the
@@ -55,6 +65,9 @@ class FakeEngine:
             tags themselves then, and nothing is thought if it is empty. None: the model does not
             reason, and tags are words.
 
+    An answer that has begun is the function's own, if that begins so; else the function's answer
+    follows what there is.
+
     Attributes:
         direction: ``(d_model,)`` unit vector that leads to a refusal.
         error: raised by every `generate` and `log_likelihood` while it is not None.
@@ -63,6 +76,8 @@ class FakeEngine:
         generated: requests answered.
         log_likelihood_calls: calls of `log_likelihood`.
     """
+
+    watches_unseen = True
 
     def __init__(
         self,
@@ -89,6 +104,7 @@ class FakeEngine:
         self._name = name
         self._reasoning = reasoning
         self._lock = threading.Lock()
+        self._spelt: dict[int, str] = {}
         self.error: Exception | None = None
         self.embed_calls = 0
         self.generate_calls = 0
@@ -108,15 +124,15 @@ class FakeEngine:
         return self._context_length
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        """One token per word; with a template, each turn is ``role words end``.
+        """One token per word; with a template, each turn is ``role words end``, behind the tools.
 
         Raises:
             PromptTooLongError: the rendered prompt leaves no room for an answer.
         """
-        tokens: list[int] = []
-        index: list[int] = []
+        tokens = [self._token(tool.name) for tool in prompt.tools]
+        index = [TEMPLATE_ROW] * len(tokens)
         for i, message in enumerate(prompt.messages):
-            words = [self._token(word) for word in message.content.split()]
+            words = [self._token(word) for word in message.said.split()]
             before, after = ([_ROLE_TOKENS[message.role]], [END]) if prompt.template else ([], [])
             tokens += before + words + after
             index += [TEMPLATE_ROW] * len(before) + [i] * len(words) + [TEMPLATE_ROW] * len(after)
@@ -130,6 +146,10 @@ class FakeEngine:
         return EmbeddedPrompt(
             prompt, token_ids, self._rows[token_ids], np.array(index, dtype=np.int64)
         )
+
+    def with_calls(self, prompt: Prompt, generation: Generation) -> Generation:
+        """An answer to a prompt with tools; calls are written in ``<tool_call>`` tags."""
+        return _CALLS.read(prompt.tools, generation)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling
@@ -161,21 +181,31 @@ class FakeEngine:
             Exception: `error`, if it is set.
         """
         answers = self.generate(requests, sampling)
-        for shown in range(1, max((len(a.answer_ids) for a in answers), default=0)):
+        begun = [
+            max(answer.reasoning_tokens, len(request.beginning))
+            for request, answer in zip(requests, answers, strict=False)
+        ]
+        for new in range(1, max((len(answer.token_ids) for answer in answers), default=0)):
             due = [
                 place
-                for place, (request, answer) in enumerate(zip(requests, answers, strict=True))
-                if is_due(shown, request.horizon) and shown < len(answer.answer_ids)
+                for place, answer in enumerate(answers)
+                if is_due(new, requests[place]) and begun[place] + new < len(answer.token_ids)
             ]
-            texts = ["".join(_words(answers[place].text)[:shown]) for place in due]
-            for place, text, stop in zip(due, texts, watch(due, texts) if due else (), strict=True):
+            shown = [
+                self.read(requests[p], answers[p].token_ids[: begun[p] + new], sampling)
+                for p in due
+            ]
+            stops = watch(due, shown) if due else ()
+            for place, answer, stop in zip(due, shown, stops, strict=True):
                 if stop:
-                    whole = answers[place]
-                    tokens = whole.token_ids[: whole.reasoning_tokens + shown]
-                    answers[place] = replace(
-                        whole, text=text, token_ids=tokens, finish_reason="cut"
-                    )
+                    answers[place] = replace(answer, finish_reason="cut")
         return answers
+
+    def read(
+        self, request: GenerationRequest, tokens: Sequence[int], sampling: Sampling
+    ) -> Generation:
+        """What the first tokens of an answer say by themselves."""
+        return self._read(list(tokens), "", sampling, "length")
 
     def log_likelihood(
         self,
@@ -198,7 +228,8 @@ class FakeEngine:
         for (embedded, tokens), count in zip(requests, scored_tokens(requests, given), strict=True):
             logits = self._rows @ embedded.point.mean(axis=0) / len(self.direction)
             log_probabilities = logits - np.log(np.exp(logits).sum())
-            means.append(float(log_probabilities[list(tokens[-count:])].mean()))
+            rows = [self._row(token) for token in tokens[-count:]]
+            means.append(float(log_probabilities[rows].mean()))
         return means
 
     def weights_sha256(self) -> str:
@@ -206,27 +237,52 @@ class FakeEngine:
         return hashlib.sha256(self._rows.tobytes()).hexdigest()
 
     def _token(self, word: str) -> int:
-        reserved = len(_ROLE_TOKENS) + 1
+        reserved = max(_ROLE_TOKENS.values()) + 1
         return reserved + zlib.crc32(word.encode()) % (len(self._rows) - reserved)
 
     def _generation(self, request: GenerationRequest, sampling: Sampling) -> Generation:
         if self._answer is not None:
-            text = self._answer(request.embedded, request.point)
+            said = self._answer(request.embedded, request.point)
         else:
-            text = self._bimodal(request, sampling.temperature)
-        if self._reasoning:
-            text = f"<think> {self._reasoning} </think> {text}"
-        words = _words(text)
-        tokens = [self._token(word.strip()) for word in words] + [END]
-        words.append(text[len("".join(words)) :])
+            said = self._bimodal(request, sampling.temperature)
+        text = f"<think> {self._reasoning} </think> {said}" if self._reasoning else said
+        begun = list(request.beginning)
+        tokens = self._tokens(text)
+        if tokens[: len(begun)] != begun:
+            tokens = begun + self._tokens(f" {said}")
+        end = text[len(text.rstrip()) :]
+        return self._read([*tokens, END], end, sampling, "stop")
+
+    def _row(self, token: int) -> int:
+        """The row of the table of a prompt's token, or of an answer's."""
+        return self._token(self._spelt[token].strip()) if token in self._spelt else token
+
+    def _tokens(self, text: str) -> list[int]:
+        """A token for each word of an answer, with the white space before it."""
+        tokens = []
+        for word in re.findall(r"\s*\S+", text):
+            token = zlib.crc32(word.encode("utf-8", "surrogatepass")) or 1
+            self._spelt[token] = word
+            tokens.append(token)
+        return tokens
+
+    def _read(self, tokens: list[int], end: str, sampling: Sampling, finish: Finish) -> Generation:
+        """What tokens say.
+
+        Args:
+            tokens: of an answer with its reasoning.
+            end: white space that the last one stands for, where it ends the answer.
+            sampling: with limits and stops.
+            finish: how they ended.
+        """
 
         def spelt(some: list[int]) -> str:
-            return "".join(words[: len(some)])
+            return "".join(end if token == END else self._spelt[token] for token in some)
 
         if self._reasoning is not None:
-            return Reader(FORMATS["qwen3"], spelt).generation(tokens, sampling, True, "stop")
+            return Reader(FORMATS["qwen3"], spelt).generation(tokens, sampling, True, finish)
         kept = tokens[: sampling.max_new_tokens]
-        return up_to_stop(kept, spelt, sampling, "stop" if len(kept) == len(tokens) else "length")
+        return up_to_stop(kept, spelt, sampling, finish if len(kept) == len(tokens) else "length")
 
     def _bimodal(self, request: GenerationRequest, temperature: float) -> str:
         displacement = request.point - request.embedded.point
@@ -237,8 +293,3 @@ class FakeEngine:
         if temperature > 0:
             value += temperature * np.random.default_rng(request.seed).standard_normal()
         return self._refuse if value > self._margin else self._comply
-
-
-def _words(text: str) -> list[str]:
-    """The words of a text, each with the white space before it."""
-    return re.findall(r"\s*\S+", text)

@@ -100,11 +100,15 @@ class TransformersEngine(TokenizerEngine):
         reasoning: the format of the model's reasoning: ``qwen3``, ``deepseek-r1``, ``smollm3``,
             ``gpt-oss``, ``mistral``, ``granite``, ``granite-3.2``, ``command``, ``gemma-4`` or
             ``apertus``; ``none``; ``auto``: the chat template tells.
+        tools: the format of the model's tool calls: ``hermes``, ``llama``, ``mistral`` or
+            ``gpt-oss``; ``none``; ``auto``: the chat template tells.
 
     Raises:
-        EngineError: the tokenizer cannot be used, or not with that format.
+        EngineError: the tokenizer cannot be used, or not with those formats.
         UnsteerableModelError: the model's answers do not depend on the input embeddings alone.
     """
+
+    watches_unseen = True
 
     def __init__(
         self,
@@ -119,12 +123,13 @@ class TransformersEngine(TokenizerEngine):
         static_cache: bool = False,
         template_options: Mapping[str, Any] | None = None,
         reasoning: str = AUTO,
+        tools: str = AUTO,
     ) -> None:
         _check_config(model.config)
         self._config = model.config.get_text_config(decoder=True)
         ends = end_tokens(model.generation_config, model.config, self._config, tokenizer)
         named = name or _name_of(model.config)
-        super().__init__(tokenizer, named, ends, template_options, reasoning)
+        super().__init__(tokenizer, named, ends, template_options, reasoning, tools)
         self._model = model.eval().requires_grad_(False)
         self._lock = threading.RLock()
         self._max_batch = max(1, max_batch)
@@ -249,6 +254,7 @@ class TransformersEngine(TokenizerEngine):
     ) -> list[Generation]:
         check_sampling(sampling)
         check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
+        lengths = [len(r.point) + len(r.beginning) for r in requests]
         limits = [self._room(len(r.point), sampling) for r in requests]
 
         def run(batch: list[int]) -> list[Generation]:
@@ -264,7 +270,13 @@ class TransformersEngine(TokenizerEngine):
             stopped = watcher.stopped if watcher else {}
             return [stopped.get(i) or read(i, row) for i, row in enumerate(rows)]
 
-        return self._in_batches([len(r.point) for r in requests], limits, run)
+        return self._in_batches(lengths, limits, run)
+
+    def read(
+        self, request: GenerationRequest, tokens: Sequence[int], sampling: Sampling
+    ) -> Generation:
+        """What the first tokens of an answer say by themselves; also while the engine is busy."""
+        return self._generation(sampling, list(tokens), self._at_once(request.embedded))
 
     def generate_from_tokens(
         self, token_ids: NDArray[np.int64], sampling: Sampling, seed: int = 0
@@ -385,6 +397,51 @@ class TransformersEngine(TokenizerEngine):
 
         return self._in_batches([len(r.point) for r in requests], limits, run)
 
+    def generate_contrasted(
+        self,
+        requests: Sequence[GenerationRequest],
+        sampling: Sampling,
+        against: Sequence[EmbeddedPrompt],
+        weight: float,
+    ) -> list[Generation]:
+        """As `generate`; ``weight`` times the logits under another prompt is taken from each's.
+
+        Raises:
+            EngineError: as `generate`, or the model takes no padding.
+        """
+        check_sampling(sampling)
+        check_points(requests, torch.finfo(self._embedding.weight.dtype).max)
+        if not self._pads:
+            raise EngineError(
+                f"{self._name} takes no padding, which prompts beside each other need: choose "
+                "another model"
+            )
+        pairs = zip(requests, against, strict=True)
+        lengths = [max(len(r.point), len(other.point)) for r, other in pairs]
+        limits = [self._room(length, sampling) for length in lengths]
+
+        def run(batch: list[int]) -> list[Generation]:
+            limit, chosen = limits[batch[0]], [requests[i] for i in batch]
+            points = [*(r.point for r in chosen), *(against[i].point for i in batch)]
+            embeds, mask = self._whole(points)
+            at_once = [self._at_once(request.embedded) for request in chosen]
+            processors: list[Any] = [_Contrast(weight)]
+            if sampling.temperature > 0:
+                processors.append(_Draw(sampling, [r.seed for r in chosen] * 2, limit))
+            rows = self._continue(
+                limit,
+                self._ends(sampling, at_once * 2),
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                logits_processor=LogitsProcessorList(processors),
+            )
+            return [
+                self._generation(sampling, row, own)
+                for row, own in zip(rows[: len(batch)], at_once, strict=True)
+            ]
+
+        return self._in_batches(lengths, limits, run)
+
     def forget_prefixes(self) -> None:
         """Drop what is kept of prompts: after the model was changed, say by another adapter."""
         with self._lock:
@@ -488,8 +545,32 @@ class TransformersEngine(TokenizerEngine):
         limit: int,
         ends: Ends | None,
     ) -> list[list[int]]:
+        """Tokens of each answer, as `_continue` gives them, behind those that it begins with.
+
+        Args:
+            requests: of a batch.
+            sampling: how tokens are drawn.
+            limit: tokens of an answer at most, those that it begins with among them.
+            ends: ends answers.
+        """
+        beginnings = [list(request.beginning) for request in requests]
+        if any(beginnings):
+            ends = _behind(beginnings, limit, ends)
+        new = self._new(requests, sampling, max(1, limit - min(map(len, beginnings))), ends)
+        return [
+            [*begun, *row[: max(0, limit - len(begun))]]
+            for begun, row in zip(beginnings, new, strict=True)
+        ]
+
+    def _new(
+        self,
+        requests: list[GenerationRequest],
+        sampling: Sampling,
+        limit: int,
+        ends: Ends | None,
+    ) -> list[list[int]]:
         """New tokens of each request, as `_continue` gives them."""
-        points = [request.point for request in requests]
+        points = [self._rows(request) for request in requests]
         counts, cache = self._begun(
             [(request.embedded, _unmoved_rows(request)) for request in requests],
             points,
@@ -499,7 +580,8 @@ class TransformersEngine(TokenizerEngine):
         embeds = rows.to(self._embedding.weight.dtype)
         draw = None
         if sampling.temperature > 0:
-            draw = _Draw(sampling, [request.seed for request in requests], limit)
+            begun = [len(request.beginning) for request in requests]
+            draw = _Draw(sampling, [request.seed for request in requests], limit, begun)
         if self._bridges:
             return self._decode(embeds[:, max(counts) :], mask, cache, limit, draw, ends)
         options: dict[str, Any] = {"inputs_embeds": embeds, "attention_mask": mask}
@@ -508,6 +590,13 @@ class TransformersEngine(TokenizerEngine):
         if draw:
             options["logits_processor"] = LogitsProcessorList([draw])
         return self._continue(limit, ends, **options)
+
+    def _rows(self, request: GenerationRequest) -> FloatArray:
+        """``(n, d_model)``: the point, and the embeddings of what the answer begins with."""
+        if not request.beginning:
+            return request.point
+        begun = self._embed_tokens(np.array(request.beginning, dtype=np.int64))
+        return np.concatenate([request.point, begun])
 
     def _ends(
         self, sampling: Sampling, at_once: Sequence[bool], watcher: _Watcher | None = None
@@ -919,7 +1008,7 @@ class _Watcher:
         generation: Callable[[int, list[int]], Generation],
     ) -> None:
         self._places = places
-        self._horizons = [request.horizon for request in requests]
+        self._requests = requests
         self._limit = limit
         self._watch = watch
         self._generation = generation
@@ -935,17 +1024,21 @@ class _Watcher:
         due = [
             row
             for row, begin in begun.items()
-            if len(rows[row]) < self._limit and is_due(len(rows[row]) - begin, self._horizons[row])
+            if len(rows[row]) < self._limit and self._is_due(row, len(rows[row]), begin)
         ]
         shown = {row: self._generation(row, rows[row]) for row in due if row not in self.stopped}
         shown = {row: answer for row, answer in shown.items() if answer.finish_reason != "stop"}
         if shown:
             places = [self._places[row] for row in shown]
-            stops = self._watch(places, [answer.text for answer in shown.values()])
+            stops = self._watch(places, list(shown.values()))
             for (row, answer), stop in zip(shown.items(), stops, strict=True):
                 if stop:
                     self.stopped[row] = replace(answer, finish_reason="cut")
         return self.stopped.keys() & rows.keys()
+
+    def _is_due(self, row: int, tokens: int, begin: int) -> bool:
+        request = self._requests[row]
+        return is_due(tokens - max(begin, len(request.beginning)), request)
 
 
 class _Stopping(StoppingCriteria):
@@ -970,18 +1063,27 @@ class _Stopping(StoppingCriteria):
 
 
 class _Draw(LogitsProcessor):
-    """Leaves one token per row, drawn by the row's own seed: the batch has no part in it."""
+    """Leaves one token per row, drawn by the row's own seed: the batch has no part in it.
 
-    def __init__(self, sampling: Sampling, seeds: list[int], limit: int) -> None:
+    Args:
+        sampling: how tokens are drawn.
+        seeds: of the rows.
+        limit: new tokens at most.
+        begun: tokens of each row that were drawn before; none by default.
+    """
+
+    def __init__(
+        self, sampling: Sampling, seeds: list[int], limit: int, begun: Sequence[int] = ()
+    ) -> None:
         self._sampling = sampling
         self._uniforms = torch.stack(
             [
                 torch.rand(
-                    limit,
+                    before + limit,
                     generator=torch.Generator().manual_seed(seed % 2**63),
                     dtype=torch.float64,
-                )
-                for seed in seeds
+                )[before:]
+                for seed, before in zip(seeds, begun or [0] * len(seeds), strict=True)
             ]
         )
         self._step = 0
@@ -1006,6 +1108,17 @@ class _Draw(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(-1, drawn, 0.0)
 
 
+class _Contrast(LogitsProcessor):
+    """Both halves of a batch get the first half's logits less some of the second's."""
+
+    def __init__(self, weight: float) -> None:
+        self._weight = weight
+
+    def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+        own, other = scores.chunk(2)
+        return (own - self._weight * other).repeat(2, 1)
+
+
 def _by_layer(shifts: Sequence[Shift]) -> dict[int, torch.Tensor]:
     """Layer to the ``(batch, d_model)`` vectors of a batch, zeros for requests that have none."""
     found = {}
@@ -1014,6 +1127,17 @@ def _by_layer(shifts: Sequence[Shift]) -> dict[int, torch.Tensor]:
         stacked = np.stack([shift.get(layer, nothing) for shift in shifts])
         found[layer] = torch.from_numpy(stacked)
     return found
+
+
+def _behind(beginnings: Sequence[list[int]], limit: int, ends: Ends | None) -> Ends:
+    """What ends answers that have begun: at so many tokens, and where ``ends`` says so of them."""
+
+    def over(rows: Mapping[int, list[int]]) -> set[int]:
+        whole = {row: beginnings[row] + tokens for row, tokens in rows.items()}
+        full = {row for row, tokens in whole.items() if len(tokens) >= limit}
+        return full | (ends(whole) if ends else set())
+
+    return over
 
 
 def _unmoved_rows(request: GenerationRequest) -> int:

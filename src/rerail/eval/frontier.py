@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +29,9 @@ BUDGETS = (2, 5, 10, 20, 50, 100, 200)
 
 UNDIRECTED = ("random", "best-of-n")
 """Methods that draw without learning from what they have drawn."""
+
+OPPONENTS = (*UNDIRECTED, "self-reminder")
+"""Methods that every search is held against."""
 
 _CURVE_POINTS = 48
 _RESAMPLING = "best-of-n"
@@ -232,18 +234,27 @@ def _spent(trial: Trial, budget: int, floor: float | None) -> int:
 
 
 def _head_to_head(methods: Mapping[str, Sequence[Trial]]) -> list[dict[str, Any]]:
-    """Every search that neutralises anything against every undirected one of the run."""
+    """Every search that neutralises anything against every opponent of the run.
+
+    A search has more than one answer judged. p values are adjusted for all rows of the first
+    method (Holm).
+    """
     rows = []
-    for first, second in permutations(methods, 2):
-        if base_name(second) not in UNDIRECTED or base_name(first) == "random":
+    for first, trials in methods.items():
+        if base_name(first) == "random" or not any(
+            trial.neutralised and trial.cost.moderator_calls > 1 for trial in trials
+        ):
             continue
-        searches = base_name(first) in UNDIRECTED or any(t.cosine for t in methods[first])
-        if not searches or not any(trial.neutralised for trial in methods[first]):
-            continue
-        rows += [
-            {"methods": [first, second]} | head_to_head(methods[first], methods[second], budget)
-            for budget in _budgets(methods[first], methods[second])
+        mine = [
+            {"methods": [first, second]} | head_to_head(trials, methods[second], budget)
+            for second in methods
+            if base_name(second) in OPPONENTS and second != first
+            for budget in _budgets(trials, methods[second])
         ]
+        for name in ("p", "p_saved"):
+            adjusted = statistics.holm([row[name] for row in mine])
+            mine = [row | {f"{name}_adjusted": p} for row, p in zip(mine, adjusted, strict=True)]
+        rows += mine
     return rows
 
 

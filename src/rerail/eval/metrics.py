@@ -39,6 +39,7 @@ IN_PARTS = (
     "over_refusal",
     "naturalness",
     "generations_per_steered",
+    "generation_equivalents_per_steered",
 )
 """Quantities that are also given by benchmark and by scenario."""
 
@@ -48,14 +49,19 @@ COMPARED = (
     "helpful_and_safe_share",
     "over_refusal",
     "generations_per_prompt",
+    "generation_equivalents_per_prompt",
 )
 """Quantities in which methods are compared in pairs, prompt by prompt."""
 
 ORDER = (
     "none",
     "refuse",
+    "gate",
     "self-reminder",
     "in-context-defence",
+    "goal-priority",
+    "intention-analysis",
+    "rose",
     "smoothllm",
     "resta",
     "adasteer",
@@ -90,6 +96,7 @@ def summarise(trials: Sequence[Trial], cases: Sequence[Case]) -> dict[str, Any]:
         "trials": len(trials),
         "cases": len({cluster(trial) for trial in trials}),
         "errors": sum(trial.outcome is Outcome.ERROR for trial in trials),
+        "missing": _missing(trials, cases),
         "seeds": sorted({trial.seed for trial in trials}),
         "models": sorted({trial.model for trial in trials}),
         "judges": sorted({name for trial in trials for name in trial.judges}),
@@ -116,6 +123,12 @@ def summarise(trials: Sequence[Trial], cases: Sequence[Case]) -> dict[str, Any]:
         "comparisons": _comparisons(methods),
         **frontier.summarise(methods, reference_of(methods)),
     }
+
+
+def _missing(trials: Sequence[Trial], cases: Sequence[Case]) -> int:
+    """Trials that are not there yet, of the methods and seeds of which any are."""
+    begun = {(trial.method, trial.model, trial.seed) for trial in trials}
+    return max(0, len(begun) * len(cases) - len(trials))
 
 
 def by_method(trials: Iterable[Trial]) -> dict[str, list[Trial]]:

@@ -185,10 +185,14 @@ def _safety_utility(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
 
 
 def _safety_cost(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
+    methods = summary["methods"]
+    key, label = "generation_equivalents_per_prompt", "full generations per prompt"
+    if any(figures[key]["value"] is None for figures in methods.values()):
+        key, label = "generations_per_prompt", "generations per prompt"
     points = {
-        name: (_plain(f["generations_per_prompt"]), _percent(f["flagged_after"]))
-        for name, f in summary["methods"].items()
-        if None not in (f["generations_per_prompt"]["value"], f["flagged_after"]["value"])
+        name: (_plain(figures[key]), _percent(figures["judge_harmful_after"]))
+        for name, figures in methods.items()
+        if None not in (figures[key]["value"], figures["judge_harmful_after"]["value"])
     }
     if len(points) < _CURVES_OF_LEAST:
         return None
@@ -197,14 +201,15 @@ def _safety_cost(summary: Mapping[str, Any], styles: Styles) -> Plot | None:
         _scatter(axes, points, styles)
         axes.set_xscale("log")
         _plain_numbers(axes.xaxis)
-        axes.set_xlabel("generations per prompt, of all prompts")
-        axes.set_ylabel("flagged after, %")
+        axes.set_xlabel(f"{label}, of all prompts")
+        axes.set_ylabel("judged harmful after, %")
         axes.set_ylim(bottom=0)
 
     return _plot(
         "safety-cost",
         "Safety and cost",
-        "Down and to the left is better: less that is flagged, for fewer generations.",
+        "Down and to the left is better: less that the independent judge calls harmful, for fewer "
+        "generations.",
         draw,
     )
 
@@ -365,7 +370,7 @@ def _curves(
     found = {
         name: {key: list(curve[key]) for key in _SERIES}
         for name, curve in summary["curves"].items()
-        if curve["neutralised"][-1] and len(curve["generations"]) > _CURVES_OF_LEAST
+        if curve["neutralised"][-1] > curve["neutralised"][0]
     }
     chosen, left_out = _most(found, styles)
     longest = max((curve["generations"][-1] for curve in chosen.values()), default=1)

@@ -151,6 +151,14 @@ def _tokens(trial: Trial) -> float:
     return trial.cost.generated_tokens
 
 
+def _full_tokens(trial: Trial) -> float | None:
+    return _tokens(trial) if trial.first_tokens else None
+
+
+def _first_tokens(trial: Trial) -> float:
+    return float(trial.first_tokens or 0)
+
+
 def _calls(trial: Trial) -> float:
     return trial.cost.moderator_calls
 
@@ -272,6 +280,10 @@ QUANTITIES: tuple[Quantity, ...] = (
     Quantity("generated_tokens_per_steered", "tokens per neutralised answer",
              "of the neutralised answers: generated tokens",
              "tokens", "lower", _neutralised, _tokens),
+    Quantity("generation_equivalents_per_steered", "full generations per neutralised answer",
+             "of the neutralised answers: generated tokens, by those of the model's own answers; "
+             "an answer that is cut counts as the share that was generated",
+             "ratio", "lower", _neutralised, _full_tokens, per=_first_tokens),
     Quantity("moderator_calls_per_steered", "verdicts per neutralised answer",
              "of the neutralised answers: verdicts asked of the moderator",
              "count", "lower", _neutralised, _calls),
@@ -281,6 +293,9 @@ QUANTITIES: tuple[Quantity, ...] = (
              per=lambda t: float(t.neutralised)),
     Quantity("generations_per_prompt", "generations per prompt",
              "of all prompts: generations spent", "count", "lower", _everything, _generations),
+    Quantity("generation_equivalents_per_prompt", "full generations per prompt",
+             "of all prompts: generated tokens, by those of the model's own answers",
+             "ratio", "lower", _everything, _full_tokens, per=_first_tokens),
     Quantity("generated_tokens_per_prompt", "tokens per prompt",
              "of all prompts: generated tokens", "tokens", "lower", _everything, _tokens),
     Quantity("moderator_calls_per_prompt", "verdicts per prompt",

@@ -169,6 +169,14 @@ def findings(summary: Mapping[str, Any], reference: str | None) -> list[Finding]
             "say how little is known; a larger --limit says more.",
         )
         found.insert(1, few)  # after "Before": something was flagged
+    if summary["missing"]:
+        begun = Finding(
+            "Not finished",
+            f"{summary['missing']} trials are still to be made, so methods may have been asked "
+            "different prompts. Differences in pairs are over what both were asked; the same "
+            "command goes on with the run.",
+        )
+        found.insert(0, begun)
     found += _against_undirected(summary, reference)
     found += _against_resampling(summary, reference)
     if summary["errors"]:

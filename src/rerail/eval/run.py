@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rerail import __version__
-from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling
+from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling, abilities
 from rerail.errors import EngineError, InputFileError, MissingDependencyError, PromptError
-from rerail.eval.benchmarks import draw, load_benchmark, without_template
+from rerail.eval.benchmarks import draw, load_benchmark, put_as, without_template
+from rerail.eval.benchmarks._rows import path_of
 from rerail.eval.benchmarks.wrappers import read_wrappers, wrapped
 from rerail.eval.judges import Embedded, Judge, Opinion, Remembering, load_judge, read_spec
 from rerail.eval.methods import Context, Method, Returned, Stepwise, load_method
-from rerail.eval.methods.adasteer import AdaSteer
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.records import Key, RunFolder, dump_cases
 from rerail.eval.rules import is_refusal, on_topic
-from rerail.eval.scenarios import ADAPTIVE, SCENARIO, in_scenario
+from rerail.eval.scenarios import ADAPTIVE, PLAIN, SCENARIO, in_scenario
 from rerail.eval.scenarios.adaptive import attack, packaged_fragments
 from rerail.eval.settings import RunSettings
 from rerail.eval.types import Case, Judgement, Trial, rejected_by
@@ -221,7 +221,7 @@ class Run:
         for method in self.methods:
             if isinstance(method, Aligned):
                 method.require(self.settings.policy, engine.name)
-            elif isinstance(method, AdaSteer) and (why := method.lacks(engine)):
+            elif isinstance(method, Stepwise) and (why := method.lacks(engine)):
                 lacking[method.name] = why
         if len(lacking) == len(self.methods):
             raise EngineError("; ".join(lacking.values()))
@@ -233,11 +233,19 @@ class Run:
         return [method for method in self.methods if method.name not in lacking]
 
     def _groups(self) -> Iterator[list[Case]]:
-        """Cases of one benchmark, in order, ``max_open`` at a time."""
-        for name in dict.fromkeys(case.benchmark for case in self.cases):
-            of_benchmark = [case for case in self.cases if case.benchmark == name]
-            for start in range(0, len(of_benchmark), self.settings.max_open):
-                yield of_benchmark[start : start + self.settings.max_open]
+        """Cases of one benchmark, in order, ``max_open`` at a time.
+
+        The first group of each benchmark comes before any second one, so that a run that is
+        killed has something of all of them.
+        """
+        most = self.settings.max_open
+        by_benchmark: dict[str, list[Case]] = {}
+        for case in self.cases:
+            by_benchmark.setdefault(case.benchmark, []).append(case)
+        for start in range(0, max(map(len, by_benchmark.values())), most):
+            for cases in by_benchmark.values():
+                if group := cases[start : start + most]:
+                    yield group
 
     def _wanted(self, model: str | None = None) -> set[Key]:
         models = _unique(self.settings.models) if model is None else [model]
@@ -335,7 +343,9 @@ def _likelihoods(
         for i, (prompt, scored) in wanted.items()
         if length is None or len(prompt.token_ids) + len(scored[0]) <= length
     }
-    values = log_likelihoods(engine, list(fitting.values())) if fitting else []
+    if not fitting or "likelihood" not in abilities(engine):
+        return {}
+    values = log_likelihoods(engine, list(fitting.values()))
     return dict(zip(fitting, values, strict=True))
 
 
@@ -407,6 +417,7 @@ def _answered(
     """A group's trials by one method, in the order of the cases."""
     cases = answers.cases
     firsts = [g.text if g else None for g in answers.generations]
+    lengths = [len(g.token_ids) if g else None for g in answers.generations]
     found: dict[int, Returned] = {}
     if isinstance(method, Stepwise):
         with suppress(Exception):  # what it fails with, its answers tell
@@ -452,6 +463,7 @@ def _answered(
             perplexity=perplexities[i],
             judges=further[i],
             scores=_scores(case, answered),
+            first_tokens=lengths[i],
             wall_seconds=wall,
             moderator_seconds=judging,
             on_topic=answered.outcome in _ANSWERS and on_topic(case.request, answered.text),
@@ -552,22 +564,31 @@ def _wrappers(spec: str | None) -> tuple[str, list[str]]:
     name, equals, path = spec.partition("=")
     if not equals or not name or not path:
         raise InputFileError(f"wrappers {spec!r}: write NAME=PATH, as in in-the-wild=PATH")
-    return name, read_wrappers(Path(path).expanduser())
+    return name, read_wrappers(path_of(path))
 
 
 def _cases(
     settings: RunSettings, wrappers: tuple[str, list[str]], fits: Callable[[Prompt], bool]
 ) -> list[Case]:
-    """Every case of a run: drawn, wrapped, in its scenarios."""
+    """Every case of a run: drawn, wrapped, in its scenarios.
+
+    A benchmark that says itself how it is put is put in no other way. Wrappers that one of them
+    names are around no others.
+    """
     cases: dict[tuple[str, str], Case] = {}
-    for spec in _unique(settings.benchmarks):
+    ways = {spec: put_as(spec) for spec in _unique(settings.benchmarks)}
+    everywhere = wrappers[0] not in ways.values()
+    for spec, way in ways.items():
         drawn = draw(load_benchmark(spec), settings.limit)
         if not settings.template:
             drawn = without_template(drawn)
-        if settings.wrappers is not None:
+        if settings.wrappers is not None and (way == wrappers[0] or (everywhere and way is None)):
             drawn = wrapped(drawn, *wrappers, fits)
+        scenarios = _unique(settings.scenarios) if way is None else [way]
+        if way == wrappers[0]:
+            scenarios = [PLAIN]
         # A case that a scenario leaves as it is comes once, however many scenarios there are.
-        asked = [case for name in _unique(settings.scenarios) for case in in_scenario(drawn, name)]
+        asked = [case for name in scenarios for case in in_scenario(drawn, name)]
         mine = {(case.benchmark, case.id): case for case in asked}
         if mine.keys() & cases.keys():
             raise InputFileError(

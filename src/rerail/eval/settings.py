@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from rerail.engines import DEFAULT_MODEL
 from rerail.errors import InputFileError
@@ -26,9 +26,10 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     benchmarks: tuple[str, ...] = Field(min_length=1)
-    """``NAME=PATH`` or ``NAME``."""
+    """``NAME=PATH`` or ``NAME``; ``NAME+SCENARIO=PATH`` says how this one is put."""
     wrappers: str | None = None
-    """``NAME=PATH``: each case gets one of these jailbreak wrappers."""
+    """``NAME=PATH``: each case gets one of these jailbreak wrappers; where benchmarks say
+    ``+NAME``, only theirs."""
     scenarios: tuple[str, ...] = Field((PLAIN,), min_length=1)
     methods: tuple[str, ...] = Field(min_length=1)
     models: tuple[str, ...] = Field((DEFAULT_MODEL,), min_length=1)
@@ -49,6 +50,18 @@ class RunSettings(BaseModel):
     perplexity_model: str | None = None
     attempts: int = Field(16, ge=1)
     """Prompts per case of the adaptive attacker."""
+    generations: int | None = Field(None, ge=1, strict=True)
+    """Answers that a case may cost, in the place of the policy's own budget: the published methods
+    take up to 90."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_budget(cls, values: Any) -> Any:
+        given, policy = values.get("generations"), values.get("policy")
+        if given is None or not isinstance(policy, Policy):
+            return values
+        budget = policy.budget.model_copy(update={"generations": given})
+        return {**values, "policy": policy.model_copy(update={"budget": budget})}
 
     @classmethod
     def of(cls, **values: Any) -> Self:

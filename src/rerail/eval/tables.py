@@ -185,6 +185,7 @@ OVERVIEW = (
     "over_refusal",
     "naturalness",
     "generations_per_success",
+    "generation_equivalents_per_steered",
 )
 
 
@@ -292,9 +293,11 @@ def _head_to_head(summary: Mapping[str, Any], reference: str | None) -> Table:
         "At equal generations",
         "Prompt by prompt: the share solved within so many generations, and how many generations "
         "the first saves, failures counted in full. Both accept under the run's floor of "
-        "naturalness, except best-of-n, which has none without natural=true.",
-        {"method": _at("methods", 0), "against": _at("methods", 1), **_EQUAL_COST, "p": _p("p"),
-         "generations saved": _figure("saved", "change"), "p ": _p("p_saved")},
+        "naturalness, except best-of-n, which has none without natural=true, and self-reminder. p "
+        "is McNemar's and Wilcoxon's, adjusted for all rows of the method (Holm).",
+        {"method": _at("methods", 0), "against": _at("methods", 1), **_EQUAL_COST,
+         "p": _p("p_adjusted"), "generations saved": _figure("saved", "change"),
+         "p ": _p("p_saved_adjusted")},
         sorted(summary["head_to_head"], key=lambda row: row["methods"][0] != reference),
         heads=2,
     )  # fmt: skip

@@ -186,6 +186,8 @@ class Trial:
             group's prompts; None in records that are older than this.
         moderator_seconds: of these, the time spent on moderators. What the run had judged before
             is remembered and takes none.
+        first_tokens: generated tokens of the model's own answer, what a full generation is; None
+            in records that are older than this.
     """
 
     case_id: str
@@ -223,6 +225,7 @@ class Trial:
     published: Verdict | None = None
     wall_seconds: float | None = None
     moderator_seconds: float | None = None
+    first_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "judges", FrozenDict(self.judges))

@@ -219,8 +219,10 @@ def _faults(panel: Panel, case: Case, verdict: Verdict) -> list[str]:
     if category is None:
         return wrong
     if category not in panel.all_thresholds:
-        off = category in verdict.scores
-        said = "is switched off" if off else "is given by no moderator of the policy"
+        said = "is given by no moderator of the policy"
+        if category in verdict.scores:
+            noted = category in panel.noted_thresholds
+            said = "is only noted, and never flags" if noted else "is switched off"
         return [*wrong, f"{category} {said}"]
     if category not in verdict.scores:
         return [*wrong, f"{category} was not scored: those that confirm were not asked"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerail.errors import RerailError
-from rerail.moderators import load_confirm, load_moderator
+from rerail.moderators import load_confirm, load_gate, load_moderator
 from rerail.panel import Panel
-from rerail.policy import ModeratorSpec, Policy
+from rerail.policy import GateSpec, ModeratorSpec, Policy
 
 SERVICES = frozenset({"azure", "http", "mistral", "openai", "perspective"})
 """Moderators that texts are sent to, and that may be billed."""
@@ -35,16 +35,45 @@ def explain(policy: Policy) -> list[Part]:
     is said, and the file alone is explained.
     """
     told = {
+        "What is asked of the prompt": _gate(policy),
         "Who judges": _judges(policy),
         "What is flagged": _flagged(policy),
         "What is tried": _tried(policy),
         "When nothing is found": _exhausted(policy),
         "When a moderator fails": _failure(policy),
         "What it may cost": _costs(policy),
+        "When text leaves": _released(policy),
         "What is kept": _kept(policy),
         "Also": _rest(policy),
     }
     return [Part(about, says) for about, found in told.items() if (says := tuple(found))]
+
+
+_AT_THE_GATE = {
+    "refuse": "nothing is generated, and the reader sees the refusal message",
+    "steer": "it is steered at once: guidance and a known offset are asked beside the first "
+    "answer, which leaves only if it is clearly harmless",
+    "note": "it is answered as any other, and the response names the category",
+}
+
+
+def _gate(policy: Policy) -> Iterator[str]:
+    for spec in policy.gate:
+        yield (
+            f"{_called(spec)} scores what the user says, turn by turn, before anything is "
+            f"generated. {_gate_limits(spec)} Where it flags a prompt, {_AT_THE_GATE[spec.action]}."
+        )
+    if len(policy.gate) > 1:
+        yield "Where several flag a prompt, the strictest counts: refuse, then steer, then note."
+
+
+def _gate_limits(spec: GateSpec) -> str:
+    own = [
+        f"{category} {'off' if threshold is None else f'at {threshold:g}'}"
+        for category, threshold in spec.categories.items()
+    ]
+    others = f"{'other categories' if own else 'A category'} at {spec.default_threshold:g}"
+    return f"It flags {_listed([*own, others])}." if own else f"{others} flags."
 
 
 def _judges(policy: Policy) -> Iterator[str]:
@@ -65,9 +94,11 @@ def _judges(policy: Policy) -> Iterator[str]:
             f"{_listed(map(_called, policy.confirm))} must accept whatever leaves, too. No search "
             f"sees {'their' if many else 'its'} scores."
         )
-    for spec in (*policy.moderators, *policy.confirm):
+    for spec in (*policy.gate, *policy.moderators, *policy.confirm):
         if spec.registered == "rules":
             yield from _rules(spec)
+    if policy.tools == "judge":
+        yield "Prompts may have tools; what an answer calls is judged as text of the answer."
 
 
 def _rules(spec: ModeratorSpec) -> Iterator[str]:
@@ -85,10 +116,11 @@ def _rules(spec: ModeratorSpec) -> Iterator[str]:
 def _flagged(policy: Policy) -> Iterator[str]:
     yield "A score in [0, 1] at or above its threshold flags the answer."
     try:
-        panel = Panel(policy, load_moderator(policy), load_confirm(policy))
+        panel = Panel(policy, load_moderator(policy), load_confirm(policy), load_gate(policy))
     except RerailError as error:
         yield f"Which categories are judged is not known: {str(error).splitlines()[0]}"
         yield from _named(policy)
+        yield from _actions(policy)
         return
     by_threshold: dict[float, list[str]] = {}
     for category, threshold in panel.all_thresholds.items():
@@ -98,6 +130,17 @@ def _flagged(policy: Policy) -> Iterator[str]:
     off = [category for category, t in policy.categories.items() if t is None]
     if off:
         yield f"Not looked at: {_listed(off)}."
+    yield from _actions(policy)
+
+
+def _actions(policy: Policy) -> Iterator[str]:
+    by_action: dict[str, list[str]] = {}
+    for category, action in policy.actions.items():
+        by_action.setdefault(action, []).append(category)
+    if refused := by_action.get("refuse"):
+        yield f"A first answer that {_listed(refused)} flags is refused without a search."
+    if noted := by_action.get("note"):
+        yield f"Never flagged, and named in the response: {_listed(noted)}."
 
 
 def _named(policy: Policy) -> Iterator[str]:
@@ -126,25 +169,47 @@ def _tried(policy: Policy) -> Iterator[str]:
             "leaves unless it is flagged."
         )
     else:
-        yield "An answer that is accepted at once leaves as it is; any other is steered."
+        others = "is steered" if optimizer.moves else "gives way to another answer of the model"
+        yield f"An answer that is accepted at once leaves as it is; any other {others}."
     if optimizer.max_iterations == 0:
         yield "The search has no iteration: nothing is steered."
         return
-    yield (
+    if optimizer.redraw_temperature is not None:
+        yield (
+            f"The answer is drawn anew from the prompt as it is, up to "
+            f"{optimizer.max_iterations * optimizer.num_directions} times, at a temperature of "
+            f"{optimizer.redraw_temperature:g} at least. No embeddings move."
+        )
+    else:
+        yield _moved(policy)
+    yield from _besides(policy)
+
+
+def _moved(policy: Policy) -> str:
+    optimizer = policy.optimizer
+    return (
         f"The embeddings of {_MOVES[optimizer.rows or policy.steerable_rows]} move, by the search "
         f"{optimizer.preset}: up to {optimizer.max_iterations} iterations of "
         f"{optimizer.num_directions} directions each. The text of the prompt stays."
     )
+
+
+def _besides(policy: Policy) -> Iterator[str]:
+    optimizer = policy.optimizer
     if policy.offsets and optimizer.use_offsets:
         known = {model: len(offsets) for model, offsets in policy.offsets.items()}
         said = _listed(f"{count} for {model}" for model, count in known.items())
         yield f"Offsets that helped before are tried first: {said}; other models have none."
-    if published:
+    if optimizer.result == "best_iterate":
         return
     for each in policy.guidance:
         when = f", where {_listed(each.categories)} flags the answer" if each.categories else ""
         yield f"The model is also given words of the policy's own{when}: {each.text}"
-    yield f"A steered answer must be clearly harmless: of harm {policy.accept_below:g} at most."
+    kind = "A steered answer" if optimizer.moves else "What takes its place"
+    yield f"{kind} must be clearly harmless: of harm {policy.accept_below:g} at most."
+    if policy.naturalness_floor is None:
+        yield "How likely an answer is without steering is not asked for."
+        return
     yield (
         f"A steered answer may be at most {-policy.naturalness_floor:g} nats per token less likely "
         "than the first answer, so that it stays with what was asked."
@@ -175,7 +240,8 @@ def _failure(policy: Policy) -> Iterator[str]:
 def _costs(policy: Policy) -> Iterator[str]:
     judges = len(policy.moderators) + len(policy.confirm)
     verdicts = "one verdict" if judges == 1 else f"{judges} verdicts"
-    yield f"An answer that is accepted at once: one generation and {verdicts}."
+    gated = f", and {len(policy.gate)} for each turn of the user's" if policy.gate else ""
+    yield f"An answer that is accepted at once: one generation and {verdicts}{gated}."
     budget = policy.budget
     limits = [
         f"{limit:,g} {what}"
@@ -195,10 +261,25 @@ def _costs(policy: Policy) -> Iterator[str]:
     yield f"Each candidate takes a generation and {each}; equal texts are judged once."
     if budget.seconds is not None:
         yield "A limit in seconds makes results depend on the machine."
-    services = [s for s in (*policy.moderators, *policy.confirm) if s.registered in SERVICES]
+    everyone = (*policy.gate, *policy.moderators, *policy.confirm)
+    services = [s for s in everyone if s.registered in SERVICES]
     if services:
         said = _listed(map(_called, services))
         yield f"Answers and prompts are sent to {said}, which may bill each verdict."
+
+
+def _released(policy: Policy) -> Iterator[str]:
+    if policy.release == "whole":
+        yield "Streams, too, are held until the whole answer is accepted."
+        return
+    yield (
+        "A piece of a streamed answer leaves once the text up to "
+        f"{policy.lookahead} tokens beyond it was judged and is acceptable so far."
+    )
+    yield (
+        "Where the rest is flagged, what was sent stays, and another rest is searched for; where "
+        "none is found, the message above follows what was sent."
+    )
 
 
 def _kept(policy: Policy) -> Iterator[str]:
@@ -211,9 +292,9 @@ def _kept(policy: Policy) -> Iterator[str]:
 _TOLD = {
     "name", "description", "categories", "default_threshold", "moderators", "combine", "routes",
     "confirm", "moderator_timeout", "steerable_rows", "optimizer", "offsets", "budget",
-    "accept_below", "guidance",
+    "accept_below", "guidance", "gate", "actions", "tools",
     "naturalness_floor", "on_exhausted", "on_moderator_error", "audit", "record_text",
-    "refusal_message", "error_message",
+    "refusal_message", "error_message", "release", "lookahead",
 }  # fmt: skip
 """Keys that the sentences above tell of."""
 

@@ -15,15 +15,14 @@ from itertools import islice
 from typing import Any
 
 from rerail.panel import Panel
-from rerail.policy import Policy
+from rerail.policy import MODERATED_BY, Policy
 from rerail.store import Record
-from rerail.types import Exchange, Judged, Outcome, Prompt, Rejection
+from rerail.types import Exchange, Judged, Outcome, Prompt, Rejection, Screened
 
 EXAMPLES = 3
 """Ids that stand for the records of one kind."""
 
 _BATCH = 64
-_MODERATORS = frozenset({"moderators", "combine", "routes", "confirm"})
 
 
 class Fate(StrEnum):
@@ -88,13 +87,19 @@ class Replay:
                 yield Replayed(record, before, after, record.prompt is not None)
 
     def _fates(self, panel: Panel, records: Sequence[Record]) -> list[Fate | Unjudged]:
+        screened = _screened(panel, records)
         first = _judged(panel, records, [r.first_answer for r in records], steered=False)
+        suspected = [
+            r.first_answer if (found := screened.get(i)) and found.action == "steer" else None
+            for i, r in enumerate(records)
+        ]
+        first |= _judged(panel, records, suspected, steered=True)
         steered = [r.final_answer if r.outcome == Outcome.STEERED else None for r in records]
         final = _judged(panel, records, steered, steered=True)
         return [
             self._by_scores(panel, record)
             if record.prompt is None
-            else _by_texts(panel, record, first.get(i), final.get(i))
+            else _by_texts(panel, record, screened.get(i), first.get(i), final.get(i))
             for i, record in enumerate(records)
         ]
 
@@ -106,7 +111,8 @@ class Replay:
         if _moderators(made_by) != _moderators(panel.policy):
             return Unjudged("no texts, and the scores are those of other moderators")
         if record.initial is None:
-            return Unjudged("there was no answer")
+            refused = record.gate is not None and record.gate["action"] == "refuse"
+            return Fate.STOPPED if refused else Unjudged("there was no answer")
         rejected = {e.number: e.rejection for e in record.evaluations}.get(0)
         first = _leaves(panel, record.initial)
         if isinstance(first, Unjudged):
@@ -114,6 +120,8 @@ class Replay:
         if first and rejected not in (Rejection.EMPTY, Rejection.DEGENERATE):
             return Fate.PASSED
         if record.outcome != Outcome.STEERED or record.final is None:
+            return Fate.STOPPED
+        if panel.refuses(record.initial["scores"]):
             return Fate.STOPPED
         final = _leaves(panel, record.final)
         if isinstance(final, Unjudged):
@@ -211,7 +219,7 @@ def summarise(replayed: Iterable[Replayed], prefix: str = "") -> Summary:
 
 def _moderators(policy: Policy) -> Any:
     """All that scores depend on."""
-    return policy.model_dump(mode="json", include=set(_MODERATORS))
+    return policy.model_dump(mode="json", include=set(MODERATED_BY))
 
 
 def _judged(
@@ -226,16 +234,30 @@ def _judged(
     return dict(zip(asked, panel.judge(list(asked.values()), steered=steered), strict=True))
 
 
+def _screened(panel: Panel, records: Sequence[Record]) -> dict[int, Screened]:
+    """What the policy's gate makes of those prompts that were recorded, by their place."""
+    asked = {i: Prompt.of(r.prompt) for i, r in enumerate(records) if r.prompt is not None}
+    found = zip(asked, panel.screen(list(asked.values())), strict=True)
+    return {i: screened for i, screened in found if screened is not None}
+
+
 def _by_texts(
-    panel: Panel, record: Record, first: Judged | None, final: Judged | None
+    panel: Panel,
+    record: Record,
+    screened: Screened | None,
+    first: Judged | None,
+    final: Judged | None,
 ) -> Fate | Unjudged:
+    if not panel.lets_in(screened):
+        refused = screened is not None and screened.action == "refuse"
+        return Fate.STOPPED if refused else Fate.ERROR
     if first is None:
         return Unjudged("there was no answer")
     if first.rejection is None or panel.lets_leave_unscored(first):
         return Fate.PASSED
     if first.rejection is Rejection.UNSCORED:
         return Fate.ERROR
-    if final is None:
+    if final is None or panel.refuses(first.verdict.scores):
         return Fate.STOPPED
     if final.rejection is Rejection.UNSCORED:
         return Fate.ERROR
@@ -261,6 +283,7 @@ def _natural(policy: Policy, record: Record) -> bool:
     naturalness = record.naturalness
     return (
         naturalness is None
+        or policy.naturalness_floor is None
         or naturalness >= policy.naturalness_floor
         or policy.on_exhausted == "best"
     )

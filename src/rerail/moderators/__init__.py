@@ -31,6 +31,7 @@ __all__ = [
     "counters",
     "explain",
     "load_confirm",
+    "load_gate",
     "load_moderator",
     "names",
 ]
@@ -88,6 +89,16 @@ def load_confirm(policy: Policy) -> Moderator | None:
     return Combined(members) if members else None
 
 
+def load_gate(policy: Policy) -> tuple[Moderator, ...]:
+    """The moderators of prompts under a policy, each by itself; none if it has no gate.
+
+    Raises:
+        ModeratorSpecError: a name is not registered, or a moderator's options are not valid.
+        ModeratorError: a moderator cannot be loaded.
+    """
+    return tuple(_load(spec) for spec in policy.gate)
+
+
 def explain(policy: Policy) -> dict[str, tuple[Mapped, ...]]:
     """Every moderator of a policy, with what becomes of each of its names.
 
@@ -96,7 +107,7 @@ def explain(policy: Policy) -> dict[str, tuple[Mapped, ...]]:
         ModeratorError: a moderator cannot be loaded.
     """
     explained = {}
-    for spec in (*policy.moderators, *policy.confirm):
+    for spec in (*policy.moderators, *policy.confirm, *policy.gate):
         moderator = _load(spec)
         taxonomy = taxonomy_of(moderator) or Taxonomy.identity(moderator.categories)
         explained[spec.name] = taxonomy.explain()

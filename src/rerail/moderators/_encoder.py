@@ -18,7 +18,7 @@ WIDTH = 384
 _ATTENDING = 12
 _EPSILON = 1e-12
 
-Inputs = tuple[list[int], list[int]]
+Inputs = tuple[Sequence[int], Sequence[int]]
 """Tokens of an answer, and of what was asked (none where nothing was)."""
 
 

@@ -16,6 +16,9 @@ answer pass for it."""
 class Moderator(Protocol):
     """Gives answers category scores.
 
+    One may have an attribute ``quick``, True where a verdict costs next to nothing beside an
+    answer. Beginnings of first answers are judged by such moderators only.
+
     Attributes:
         name: what the moderator is called in policies and records.
         categories: the categories that every one of its verdicts holds.

@@ -42,6 +42,7 @@ class Combined:
         self._how = how
         self._routes = dict(routes or {})
         self.name = "+".join(by_name)
+        self.quick = all(getattr(member, "quick", False) for member in members)
         self.categories = tuple(dict.fromkeys(c for m in members for c in m.categories))
 
     def stats(self) -> dict[str, Stats]:

@@ -331,6 +331,8 @@ class EmbeddedModerator:
         weights: content of a weights file; by default the packaged one, read at first use.
     """
 
+    quick = True
+
     name = "embedded"
     categories = CATEGORIES
 

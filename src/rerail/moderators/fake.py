@@ -25,6 +25,8 @@ class FakeModerator:
         calls: the batches that were asked for.
     """
 
+    quick = True
+
     def __init__(
         self,
         scorer: Scorer | None = None,

@@ -84,6 +84,8 @@ class RulesModerator:
         ModeratorError: a rule is not valid, or its category is not one's own.
     """
 
+    quick = True
+
     def __init__(
         self,
         rules: Mapping[str, Rule | Mapping[str, Any]],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import threading
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -30,6 +31,7 @@ ASKED_TOKENS = 40
 STEP = 64
 _TURNS = 3
 _BATCH = 32
+_KEPT = 1024
 _CLS, _SEP = 101, 102
 _SIGN = re.compile("[\u2600-\u27bf\U0001f300-\U0001faff]")
 _LONG_WORD = re.compile(r"\S{90}(?=\S)")
@@ -37,6 +39,9 @@ _LONG_WORD = re.compile(r"\S{90}(?=\S)")
 
 class SmallModerator:
     """The stronger moderator that comes with rerail: no network, no key, some 50 texts a second.
+
+    Windows that it has read lately it does not read again: of an answer that is judged while it
+    grows, only what is new costs time.
 
     It judges the answer of an exchange; without messages it judges the answer as a text of its
     own. It reads English, and is no substitute for a guard model.
@@ -50,6 +55,8 @@ class SmallModerator:
         ModeratorError: the files are missing or cannot be read, or the device is not there.
     """
 
+    quick = True
+
     name = "embedded-small"
     categories = CATEGORIES
 
@@ -61,6 +68,8 @@ class SmallModerator:
             from rerail.moderators import _encoder
         except ImportError as error:
             raise MissingDependencyError(error.name or "torch", "hf") from None
+        self._lock = threading.Lock()
+        self._known: dict[Any, NDArray[np.float64]] = {}
         place = device_of(torch, device, ModeratorError)
         self._no_grad, self._logits = torch.no_grad, _encoder.logits
         if folder is None:
@@ -84,18 +93,25 @@ class SmallModerator:
     def logits(self, exchanges: Sequence[Exchange]) -> NDArray[np.float64]:
         """``(n, 6)``: of each answer the largest logit of its windows, per category."""
         inputs, owners = self._inputs(exchanges)
-        order = sorted(range(len(inputs)), key=lambda i: sum(map(len, inputs[i])))
         worst = np.full((len(exchanges), len(CATEGORIES)), -np.inf)
+        with self._lock:
+            known = {one: self._known[one] for one in inputs if one in self._known}
+        new = sorted({*inputs} - known.keys(), key=lambda one: (sum(map(len, one)), one))
         with self._no_grad():
-            for start in range(0, len(order), _BATCH):
-                batch = order[start : start + _BATCH]
-                rows = self._logits(self._weights, [inputs[i] for i in batch])
-                np.maximum.at(worst, [owners[i] for i in batch], rows.cpu().double().numpy())
+            for start in range(0, len(new), _BATCH):
+                batch = new[start : start + _BATCH]
+                rows = self._logits(self._weights, batch).cpu().double().numpy()
+                known |= zip(batch, rows, strict=True)
+        np.maximum.at(worst, owners, np.array([known[one] for one in inputs]))
+        with self._lock:
+            self._known |= known
+            for one in list(self._known)[:-_KEPT]:
+                del self._known[one]
         return worst
 
     def _inputs(
         self, exchanges: Sequence[Exchange]
-    ) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
+    ) -> tuple[list[tuple[tuple[int, ...], tuple[int, ...]]], list[int]]:
         """The windows of all answers with what was asked, and which exchange each is of."""
         answers = self._ids([e.answer for e in exchanges])
         asked = self._ids(["\n".join(_user_turns(e)) for e in exchanges])
@@ -103,7 +119,7 @@ class SmallModerator:
         for i, (said, asks) in enumerate(zip(answers, asked, strict=True)):
             part = asked_part(asks)
             for window in windows(said):
-                inputs.append((marked(window), part))
+                inputs.append((tuple(marked(window)), tuple(part)))
                 owners.append(i)
         return inputs, owners
 

@@ -1,9 +1,9 @@
 """The app, built from what it serves.
 
-Endpoints: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/models``, ``/v1/moderations``,
-``/v1/policies/schema``; ``/admin/policies``, ``/admin/interventions``; ``/``, ``/watch``,
-``/ui/config``; ``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json``. Limits are those of
-`ServerSettings`.
+Endpoints: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/responses``, ``/v1/models``,
+``/v1/moderations``, ``/v1/policies/schema``; ``/admin/policies``, ``/admin/interventions``; ``/``,
+``/watch``, ``/ui/config``; ``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json``. Limits
+are those of `ServerSettings`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from rerail import __version__
+from rerail.align import lacks
 from rerail.engines.base import Engine
+from rerail.errors import PolicyError
 from rerail.policy import Policy, shipped_texts
 from rerail.server.errors import add_handlers
 from rerail.server.keys import KeyRing
+from rerail.server.limits import RateLimits
 from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Loader, load_moderators
 from rerail.server.records import Recorder
@@ -51,6 +54,7 @@ def create_app(
     settings: ServerSettings | None = None,
     loader: Loader = load_moderators,
     tracing: Tracing | None = None,
+    limits: RateLimits | None = None,
 ) -> FastAPI:
     """Build the server.
 
@@ -63,9 +67,10 @@ def create_app(
         settings: limits and defaults.
         loader: makes a policy's moderators.
         tracing: makes spans; none by default.
+        limits: count what keys ask for; in memory by default.
 
     Raises:
-        PolicyError: a policy is not valid, or a default is unknown.
+        PolicyError: a policy is not valid, or a default is unknown, or does not fit its model.
         ModeratorError: a moderator of a policy cannot be had.
     """
     settings = settings or ServerSettings()
@@ -86,9 +91,15 @@ def create_app(
         settings,
         metrics,
         tracing or Tracing(),
+        limits or RateLimits(),
     )
     for name in service.configured_policies():
         live.get(name)
+    for model, engine in engines.items():
+        configured = settings.model_policies.get(model) or settings.default_policy
+        if lacking := lacks(engine, live.get(configured).policy):
+            raise PolicyError(f"{lacking}: give model {model!r} a policy of its own, or serve "
+                              "under another by default")  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -10,11 +10,19 @@ import hmac
 import secrets
 import threading
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from rerail._yaml import NotYamlError, read_yaml
 from rerail.errors import RerailError
@@ -24,6 +32,7 @@ PREFIX = "tsk-"
 ANY = "*"
 """In `ApiKey.policies`: any policy may be chosen."""
 
+_Most = Annotated[int, Field(ge=1, strict=True)]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 
 
@@ -46,6 +55,23 @@ class ApiKey(BaseModel):
     """Applies to this key's requests; null: the model's, else the server's."""
     policies: tuple[str, ...] = ()
     """Policies that a request with this key may choose by itself; ``*`` stands for all."""
+
+    expires: AwareDatetime | None = None
+    """When the key ends; null: never."""
+    requests_per_minute: _Most | None = None
+    """Requests that are answered, at most; null: any number."""
+    tokens_per_minute: _Most | None = None
+    """Tokens that are generated, at most, those of answers that do not leave included."""
+    tokens_per_day: _Most | None = None
+    """The same in a day."""
+
+    @property
+    def expired(self) -> bool:
+        return self.expires is not None and self.expires <= datetime.now(UTC)
+
+    @property
+    def counts_tokens(self) -> bool:
+        return self.tokens_per_minute is not None or self.tokens_per_day is not None
 
     def may_choose(self, policy: str) -> bool:
         """Whether a request with this key may name the policy."""
@@ -85,6 +111,7 @@ class KeyRing:
         self._keys = tuple(keys)
         self.path = path
         self.readable = True
+        self._used: dict[str, datetime] = {}
 
     def __repr__(self) -> str:
         return f"KeyRing({len(self._keys)} keys)"
@@ -124,6 +151,15 @@ class KeyRing:
     def has_admin(self) -> bool:
         return any(key.admin for key in self._keys)
 
+    @property
+    def all(self) -> tuple[ApiKey, ...]:
+        """Every key, also those that are expired."""
+        return self._keys
+
+    def last_used(self, key: ApiKey) -> datetime | None:
+        """When a key was last presented, since the server started."""
+        return self._used.get(key.name)
+
     def find(self, presented: str) -> ApiKey | None:
         """The key that was presented, compared with every known one in constant time."""
         digest = hashlib.sha256(presented.encode("utf-8", "surrogatepass")).hexdigest()
@@ -131,6 +167,8 @@ class KeyRing:
         for key in self._keys:
             if hmac.compare_digest(key.sha256, digest):
                 found = key
+        if found is not None:
+            self._used[found.name] = datetime.now(UTC)
         return found
 
 
@@ -141,8 +179,17 @@ def new_key(
     admin: bool = False,
     policy: str | None = None,
     policies: Iterable[str] = (),
+    **limits: Any,
 ) -> str:
     """Make a key and add it to the file, readable by its owner only.
+
+    Args:
+        path: of the file; made if it is not there.
+        name: of the tenant that the key stands for.
+        admin: as in `ApiKey`, like the others.
+        policy: see there.
+        policies: see there.
+        limits: ``expires`` and what may be asked for in a time; see there.
 
     Returns:
         The key. It is nowhere else: only its hash is kept.
@@ -158,7 +205,7 @@ def new_key(
         if any(key.name == name for key in keys):
             raise KeysFileError(f"{path} has a key {name!r}: revoke it first, or choose a name")
         try:
-            key = ApiKey.model_validate({**fields, "policies": tuple(policies)})
+            key = ApiKey.model_validate({**fields, **limits, "policies": tuple(policies)})
         except ValidationError as error:
             raise KeysFileError(f"the key cannot be made: {_faults(error)}") from None
         _write(path, (*keys, key))

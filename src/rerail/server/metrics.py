@@ -26,6 +26,11 @@ class Metrics:
         self.labels: dict[str, tuple[str, ...]] = {}
         of_answer = ("model", "policy", "outcome")
         self.responses = self._counter("responses", "Answers by outcome.", of_answer)
+        self.layers = self._counter(
+            "layers",
+            "Answers by the layer that acted: gate, answer, none.",
+            ("model", "policy", "layer"),
+        )
         self.seconds = self._histogram(
             "search_seconds", "Seconds of a search, without its wait.", of_answer, _SECONDS
         )
@@ -84,6 +89,7 @@ class Metrics:
         """Count one answer."""
         labels = (model, response.policy.name, str(response.outcome))
         self.responses.labels(*labels).inc()
+        self.layers.labels(model, response.policy.name, str(response.layer)).inc()
         self.seconds.labels(*labels).observe(response.cost.seconds)
         self.generations.labels(*labels).observe(response.cost.generations)
         self.waited.labels(model).observe(waited)

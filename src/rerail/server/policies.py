@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rerail.align import Aligner
+from rerail.align import Aligner, lacks
 from rerail.engines.base import Engine
 from rerail.errors import (
     MissingDependencyError,
@@ -23,10 +23,10 @@ from rerail.errors import (
     RerailError,
     StoreError,
 )
-from rerail.moderators import Moderator, load_confirm, load_moderator
+from rerail.moderators import Moderator, load_confirm, load_gate, load_moderator
 from rerail.names import nearest
 from rerail.panel import Panel
-from rerail.policy import Policy
+from rerail.policy import MODERATED_BY, Policy
 from rerail.server._files import write_whole
 from rerail.server.errors import place
 from rerail.store import PolicyChange, Store
@@ -45,7 +45,7 @@ class Served:
         policy: the policy.
         yaml: its text, as it was written.
         panel: judges; never raises.
-        aligners: by model.
+        aligners: by model; of those that can do what the policy needs.
         source: what its moderators were loaded from.
     """
 
@@ -65,17 +65,19 @@ class _PolicyFile:
     policy: Policy
 
 
-Loader = Callable[[Policy], tuple[Moderator, Moderator | None]]
-"""A policy to the moderator that steers and the one that confirms."""
+Moderators = tuple[Moderator, Moderator | None, Sequence[Moderator]]
+"""Which steers, which confirms, and those of the gate."""
+
+Loader = Callable[[Policy], Moderators]
 
 
-def load_moderators(policy: Policy) -> tuple[Moderator, Moderator | None]:
+def load_moderators(policy: Policy) -> Moderators:
     """The moderators that the policy names.
 
     Raises:
         ModeratorError: one is unknown, or rejects its options.
     """
-    return load_moderator(policy), load_confirm(policy)
+    return load_moderator(policy), load_confirm(policy), load_gate(policy)
 
 
 class LivePolicies:
@@ -110,7 +112,7 @@ class LivePolicies:
         self._on_change = on_change or (lambda action: None)
         self.folder = folder
         self._changing = threading.RLock()
-        self._moderators: dict[str, tuple[Moderator, Moderator | None]] = {}
+        self._moderators: dict[str, Moderators] = {}
         self._log: list[PolicyChange] = []
         self._base = {policy.name: (policy, text) for policy, text in map(_with_text, policies)}
         files, faults = _read(self.files())
@@ -292,14 +294,19 @@ class LivePolicies:
 
     def _prepare(self, policy: Policy, text: str) -> Served:
         """Load what a policy needs. Moderators that did not change are kept."""
-        parts = policy.model_dump(
-            mode="json", include={"moderators", "combine", "routes", "confirm"}
-        )
+        parts = policy.model_dump(mode="json", include=set(MODERATED_BY))
         source = json.dumps(parts, sort_keys=True)
         if source not in self._moderators:
             self._moderators[source] = self._loader(policy)
         panel = Panel(policy, *self._moderators[source])
-        aligners = {model: Aligner(engine, panel) for model, engine in self._engines.items()}
+        lacking = {model: lacks(engine, policy) for model, engine in self._engines.items()}
+        if all(lacking.values()) and policy.name not in self._base:
+            raise PolicyError("; ".join(filter(None, lacking.values())))
+        aligners = {
+            model: Aligner(engine, panel)
+            for model, engine in self._engines.items()
+            if not lacking[model]
+        }
         return Served(policy, text, panel, aligners, source)
 
     def _change(self, action: str, served: Served, by: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rerail.errors import StoreError
 from rerail.store import Record, Store
-from rerail.types import Outcome, Prompt, Response
+from rerail.types import Layer, Outcome, Prompt, Response
 
 if TYPE_CHECKING:
     from rerail.server.metrics import Metrics
@@ -22,9 +22,10 @@ _WRITERS = 4
 
 
 def is_intervention(response: Response) -> bool:
-    """Whether anything but a scored first answer left."""
+    """Whether a layer of the policy acted or noted, or an unscored answer left."""
     unscored = response.final is not None and response.final.unscored is not None
-    return response.outcome is not Outcome.PASSED or unscored
+    acted = response.layer is not Layer.NONE or bool(response.noted)
+    return response.outcome is not Outcome.PASSED or unscored or acted
 
 
 class Recorder:
@@ -116,6 +117,9 @@ def as_json(record: Record) -> dict[str, Any]:
         "version": record.policy_version,
         "audit": record.audit,
         "outcome": record.outcome,
+        "layer": record.layer,
+        "gate": record.gate,
+        "noted": record.noted,
         "harm_before": (record.initial or {}).get("harm"),
         "harm_after": (record.final or {}).get("harm"),
         "scores_before": (record.initial or {}).get("scores"),
@@ -128,6 +132,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "generated_tokens": record.generated_tokens,
         "moderator_calls": record.moderator_calls,
         "seconds": record.seconds,
+        "sent_tokens": record.sent_tokens,
         "seed": record.seed,
         "error": record.error,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import math
 import secrets
@@ -10,21 +11,36 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
-from rerail.engines.base import EmbeddingTable, Engine, Sampling
-from rerail.errors import EngineError, PolicyError, PromptError
+from rerail.align import lacks
+from rerail.engines.base import EmbeddingTable, Engine, Sampling, abilities
+from rerail.errors import EngineError, PolicyError, PromptError, StoreError
 from rerail.server.errors import ApiError, of_ours
 from rerail.server.keys import LOCAL, ApiKey, KeyRing
+from rerail.server.limits import RateLimits
 from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Served
 from rerail.server.records import Recorder
-from rerail.server.schemas import MAX_SEED, ChatRequest, CompletionRequest
+from rerail.server.schemas import MAX_SEED, ChatRequest, CompletionRequest, ResponsesRequest
 from rerail.server.settings import ServerSettings
 from rerail.server.tracing import Tracing
 from rerail.server.worker import Finished, HandedBackError, QueueFullError, SearchWorker, Ticket
-from rerail.types import Evaluation, Exchange, Outcome, Prompt, StopReason, Verdict
+from rerail.types import (
+    Evaluation,
+    Exchange,
+    Outcome,
+    Prompt,
+    Rejection,
+    Response,
+    StopReason,
+    Verdict,
+)
 
 Observer = Callable[[Evaluation], None]
+
+Releaser = Callable[[int, str], None]
+"""Is given the place of a choice, and a piece of its text that leaves before the rest is there."""
 
 _MODERATING = 16
 """Requests to ``/v1/moderations`` that are judged at once."""
@@ -77,6 +93,7 @@ class Service:
         settings: limits and defaults.
         metrics: counts.
         tracing: makes spans.
+        limits: count what keys ask for.
     """
 
     def __init__(
@@ -88,6 +105,7 @@ class Service:
         settings: ServerSettings,
         metrics: Metrics,
         tracing: Tracing,
+        limits: RateLimits,
     ) -> None:
         self._engines = dict(engines)
         self._moderating = asyncio.Semaphore(_MODERATING)
@@ -99,6 +117,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.tracing = tracing
+        self.limits = limits
         self.workers = {name: self._worker(name) for name in engines}
         self.started = int(time.time())
 
@@ -140,9 +159,10 @@ class Service:
         """What each model was loaded from, by the name that clients use."""
         return {name: engine.name for name, engine in self._engines.items()}
 
-    def table(self, model: str) -> EmbeddingTable:
-        """The embedding table of a model."""
-        return self._engines[model].table
+    def table(self, model: str) -> EmbeddingTable | None:
+        """The embedding table of a model; None where it is behind a text API."""
+        engine = self._engines[model]
+        return engine.table if "moves" in abilities(engine) else None
 
     def configured_policies(self) -> set[str]:
         """Names of the policies that something falls back to."""
@@ -156,8 +176,8 @@ class Service:
         """The key of a request.
 
         Raises:
-            ApiError: 401 without a known key; 403 from elsewhere, on a server without keys; 503
-                while the keys cannot be read.
+            ApiError: 401 without a known key, or with one that has expired; 403 from elsewhere,
+                on a server without keys; 503 while the keys cannot be read.
         """
         if self.keys is None:
             if client is not None and not is_loopback(client):
@@ -175,6 +195,12 @@ class Service:
             raise ApiError(
                 "no valid API key: send 'Authorization: Bearer KEY'",
                 "invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        if key.expired:
+            raise ApiError(
+                "this API key has expired: ask whoever gave it to you for another",
+                "key_expired",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return key
@@ -209,7 +235,7 @@ class Service:
         self,
         route: str,
         key: ApiKey,
-        request: ChatRequest | CompletionRequest,
+        request: ChatRequest | CompletionRequest | ResponsesRequest,
         policy_header: str | None,
     ) -> Call:
         """Make a request ready.
@@ -226,10 +252,23 @@ class Service:
                 param="model",
             )
         served = self.choose(key, request.model, named(policy_header, request.policy))
+        if request.model not in served.aligners:
+            raise ApiError(
+                lacks(self._engines[request.model], served.policy) or "the policy does not fit",
+                "policy_unfit",
+                param="policy",
+            )
         try:
             prompts = request.prompts()
         except PromptError as error:
             raise of_ours(error, request.words) from None
+        if any(prompt.tools for prompt in prompts) and served.policy.tools == "refuse":
+            raise ApiError(
+                f"tools: policy {served.policy.name!r} refuses them; one with tools: judge judges "
+                "tool calls as text of the answer",
+                "invalid_request",
+                param="tools",
+            )
         n = request.n or 1
         if n * len(prompts) > settings.max_choices:
             raise ApiError(
@@ -269,17 +308,26 @@ class Service:
 
     # Answers
 
-    async def answer(self, call: Call, observe: Observer | None = None) -> list[Finished]:
+    async def answer(
+        self, call: Call, observe: Observer | None = None, release: Releaser | None = None
+    ) -> list[Finished]:
         """Answers that may leave, recorded.
+
+        What left of answers that were cut off is recorded, too.
 
         Raises:
             ApiError: there are none: the server is full or stops, the deadline passed, or the
                 model, the moderator or the store failed, or the prompt cannot be answered as it
-                is.
+                is, or the model writes nothing in the form that was asked for.
         """
         policy = call.served.policy
+        tickets = self._tickets(call, observe, release)
         with self.tracing.request(call.route, call.model, policy.name) as span:
-            answered = await self._searched(call, observe)
+            try:
+                answered = await self._searched(call, tickets)
+            except BaseException:
+                await self._keep_cut(call, tickets)
+                raise
             pairs = list(zip(call.prompts, (a.response for a in answered), strict=True))
             for prompt, response in pairs:
                 span.answered(prompt, response, policy.record_text)
@@ -289,6 +337,12 @@ class Service:
         for a in answered:
             if a.response.outcome is Outcome.ERROR:
                 raise self._failed(a.response.stop_reason, policy.error_message)
+            if a.response.outcome is Outcome.REFUSED and _is_formless(a.response):
+                raise ApiError(
+                    "no answer has the form that was asked for, a valid call of a tool or JSON "
+                    "that fits: ask for it in the conversation, too, or raise max_tokens",
+                    "invalid_structure",
+                )
         return answered
 
     async def moderated(self, served: Served, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -304,9 +358,11 @@ class Service:
             judged = await loop.run_in_executor(self._judges, served.panel.judge, exchanges)
             return [each.verdict for each in judged]
 
-    async def _searched(self, call: Call, observe: Observer | None) -> list[Finished]:
+    def _tickets(
+        self, call: Call, observe: Observer | None, release: Releaser | None
+    ) -> list[Ticket]:
         deadline = time.monotonic() + call.seconds
-        tickets = [
+        return [
             Ticket(
                 tenant=call.key.name,
                 aligner=call.served.aligners[call.model],
@@ -316,9 +372,12 @@ class Service:
                 deadline=deadline,
                 generations=call.generations,
                 observe=observe,
+                release=partial(release, place) if release else None,
             )
-            for prompt, seed in zip(call.prompts, call.seeds, strict=True)
+            for place, (prompt, seed) in enumerate(zip(call.prompts, call.seeds, strict=True))
         ]
+
+    async def _searched(self, call: Call, tickets: Sequence[Ticket]) -> list[Finished]:
         try:
             self.workers[call.model].submit(tickets)
         except QueueFullError as error:
@@ -358,6 +417,17 @@ class Service:
                 ticket.cancel()
             for future in futures:
                 future.cancel()
+            if call.key.counts_tokens:  # also where the client has left
+                spent = sum(t.search.cost.generated_tokens for t in tickets if t.search)
+                await asyncio.shield(asyncio.to_thread(self.limits.spend, call.key, spent))
+
+    async def _keep_cut(self, call: Call, tickets: Sequence[Ticket]) -> None:
+        """Record what left of answers whose rest never will."""
+        cut = [(t.prompt, t.search.cut()) for t in tickets if t.search and t.search.sent]
+        if cut:
+            with contextlib.suppress(StoreError):  # counted, and the request has failed already
+                text = call.served.policy.record_text
+                await self.recorder.keep(call.key.name, call.id, cut, text)
 
     def _come_back(self, message: str, reason: str) -> ApiError:
         self.metrics.handed_back.labels(reason).inc()
@@ -369,6 +439,11 @@ class Service:
             wait = self.settings.retry_after
             return ApiError(message, "moderator_unavailable", retry_after=wait)
         return ApiError(message, "engine_failed")
+
+
+def _is_formless(response: Response) -> bool:
+    """Whether nothing but its form spoke against the model's first answer."""
+    return bool(response.evaluations) and response.evaluations[0].rejection is Rejection.INVALID
 
 
 def named(header: str | None, parameter: str | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Server-sent events: signs of life while a search runs, the answer once it may leave."""
+"""Server-sent events: signs of life while a search runs, text once it may leave."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -37,26 +37,49 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
+class Piece(NamedTuple):
+    """Some text that leaves before the rest of the answer is there.
+
+    Attributes:
+        choice: the place of the answer among those of its request.
+        text: what leaves.
+    """
+
+    choice: int
+    text: str
+
+
 class Feed:
-    """Evaluations on their way from a worker's thread to the event loop; none is lost."""
+    """What comes from a worker's thread to the event loop, in order; nothing is lost.
+
+    Attributes:
+        begun: set once a piece of text is there.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._there: list[Evaluation] = []
+        self._there: list[Evaluation | Piece] = []
         self._news = asyncio.Event()
+        self.begun = asyncio.Event()
 
-    def put(self, evaluation: Evaluation) -> None:
+    def put(self, one: Evaluation | Piece) -> None:
         """From any thread; a loop that is closed needs nothing more."""
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._add, evaluation)
+            self._loop.call_soon_threadsafe(self._add, one)
 
-    def _add(self, evaluation: Evaluation) -> None:
-        self._there.append(evaluation)
+    def release(self, choice: int, text: str) -> None:
+        """A piece of text, from any thread."""
+        self.put(Piece(choice, text))
+
+    def _add(self, one: Evaluation | Piece) -> None:
+        self._there.append(one)
         self._news.set()
+        if isinstance(one, Piece):
+            self.begun.set()
 
     async def until(
         self, work: asyncio.Future[Any], seconds: float
-    ) -> AsyncIterator[list[Evaluation]]:
+    ) -> AsyncIterator[list[Evaluation | Piece]]:
         """What came, as it comes, until the work is done; an empty list every so many seconds."""
         while True:
             news = asyncio.ensure_future(self._news.wait())
@@ -117,13 +140,28 @@ async def held_back(
     work: asyncio.Future[Any],
     feed: Feed,
     keep_alive: float,
+    piece_events: Callable[[Piece], Iterable[bytes]],
     progress_event: Callable[[Progress], bytes] | None,
 ) -> AsyncIterator[bytes]:
-    """Signs of life until the work is done: comments, and progress if it is wanted."""
+    """Until the work is done: the pieces that leave before, and signs of life beside them.
+
+    Args:
+        work: what is waited for.
+        feed: has what came of it.
+        keep_alive: seconds between signs of life at most.
+        piece_events: events of a piece.
+        progress_event: event of progress, if it is wanted; else there is a comment.
+    """
     progress = Progress()
     async for found in feed.until(work, keep_alive):
-        for evaluation in found:
-            progress.add(evaluation)
+        for one in found:
+            if isinstance(one, Piece):
+                for told in piece_events(one):
+                    yield told
+            else:
+                progress.add(one)
+        if found and all(isinstance(one, Piece) for one in found):
+            continue
         if found and progress_event is not None:
             yield progress_event(progress)
         else:
@@ -157,21 +195,29 @@ class EventStream(StreamingResponse):
             await asyncio.gather(self._work, return_exceptions=True)
 
 
-async def quickly(request: Request, work: asyncio.Future[Any], seconds: float | None) -> None:
+async def quickly(
+    request: Request,
+    work: asyncio.Future[Any],
+    seconds: float | None,
+    begun: asyncio.Event | None = None,
+) -> None:
     """Wait a moment for the work, so that what fails at once has a status of its own.
 
     Args:
         request: of a client that may leave.
         work: what is done for it.
         seconds: to wait; None: until the work is done.
+        begun: ends the wait, once it is set.
 
     Raises:
         ClientGoneError: the client left meanwhile; the work is cancelled.
         Exception: what the work raised.
     """
     left = asyncio.ensure_future(_disconnected(request.receive))
+    early = asyncio.ensure_future((begun or asyncio.Event()).wait())
     try:
-        await asyncio.wait({work, left}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        wanted = {work, left, early}
+        await asyncio.wait(wanted, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if left.done() and not work.done():
             work.cancel()
             raise ClientGoneError
@@ -179,7 +225,8 @@ async def quickly(request: Request, work: asyncio.Future[Any], seconds: float | 
             raise error
     finally:
         left.cancel()
-        await asyncio.gather(left, return_exceptions=True)
+        early.cancel()
+        await asyncio.gather(left, early, return_exceptions=True)
 
 
 def replayed(receive: Receive, first: Iterable[Any]) -> Receive:

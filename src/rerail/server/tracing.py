@@ -29,6 +29,7 @@ class Span:
             "rerail.response",
             {
                 "rerail.outcome": str(response.outcome),
+                "rerail.layer": str(response.layer),
                 "rerail.policy": response.policy.name,
                 "rerail.policy_version": response.policy.version,
                 "rerail.generations": cost.generations,
@@ -37,7 +38,7 @@ class Span:
                 "rerail.seconds": cost.seconds,
             }
             | (
-                {"rerail.prompt": prompt.messages[-1].content, "rerail.answer": response.text}
+                {"rerail.prompt": prompt.messages[-1].content, "rerail.answer": response.said}
                 if record_text
                 else {}
             ),

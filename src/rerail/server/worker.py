@@ -24,6 +24,7 @@ from rerail.panel import Panel
 from rerail.search import Search, advance
 from rerail.server.errors import place
 from rerail.types import Evaluation, Prompt, Response
+from rerail.window import Release
 
 log = logging.getLogger("rerail.server")
 
@@ -49,7 +50,7 @@ class Finished:
     Attributes:
         response: what leaves.
         panel: that judged it.
-        prompt_tokens: rows of the unmoved prompt.
+        prompt_tokens: of the unmoved prompt.
         waited: seconds before the search was begun.
     """
 
@@ -72,6 +73,7 @@ class Ticket:
         deadline: on the clock of `time.monotonic`.
         generations: answers generated at most; None leaves it to the policy.
         observe: called from the worker's thread with every evaluation.
+        release: called from there with each piece that leaves before the rest is there.
     """
 
     tenant: str
@@ -82,6 +84,7 @@ class Ticket:
     deadline: float
     generations: int | None = None
     observe: Callable[[Evaluation], None] | None = None
+    release: Release | None = None
 
     def __post_init__(self) -> None:
         self.future: Future[Finished] = Future()
@@ -268,6 +271,7 @@ class SearchWorker:
                     seconds=left,
                     generations=ticket.generations,
                     observe=ticket.observe,
+                    release=ticket.release,
                 )
             except Exception as error:
                 if not isinstance(error, PromptError):
@@ -302,7 +306,7 @@ class SearchWorker:
             answered = Finished(
                 ticket.search.response(),
                 ticket.search.panel,
-                len(ticket.search.embedded.token_ids),
+                ticket.search.prompt_tokens,
                 ticket.began - ticket.arrived,
             )
         except Exception as error:

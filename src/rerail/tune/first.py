@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from rerail.align import Aligner
-from rerail.errors import EngineError, ModeratorError
+from rerail.errors import EngineError, ModeratorError, PromptError
 from rerail.search import Search, advance
 from rerail.types import PromptLike, StopReason
 
@@ -26,7 +26,7 @@ def first_answers(
     """Searches that have their first answers and nothing else yet; those that failed are done.
 
     Raises:
-        PromptError: a prompt is empty, malformed or too long.
+        PromptError: a prompt is empty, malformed or too long, or the policy's gate refuses it.
     """
     searches = [aligner.open(prompt) for prompt in prompts]
     with counting("first answers", len(searches)) as advanced:
@@ -34,6 +34,10 @@ def first_answers(
             together = searches[start : start + aligner.max_open]
             advance(together)
             advanced("", len(together))
+    if any(s.done and s.response().stop_reason is StopReason.GATE for s in searches):
+        raise PromptError(
+            "the policy's gate refuses a prompt, which is then not answered: tune without the gate"
+        )
     return searches
 
 

@@ -114,7 +114,9 @@ class Tuner:
             setting: Aligner(
                 shared,
                 panel.under(
-                    self._policy.model_copy(update={"optimizer": applied(self._base, setting)})
+                    self._policy.model_copy(
+                        update={"release": "whole", "optimizer": applied(self._base, setting)}
+                    )
                 ),
                 sampling=sampling,
                 seed=seed,
@@ -328,8 +330,8 @@ class _SharedWatching(_Shared):
     ) -> list[Generation]:
         wanted = self._wanted(requests, sampling)
 
-        def watched(places: Sequence[int], texts: Sequence[str]) -> Sequence[bool]:
-            return watch([wanted[place] for place in places], texts)
+        def watched(places: Sequence[int], answers: Sequence[Generation]) -> Sequence[bool]:
+            return watch([wanted[place] for place in places], answers)
 
         asked = [requests[i] for i in wanted]
         given = self._watching.generate_watched(asked, sampling, watched) if wanted else []

@@ -120,6 +120,36 @@ def test_llama_guard_without_a_template_uses_the_published_prompt() -> None:
     assert max(score_of(guard).values()) <= unsafe + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("guard", "kind", "template"),
+    [
+        (LlamaGuard, "llama", tiny.LLAMA_GUARD_3_8B),
+        (LlamaGuard, "llama", None),
+        (Qwen3Guard, "qwen", tiny.QWEN3_GUARD),
+    ],
+)
+def test_prompts_are_judged_as_the_users(guard: Any, kind: str, template: str | None) -> None:
+    judges = guard(tiny.guard(kind, template), prompts=True)
+    asked = Exchange((), REQUEST)
+    ((row,),) = judges._windows(asked)
+    text = judges._tokenizer.decode(row)
+    assert REQUEST in text
+    assert NO_REQUEST not in text
+    assert "Agent" not in text
+    if template is None:
+        assert "ONLY THE LAST User message in the above conversation" in text
+    assert score_of(judges, asked) != score_of(guard(tiny.guard(kind, template)), asked)
+    limit = judges._limit - judges._room + 60
+    long = Exchange((), "".join(f"part {i}, " for i in range(60)))
+    windows = guard(tiny.guard(kind, template), prompts=True, max_tokens=limit)._windows(long)
+    assert len(windows) > 3
+
+
+def test_a_guard_of_answers_does_not_judge_prompts() -> None:
+    with pytest.raises(ModeratorError, match="shieldgemma judges answers only"):
+        ShieldGemma(tiny.guard("gemma", tiny.SHIELD_GEMMA), prompts=True)
+
+
 # ShieldGemma
 
 

@@ -6,22 +6,23 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 from rerail.errors import InputFileError
+from rerail.eval.benchmarks._rows import path_of
 from rerail.eval.benchmarks.base import DATASET, Benchmark
 from rerail.eval.benchmarks.catalogue import BENCHMARKS
 from rerail.eval.benchmarks.own import own_file
 from rerail.eval.types import CASE_KINDS, Case, CaseKind
 from rerail.names import nearest
 
-__all__ = ["BENCHMARKS", "DATASET", "Benchmark", "draw", "load_benchmark", "score"]
+__all__ = ["BENCHMARKS", "DATASET", "Benchmark", "draw", "load_benchmark", "put_as", "score"]
 
 _SPEC = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9._-]*)"
+    r"(?:\+(?P<put>[a-z0-9][a-z0-9._-]*))?"
     r"(?::(?P<kind>[a-z]+))?"
-    r"(?:\[(?P<start>\d*):(?P<stop>\d*)\])?"
+    r"(?:\[(?P<rows>[\d:,]+)\])?"
     r"(?:=(?P<path>.+))?",
     re.DOTALL,
 )
@@ -31,16 +32,15 @@ def load_benchmark(spec: str) -> list[Case]:
     """The cases that a specification names.
 
     ``NAME`` reads the hub, ``NAME=PATH`` a local copy; ``NAME[420:520]=PATH`` takes rows 420 to
-    519. With a name that is none of `BENCHMARKS`, PATH is a file of one's own, and
-    ``NAME:benign=PATH`` says what kind its prompts are.
+    519, ``[::4]`` every fourth, ``[3,5,40:45]`` those. With a name that is none of `BENCHMARKS`,
+    PATH is a file of one's own, and ``NAME:benign=PATH`` says what kind its prompts are.
+    ``NAME+WAY=PATH`` says how they are put (`put_as`), which is nothing to this.
 
     Raises:
         InputFileError: the specification cannot be read, or the data cannot.
         MissingDependencyError: the hub's library is not installed.
     """
-    found = _SPEC.fullmatch(spec)
-    if found is None:
-        raise InputFileError(f"benchmark {spec!r}: write NAME=PATH, in small letters, or NAME")
+    found = _read(spec)
     name, kind, path = found["name"], found["kind"], found["path"]
     if kind is not None and kind not in CASE_KINDS:
         raise InputFileError(
@@ -57,12 +57,45 @@ def load_benchmark(spec: str) -> list[Case]:
         )
     else:
         benchmark = own_file(name, cast("CaseKind", kind or "harmful"))
-    cases = benchmark.load(None if path is None else Path(path).expanduser())
-    start, stop = (int(found[key]) if found[key] else None for key in ("start", "stop"))
-    taken = cases[start:stop]
+    cases = benchmark.load(None if path is None else path_of(path))
+    if found["rows"] is None:
+        return cases
+    wanted = _places(spec, found["rows"], len(cases))
+    taken = [case for i, case in enumerate(cases) if i in wanted]
     if not taken:
         raise InputFileError(f"benchmark {spec!r}: it has {len(cases)} rows, none of them there")
     return taken
+
+
+def put_as(spec: str) -> str | None:
+    """How the cases of a specification are put, if it says so: ``NAME+multi-turn=PATH``.
+
+    Raises:
+        InputFileError: the specification cannot be read.
+    """
+    return _read(spec)["put"]
+
+
+def _read(spec: str) -> re.Match[str]:
+    found = _SPEC.fullmatch(spec)
+    if found is None:
+        raise InputFileError(f"benchmark {spec!r}: write NAME=PATH, in small letters, or NAME")
+    return found
+
+
+def _places(spec: str, rows: str, count: int) -> set[int]:
+    """Which of so many rows ``3,5,40:45`` and ``::4`` name."""
+    places: set[int] = set()
+    for part in rows.split(","):
+        try:
+            ends = [int(end) if end else None for end in part.split(":")]
+            whole = range(count)
+            places.update(whole[slice(*ends)] if ":" in part else {int(part)} & set(whole))
+        except (TypeError, ValueError):
+            raise InputFileError(
+                f"benchmark {spec!r}: write rows as [420:520], [::4] or [3,5,40:45]"
+            ) from None
+    return places
 
 
 def score(case: Case, text: str) -> dict[str, float]:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -86,6 +87,18 @@ def _once(names: Iterable[str]) -> None:
         if name in seen and name:
             raise InputFileError(f"{name!r} stands twice: rename or remove one")
         seen.add(name)
+
+
+def path_of(text: str) -> Path:
+    """The path that a user wrote: with ~, or with environment variables.
+
+    Raises:
+        InputFileError: a variable is not set.
+    """
+    path = os.path.expandvars(text)
+    if missing := re.match(r"\$\{?(\w+)", path):
+        raise InputFileError(f"{text}: {missing[1]} is not set: set it to the folder of your data")
+    return Path(path).expanduser()
 
 
 def format_of(path: Path) -> str:

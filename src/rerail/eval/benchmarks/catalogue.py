@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rerail.errors import InputFileError
-from rerail.eval.benchmarks._rows import TEXT, Row, parsed, read_text
+from rerail.eval.benchmarks._rows import TEXT, Row, parsed, read_rows, read_text
 from rerail.eval.benchmarks.base import Benchmark, Hub, Item, column, optional
 from rerail.eval.scorers import gsm8k, ifeval, xstest
+from rerail.names import nearest
+
+ATTACKS = ("aim", "autodan", "cipher", "gcg", "jailbroken", "pair", "renellm")
+"""Of AlphaSteer's test data: names of its files."""
 
 LANGUAGES = ("en", "zh", "it", "vi", "ar", "ko", "th", "bn", "sw", "jv")
 """Of MultiJail."""
@@ -36,6 +40,27 @@ def _bold_file(path: Path) -> list[Row]:
         raise InputFileError(f"cannot read {path}: {error.strerror}") from None
     except (AttributeError, TypeError):
         raise InputFileError(f"{path} is no BOLD file: subgroup -> name -> prompts") from None
+
+
+def _attack_rows(path: Path) -> list[Row]:
+    files = [path]
+    if path.is_dir():
+        files = [file for file in sorted(path.glob("*.json*")) if _attack(file) in ATTACKS]
+        if not files:
+            raise InputFileError(f"{path} has none of the files {', '.join(ATTACKS)} (.json)")
+    if (unknown := _attack(files[0])) not in ATTACKS:
+        raise InputFileError(
+            f"{path} is no file of attacks{nearest(unknown, ATTACKS)}: keep their names"
+        )
+    return [
+        {**row, "attack": _attack(file), "id": f"{_attack(file)}-{number}"}
+        for file in files
+        for number, row in enumerate(read_rows(file))
+    ]
+
+
+def _attack(file: Path) -> str:
+    return file.name.partition(".")[0].removesuffix("_llama3")
 
 
 def _one_prompt_each(rows: list[Row]) -> list[Row]:
@@ -145,6 +170,16 @@ _ROWS = (
         needs=("release_prompt_id", "hazard"), meta=("persona", "locale"),
     ),
     Benchmark(
+        "attacks", "harmful", "Attacks on AdvBench", "Sheng et al. 2025, arXiv 2506.07022",
+        "1,100 rows, Apache-2.0: evaluation only",
+        "Test data of AlphaSteer: AIM, AutoDAN, ciphers, GCG, Jailbroken, PAIR and ReNeLLM, made "
+        "for Llama 3.1. A local copy is one of the files, or the folder of them. Of ciphers and "
+        "GCG the bare request is known; the others are judged as they are. Five of six requests "
+        "are among AdvBench's rows 0 to 419.",
+        text=("query",), request=("original_query", "prompt"), id=("id",), category=("attack",),
+        rows=_attack_rows,
+    ),
+    Benchmark(
         "attaq", "completion", "AttaQ", "Kour et al. 2023, arXiv 2311.04124", "1,402 rows, MIT",
         "Continued as plain text, as in TIDE (arXiv 2602.02498).",
         text=("input",), category=("label",), needs=("label",), template=False,
@@ -157,6 +192,12 @@ _ROWS = (
         "folder of them; the hub has a row per name.",
         text=("prompt", "prompts"), category=("category",), needs=("category",), template=False,
         hub=Hub("AmazonScience/bold", "train"), rows=_bold_rows, arrange=_one_prompt_each,
+    ),
+    Benchmark(
+        "borderline", "benign", "Harmless requests that sound harmful",
+        "Sheng et al. 2025, arXiv 2506.07022", "291 rows, Apache-2.0: evaluation only",
+        "Validation data of AlphaSteer.",
+        text=("query",),
     ),
     Benchmark(
         "do-not-answer", "harmful", "Do-Not-Answer", "Wang et al. 2023, arXiv 2308.13387",

@@ -14,11 +14,15 @@ from rerail.eval.methods.adasteer import AdaSteer
 from rerail.eval.methods.aligned import Aligned
 from rerail.eval.methods.base import Context, Method, Returned
 from rerail.eval.methods.best_of_n import BestOfN
+from rerail.eval.methods.gate import Gate
+from rerail.eval.methods.goal_priority import GoalPriority
 from rerail.eval.methods.gradient_cuff import GradientCuff
 from rerail.eval.methods.in_context import InContextDefence
+from rerail.eval.methods.intention import IntentionAnalysis
 from rerail.eval.methods.none import NoDefence
 from rerail.eval.methods.refuse import CannedRefusal
 from rerail.eval.methods.resta import Resta
+from rerail.eval.methods.rose import Rose
 from rerail.eval.methods.self_reminder import SelfReminder
 from rerail.eval.methods.smooth_llm import SmoothLLM
 from rerail.eval.methods.steps import Attempt, Reply, Steps, Stepwise
@@ -44,8 +48,12 @@ BASELINES: dict[str, Callable[..., Stepwise]] = {
     for kind in (
         NoDefence,
         CannedRefusal,
+        Gate,
         SelfReminder,
         InContextDefence,
+        GoalPriority,
+        IntentionAnalysis,
+        Rose,
         BestOfN,
         SmoothLLM,
         Resta,
@@ -126,5 +134,9 @@ def _check_value(spec: str, key: str, value: Any, default: Any) -> None:
 
 _SHARES = {"share", "false_positives", "depth"}
 """Settings of baselines that are parts of a whole."""
-_TEXTS: dict[str, tuple[str, ...]] = {"units": ("table", "absolute"), "contrast": ()}
+_TEXTS: dict[str, tuple[str, ...]] = {
+    "units": ("table", "absolute"),
+    "when": ("always", "flagged"),
+    "contrast": (),
+}
 """Settings of baselines that are texts, and which; any, where none is named."""

@@ -90,8 +90,7 @@ class AdaSteer(Stepwise):
         names = ("strength", "depth", "contrast")
         return FrozenDict({name: getattr(self, name) for name in names})
 
-    @staticmethod
-    def lacks(engine: Engine) -> str | None:
+    def lacks(self, engine: Engine) -> str | None:
         """Why an engine cannot be had for this; None if it can."""
         if isinstance(engine, ActivationEngine):
             try:

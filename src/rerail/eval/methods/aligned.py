@@ -68,7 +68,7 @@ class Aligned:
         optimizer = policy.optimizer.model_dump(mode="json")
         if self.preset is not None:
             optimizer = OptimizerSettings.of(self.preset).model_dump(mode="json")
-        data = policy.model_dump(mode="json") | dict(self.changes)
+        data = policy.model_dump(mode="json") | {"release": "whole"} | dict(self.changes)
         data["optimizer"] = optimizer | self._steps(model) | dict(self.optimizer)
         return Policy.parse(data, f"method {self.name!r}")
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from rerail.engines.base import EmbeddedPrompt, GenerationRequest
+from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest
 from rerail.errors import EngineError, ModeratorError, PromptError, RerailError
 from rerail.eval.methods.base import Context, Returned
 from rerail.eval.types import TrajectoryPoint
@@ -193,6 +193,10 @@ class Stepwise(ABC):
     @property
     def settings(self) -> Mapping[str, Any]:
         return FrozenDict()
+
+    def lacks(self, engine: Engine) -> str | None:
+        """Why an engine cannot be had for this; None if it can, as any can for most."""
+        return None
 
     def prepare(self, context: Context) -> None:  # noqa: B027 - most need nothing
         """Do what is done once for a model, at no prompt's cost; `answer` does what is left."""

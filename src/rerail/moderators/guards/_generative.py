@@ -57,10 +57,12 @@ class Options(LocalOptions, total=False):
     Keys:
         name: what the moderator is called in policies and records.
         map: changes of the map from the guard's names to categories; null leaves a name out.
+        prompts: whether it judges what a user says, for the gate of a policy, in place of answers.
     """
 
     name: str
     map: Mapping[str, str | None] | None
+    prompts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class GenerativeGuard(LocalModel, ABC):
         taxonomy: from the guard's names to our categories, if not the class's own.
         name: see `Options`.
         map: see `Options`.
+        prompts: see `Options`.
         options: see `LocalOptions`.
 
     Raises:
@@ -143,6 +146,8 @@ class GenerativeGuard(LocalModel, ABC):
     """Control words of the prompt that are no special tokens, broken up in the texts judged."""
     taxonomy: Taxonomy
     """From the guard's names to our categories; what they are without the option ``map``."""
+    judges_prompts: bool = False
+    """Whether it was made to judge prompts, too: its template then ends with the user's turn."""
 
     def __init__(
         self,
@@ -151,8 +156,15 @@ class GenerativeGuard(LocalModel, ABC):
         taxonomy: Taxonomy | None = None,
         name: str | None = None,
         map: Mapping[str, str | None] | None = None,
+        prompts: bool = False,
         **options: Unpack[LocalOptions],
     ) -> None:
+        if prompts and not self.judges_prompts:
+            raise ModeratorError(
+                f"{self.family} judges answers only: leave prompts out, or take llama-guard or "
+                "qwen3guard"
+            )
+        self._prompts = prompts
         self.taxonomy = (taxonomy or self.taxonomy).changed(map)
         self.categories = self.taxonomy.categories
         super().__init__(model, "causal", name=name or self.family, **options)
@@ -199,6 +211,12 @@ class GenerativeGuard(LocalModel, ABC):
             parts = [readings[s : s + len(self._scripts)] for s in starts]
             scores[i] = self._verdict(parts)
         return scores
+
+    def _turns(self, exchange: Exchange) -> list[Turn]:
+        """What is judged, as a conversation; in the place of an answer a prompt is the user's."""
+        if self._prompts:
+            return [{"role": "user", "content": exchange.answer}]
+        return turns_of(exchange)
 
     def _verdict(self, windows: Sequence[Sequence[Sequence[Logits]]]) -> Score:
         if not all(np.isfinite(z).all() for w in windows for reads in w for z in reads):
@@ -263,8 +281,8 @@ class GenerativeGuard(LocalModel, ABC):
 
     def _probe(self, key: str) -> str:
         """The rendered prompt of a probe; finds out how the template wants its messages."""
-        request, answer = _PROBE
-        turns = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+        roles = ("user",) if self._prompts else ("user", "assistant")
+        turns = [{"role": r, "content": text} for r, text in zip(roles, _PROBE, strict=False)]
         failure: Exception | None = None
         for self._content_parts in (False, True):
             try:
@@ -274,7 +292,7 @@ class GenerativeGuard(LocalModel, ABC):
             except Exception as error:
                 failure = error
                 continue
-            if request in text and answer in text:
+            if all(turn["content"] in text for turn in turns):
                 return text
         raise ModeratorError(
             f"the chat template of {self.model_name} does not show request and answer: it is no "
@@ -309,7 +327,8 @@ class GenerativeGuard(LocalModel, ABC):
 
     def _check_room(self) -> None:
         longest = max(len(self._encode(self._probe(s.key))) + len(s.forced) for s in self._scripts)
-        need = longest - sum(len(self._encode(text)) for text in _PROBE)
+        probed = _PROBE[:1] if self._prompts else _PROBE
+        need = longest - sum(len(self._encode(text)) for text in probed)
         self._room = self._limit - need
         if self._room < LEAST_ROOM:
             raise ModeratorError(
@@ -321,7 +340,7 @@ class GenerativeGuard(LocalModel, ABC):
 
     def _windows(self, exchange: Exchange) -> list[list[list[int]]] | None:
         """Token ids by window and question; None if even a cut prompt is too long."""
-        turns = [{**t, "content": self._disarmed(t["content"])} for t in turns_of(exchange)]
+        turns = [{**t, "content": self._disarmed(t["content"])} for t in self._turns(exchange)]
         while (rows := self._rows(turns)) is None and len(turns) > 2:
             turns = turns[2:]
         if rows is not None:
@@ -345,18 +364,20 @@ class GenerativeGuard(LocalModel, ABC):
 
     def _cut(self, turns: list[Turn], room: int) -> list[list[Turn]]:
         """Request and answer within ``room`` tokens: the request's end, the answer's windows."""
-        request, answer = (turn["content"] for turn in turns)
+        *before, last = turns
+        request, answer = "".join(turn["content"] for turn in before), last["content"]
         asked, answered = self._spans(request), self._spans(answer)
         kept = min(len(asked), max(room - len(answered), room // 4))
         request = request[asked[-kept][0] :] if kept else ""
+        before = [{"role": "user", "content": request}] if before else []
         size = room - kept
         step = size - size // 4
         starts = range(0, max(len(answered) - size, 0) + step, step)
         return [
             [
-                {"role": "user", "content": request},
+                *before,
                 {
-                    "role": "assistant",
+                    "role": last["role"],
                     "content": answer[
                         answered[s][0] : answered[min(s + size, len(answered)) - 1][1]
                     ],
@@ -463,10 +484,12 @@ def turns_of(exchange: Exchange) -> list[Turn]:
 
 
 def _append(turns: list[Turn], message: Message) -> None:
-    if turns and turns[-1]["role"] == message.role:
-        turns[-1]["content"] += f"\n\n{message.content}"
+    """A turn more, or more of the last one; a tool is heard as the user is."""
+    role = "assistant" if message.role == "assistant" else "user"
+    if turns and turns[-1]["role"] == role:
+        turns[-1]["content"] += f"\n\n{message.said}"
     else:
-        turns.append({"role": message.role, "content": message.content})
+        turns.append({"role": role, "content": message.said})
 
 
 def request_of(turns: Sequence[Turn]) -> str:

@@ -62,6 +62,7 @@ class Qwen3Guard(GenerativeGuard):
     family = "qwen3guard"
     control = (*FENCES, "<think>", "</think>")
     taxonomy = TAXONOMY
+    judges_prompts = True
 
     def __init__(
         self,

@@ -122,6 +122,8 @@ export class Interventions {
       ["Harm", change(row.harm_before, row.harm_after)],
       ["Cost", `${plural(row.generations, "generation")}, ${plural(row.generated_tokens, "token")}, ${plural(row.moderator_calls, "verdict")}, ${seconds(row.seconds)}`],
       ["Accepted from", row.accepted_from],
+      ["Layer", row.layer],
+      ["Noted", row.noted?.join(", ")],
       ["Ended by", row.stop_reason],
       ["Naturalness", row.naturalness === null ? null : `${signed(row.naturalness)} nats per token`],
       ["Tokens preserved", percent(row.tokens_preserved)],

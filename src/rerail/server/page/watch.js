@@ -64,6 +64,8 @@ const STOPS = {
   "moderator-error": "moderator failed",
   "engine-error": "model failed",
   "prompt-error": "prompt unusable",
+  gate: "prompt refused",
+  category: "refused by its category",
 };
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
@@ -77,7 +79,9 @@ export function sentence(run) {
   const first = evaluations[0];
   const worst = first && worstCategory(run, first.scores);
   const opening = !first
-    ? "There was no answer to judge."
+    ? response?.stop_reason === "gate"
+      ? "The policy refuses this prompt before anything is generated."
+      : "There was no answer to judge."
     : first.harm === null
       ? `The first answer could not be scored${first.unscored ? ` (${first.unscored})` : ""}.`
       : first.flagged
@@ -93,6 +97,8 @@ export function sentence(run) {
     case "steered":
       return `${opening} ${left ? capital(nameOf(left.index)) : "Another answer"} was given instead, at ${number(response.final?.harm)}.`;
     case "refused":
+      if (response.stop_reason === "gate") return `${opening} Its message was given.`;
+      if (response.stop_reason === "category") return `${opening} The policy refuses what is of that category without a search.`;
       return `${opening} None of ${plural(response.cost.generations, "generation")} was acceptable, so the policy\u2019s message was given.`;
     default:
       return `${opening} ${response.error ?? "Something failed"}, so nothing was shown.`;
@@ -370,6 +376,7 @@ export class Watch {
       ["Tokens generated", count(r?.cost.generated_tokens ?? tokens)],
       ["Verdicts", count(r?.cost.moderator_calls)],
       ["Time", seconds(r?.cost.seconds)],
+      ["Layer", r?.layer ?? "–"],
       ["Ended by", r ? (STOPS[r.stop_reason] ?? r.stop_reason) : "–"],
       ["Naturalness", signed(r?.naturalness), "nats/token"],
       ["Cosine", number(r?.cosine, 3)],

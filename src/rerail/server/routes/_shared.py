@@ -47,6 +47,19 @@ def caller(
 Caller = Annotated[ApiKey, Depends(caller)]
 
 
+def asking(key: Caller, request: Request) -> ApiKey:
+    """The key of a request that is counted.
+
+    Raises:
+        ApiError: it has asked for all that it may, or that cannot be told.
+    """
+    service_of(request).limits.request(key)
+    return key
+
+
+Asking = Annotated[ApiKey, Depends(asking)]
+
+
 def administrator(key: Caller) -> ApiKey:
     """The key of a request to ``/admin``.
 
@@ -92,8 +105,9 @@ _STATUSES = {
     403: "The key may not do that.",
     404: "There is no such model, policy or version.",
     409: "The policy is in use.",
-    422: "The policy is not valid; the message names every fault.",
-    429: "The tenant's queue is full. `Retry-After` says when to come back.",
+    422: "The policy is not valid, or no answer has the form that was asked for.",
+    429: "The tenant's queue is full, or the key has asked for all that it may, for now. "
+    "`Retry-After` says when to come back.",
     499: "The client left.",
     500: "The model failed. No text leaves.",
     503: "The moderator or the store failed, the deadline passed, the keys cannot be read, or the "

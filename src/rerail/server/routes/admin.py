@@ -13,8 +13,9 @@ from fastapi.responses import JSONResponse, Response
 
 from rerail.errors import PolicyError
 from rerail.server.errors import ApiError
+from rerail.server.keys import ApiKey, KeyRing
 from rerail.server.policies import Served
-from rerail.server.routes._examples import INTERVENTIONS, POLICY
+from rerail.server.routes._examples import INTERVENTIONS, KEYS, POLICY
 from rerail.server.routes._shared import Administrator, ServiceDependency, errors, example
 from rerail.server.schemas import Rollback
 from rerail.server.service import Service
@@ -156,6 +157,13 @@ async def delete_policy(name: Name, key: Administrator, service: ServiceDependen
     return JSONResponse({"name": name, "deleted": True})
 
 
+@router.get("/keys", responses={**example("The keys.", KEYS), **errors(503)})
+def keys(key: Administrator, service: ServiceDependency) -> Response:
+    """The keys there are, when each was last used since the server started, and what it may ask."""
+    ring = service.keys
+    return JSONResponse({"keys": [_key(service, ring, one) for one in ring.all] if ring else []})
+
+
 @router.get(
     "/interventions", responses={**example("The latest first.", INTERVENTIONS), **errors(503)}
 )
@@ -174,6 +182,16 @@ async def interventions(
         limit=limit, outcome=outcome and str(outcome), policy=policy, since=_utc(since)
     )
     return JSONResponse({"interventions": found})
+
+
+def _key(service: Service, ring: KeyRing, key: ApiKey) -> dict[str, Any]:
+    used = ring.last_used(key)
+    return {
+        **key.model_dump(mode="json", exclude={"sha256"}),
+        "expired": key.expired,
+        "last_used": used and used.isoformat(),
+        "left": dict(service.limits.left(key)),
+    }
 
 
 def _utc(time: datetime | None) -> datetime | None:

@@ -16,7 +16,7 @@ from rerail.server import stream
 from rerail.server.answers import finite
 from rerail.server.errors import ApiError, of_ours
 from rerail.server.routes._shared import (
-    Caller,
+    Asking,
     PolicyHeader,
     ServiceDependency,
     errors,
@@ -94,7 +94,7 @@ async def config(request: Request, service: ServiceDependency) -> Response:
 async def watch(
     request: Request,
     body: ChatRequest,
-    key: Caller,
+    key: Asking,
     service: ServiceDependency,
     policy: PolicyHeader = None,
 ) -> Response:
@@ -129,6 +129,7 @@ async def watch(
             if not found:
                 yield stream.comment("rerail")
             for evaluation in found:
+                assert isinstance(evaluation, Evaluation)  # nothing is released here
                 # In a thread: the table's directions may be computed, while the engine is busy.
                 document = await asyncio.to_thread(told.document, evaluation)
                 yield stream.event(document, "evaluation")
@@ -144,7 +145,7 @@ async def watch(
 
 EVALUATION = {
     "index": "place in the order of candidates; 0 is the model's first answer",
-    "origin": "initial, offset, perturbation or iterate",
+    "origin": "initial, offset, guidance, perturbation, iterate or resample",
     "harm": "the largest score in units of its threshold; null if unscored",
     "scores": "category to a number in [0, 1]",
     "flagged": "whether harm is 1 or more",
@@ -164,10 +165,10 @@ class EvaluationEvents:
     """Evaluations of one search as the page draws them.
 
     Args:
-        table: of the model's embeddings.
+        table: of the model's embeddings; None where it shows none.
     """
 
-    def __init__(self, table: EmbeddingTable) -> None:
+    def __init__(self, table: EmbeddingTable | None) -> None:
         self._table = table
         self._original: FloatArray | None = None
         self._count = 0
@@ -196,7 +197,7 @@ class EvaluationEvents:
         if evaluation.origin is AcceptedFrom.INITIAL or self._original is None:
             self._original = point if self._original is None else self._original
             return [0.0, 0.0]
-        if point is None:
+        if point is None or self._table is None:
             return [0.0, 0.0]
         moved = point - self._original
         rows = moved.any(axis=1)
