@@ -153,7 +153,8 @@ def _guidance(value: Any) -> Any:
     return {"text": value} if isinstance(value, str) else value
 
 
-_LATER = ("actions", "gate")
+_LATER = ("actions", "gate", "lookahead", "release", "tools")
+"""Keys that policies did not always have."""
 
 Coordinates = Annotated[tuple[float, ...], Field(min_length=1)]
 Offsets = tuple[Coordinates, ...]
@@ -290,10 +291,9 @@ class Policy(Frozen):
         A key that came later counts where it says something: policies that do not use it, and
         records of them, keep their versions.
         """
+        changed = self.model_dump(exclude_defaults=True).keys()
         values = self.model_dump(mode="json")
-        if self.tools == "refuse":
-            del values["tools"]
-        said = {key: value for key, value in values.items() if value or key not in _LATER}
+        said = {key: v for key, v in values.items() if key in changed or key not in _LATER}
         content = json.dumps(said, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
