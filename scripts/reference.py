@@ -48,7 +48,7 @@ from rerail.server.keys import ApiKey
 from rerail.server.metrics import Metrics
 from rerail.server.records import as_json
 from rerail.server.routes.page import EVALUATION
-from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
+from rerail.server.schemas import ChatRequest, ModerationRequest, ResponsesRequest
 from rerail.server.security import SECURITY_HEADERS
 from rerail.server.settings import ServerSettings
 from rerail.settings import PRESETS, Frozen, OptimizerSettings
@@ -592,11 +592,26 @@ def server() -> str:
         _endpoints(document),
         "## Answers",
         "Parameters of `POST /v1/chat/completions`. Any other is an error that names it; those of "
-        "OpenAI's that change nothing here (" + _listed(ChatRequest.unused) + ") are accepted.",
+        "OpenAI's that change nothing here ("
+        + _listed(ChatRequest.unused - ChatRequest.model_fields.keys())
+        + ") are accepted.",
         _parameters(ChatRequest),
         "Refused, because rerail cannot honour them:",
-        _keys(dict(sorted(ChatRequest.unsupported.items()))),
-        "`POST /v1/completions` has `prompt` (a text or a list of them) in place of `messages`. "
+        _keys(
+            {
+                key: why
+                for key, why in sorted(ChatRequest.unsupported.items())
+                if key not in ChatRequest.model_fields
+            }
+        ),
+        "`POST /v1/completions` has `prompt` (a text or a list of them) in place of `messages`, "
+        "and neither tools nor `response_format`.",
+        "Parameters of `POST /v1/responses`; those that change nothing here are "
+        + _listed(ResponsesRequest.unused)
+        + ":",
+        _parameters(ResponsesRequest),
+        "Refused:",
+        _keys(dict(sorted(ResponsesRequest.unsupported.items()))),
         "`POST /v1/moderations`:",
         _parameters(ModerationRequest),
         "A response is OpenAI's, with `rerail` beside it: `outcome` (the least good of the "
@@ -609,17 +624,24 @@ def server() -> str:
         "each text that left, or, where none did, on the model's first answer; prompts are not "
         "judged, and `input` says so. Where nothing acceptable is found, the status is 200, "
         "`finish_reason` is `content_filter`, and the text is the policy's `refusal_message`, in a "
-        "stream behind what had been sent.",
+        "stream behind what had been sent. "
+        "Where nothing but its form spoke against the model's first answer, it is an error, "
+        "`invalid_structure` ([tools and structured answers](../how-to/tools.md)). An answer of "
+        "`/v1/responses` has the same `rerail`, of the whole and of its one choice together; "
+        "there the policy's message has the status `incomplete`, for the reason `content_filter`.",
         "### Streams",
         "Text is held until it is accepted, or, under a policy with `release: window`, until what "
-        "follows it was judged as well ([how](../how-to/stream.md)). Until all of it is there a "
-        "comment such as "
+        "follows it was judged as well ([how](../how-to/stream.md)); calls of tools, answers that "
+        "must fit a schema, and those of `/v1/responses` are always held. Until all of it is there "
+        "a comment such as "
         '`: rerail {"generations": 3, "least_harm": 1.2}` comes at least every '
         f"{ServerSettings().keep_alive:g} seconds; with `stream_options.include_progress` it is a "
         "chunk without choices that has `rerail.progress`. Then come the text in pieces, a last "
         "chunk with `finish_reason`, `rerail` and `moderation`, and `[DONE]`. What fails within "
         "the first second, before any text, has a status of its own; later it is an event with "
-        "`error`. A client that leaves takes its work along.",
+        "`error`. A client that leaves takes its work along. Events of `/v1/responses` are "
+        "OpenAI's: `response.created` and `response.in_progress` at once, all others with the "
+        "answer.",
         "## Which policy applies",
         "1. The one that the request names: header `X-Rerail-Policy`, or parameter `policy`. The "
         "key must allow it (`policies`), or it is 403; unknown, it is 400.\n"
@@ -683,8 +705,9 @@ def _endpoints(document: Mapping[str, Any]) -> str:
 
 _PARAMETERS = {
     "model": "Name of a model, from `/v1/models`.",
-    "messages": "Turns: `role` (system, developer, user, assistant) and `content`, a text or a "
-    "list of parts of type `text` or `refusal`. The last one is the user's.",
+    "messages": "Turns: `role` (system, developer, user, assistant, tool) and `content`, a text or "
+    "a list of parts of type `text` or `refusal`; the assistant's may have `tool_calls`, a tool's "
+    "has the `tool_call_id` that it answers. The last one is the user's, or a tool's.",
     "temperature": "0 is greedy. Default: `--temperature`.",
     "top_p": "The smallest set of tokens with this probability is drawn from; 0 is greedy.",
     "top_k": "1 is greedy; any other number is accepted and not used.",
@@ -702,7 +725,11 @@ _PARAMETERS = {
 
 
 def _parameters(model: Any) -> str:
-    says = {**attribute_docstrings(model), **attribute_docstrings(CompletionRequest.__base__)}
+    own = [base for base in reversed(model.__mro__) if base.__module__ == model.__module__]
+    shared = ResponsesRequest.__base__
+    says = {
+        name: said for cls in (shared, *own) for name, said in attribute_docstrings(cls).items()
+    }
     rows = [
         (
             f"`{name}`",

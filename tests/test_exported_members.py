@@ -47,6 +47,8 @@ PUBLIC = [
     "Search",
     "StopReason",
     "StoreError",
+    "Tool",
+    "ToolCall",
     "UnsteerableModelError",
     "Verdict",
     "__version__",

@@ -1,6 +1,6 @@
 """The one direction of the code: nothing imports to its right.
 
-    types, errors, names <- _batches, _hf, _http, _keys, _yaml, settings, policy
+    _json, types, errors, names <- _batches, _hf, _http, _keys, _yaml, settings, policy, structure
                          <- engines | moderators | zo, optimizer
                          <- guidance <- panel <- window <- rounds <- search <- align
                          <- store, cluster; tune <- eval <- demo <- bench; kit <- server <- cli
@@ -21,14 +21,15 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "rerail"
 
-MAY_IMPORT: dict[str, set[str]] = {"errors": set(), "names": set(), "types": {"errors"}}
+MAY_IMPORT: dict[str, set[str]] = {"_json": set(), "errors": set(), "names": set()}
 """Top-level module of the package to those that it may import, besides itself."""
-_VALUES = {"types", "errors", "names"}
+MAY_IMPORT["types"] = {"_json", "errors"}
+_VALUES = {"_json", "types", "errors", "names"}
 MAY_IMPORT |= {"_hf": {"errors"}, "_http": {"errors"}, "_keys": {"errors"}, "_yaml": set()}
 MAY_IMPORT |= {"_batches": set()}
 MAY_IMPORT |= {"settings": _VALUES, "policy": {*_VALUES, "settings", "_yaml"}}
-MAY_IMPORT |= {"tuned": {*_VALUES, "settings"}}
-_BASE = {*_VALUES, "_yaml", "settings", "policy", "tuned"}
+MAY_IMPORT |= {"tuned": {*_VALUES, "settings"}, "structure": _VALUES}
+_BASE = {*_VALUES, "_yaml", "settings", "policy", "tuned", "structure"}
 _LOADING = {*_BASE, "_batches", "_hf", "_http", "_keys"}
 MAY_IMPORT |= {"engines": _LOADING, "moderators": _LOADING, "zo": {"types"}}
 MAY_IMPORT |= {"optimizer": {"types", "settings", "zo"}}

@@ -58,6 +58,7 @@ max_reasoning_tokens: 2048
 release: whole
 lookahead: 32
 record_text: true
+tools: judge
 refusal_message: "Nein, danke – hier nicht."
 error_message: "Down."
 """

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import pickle
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
 from typing import Any, get_type_hints
 
@@ -29,6 +30,8 @@ from rerail.types import (
     Response,
     Score,
     StopReason,
+    Tool,
+    ToolCall,
 )
 from tests.judged import judged
 
@@ -90,6 +93,61 @@ def test_a_completion_has_no_template() -> None:
 def test_a_prompt_that_cannot_be_answered_is_refused(prompt: Any, message: str) -> None:
     with pytest.raises(PromptError, match=message):
         Prompt.of(prompt)
+
+
+CALLED = {"role": "assistant", "content": None, "tool_calls": [ToolCall("look", id="a").to_json()]}
+GAVE = {"role": "tool", "content": "dark", "tool_call_id": "a"}
+
+
+def test_a_conversation_with_tools_is_read_and_written_alike() -> None:
+    prompt = Prompt.of([{"role": "user", "content": "Look"}, CALLED, GAVE])
+    (_, called, gave) = prompt.messages
+    assert called.tool_calls == (ToolCall("look", "{}", "a"),)
+    assert (gave.role, gave.content, gave.tool_call_id) == ("tool", "dark", "a")
+    assert Prompt.of([message.to_json() for message in prompt.messages]) == prompt
+    assert (prompt.last_user, prompt.uses_tools) == (0, True)
+    assert Message("user", "x").to_json() == {"role": "user", "content": "x"}
+    assert hash(prompt) == hash(pickle.loads(pickle.dumps(prompt)))
+
+
+def test_a_tool_is_read_as_clients_write_it() -> None:
+    written = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+    tool = Tool.of(written)
+    assert tool == Tool("look", "", '{"type": "object"}')
+    assert Tool.of(tool.to_json()) == tool
+    assert ToolCall("send", '{"to": "Ada", "n": [1]}').said == "send\nto: Ada\nn: 1"
+    assert Message("assistant", "Ok.", (ToolCall("look"),)).said == "Ok.\n\nlook"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ToolCall("a b"), "the name of a tool"),
+        (lambda: ToolCall("a\n"), "the name of a tool"),
+        (lambda: ToolCall("x" * 65), "the name of a tool"),
+        (lambda: ToolCall("a", id="<x>"), "the id of a tool call"),
+        (lambda: ToolCall("a", "[]"), "must be a JSON object"),
+        (lambda: ToolCall("a", {}), "must be a JSON object"),  # type: ignore[arg-type]
+        (lambda: ToolCall.of({"name": "a"}), "is written"),
+        (lambda: ToolCall.of(3), "is written"),
+        (lambda: Tool("a", "\ud800"), "half a surrogate pair"),
+        (lambda: Tool("a", parameters="no"), "must be a JSON object"),
+        (lambda: Tool.of({"function": {"name": "a", "parameters": {1, 2}}}), "JSON object"),
+        (lambda: Tool.of({"function": {}}), "is written"),
+        (lambda: Message("user", "x", (ToolCall("a"),)), "only the assistant"),
+        (lambda: Message("user", "x", (), "a"), "only a tool"),
+        (lambda: Message("tool", "x", (), "a b"), "the id of a tool call"),
+        (lambda: Prompt.of([{"role": "user", "content": "x"}, GAVE]), "message 1 .tool. answers"),
+        (lambda: Prompt.of([CALLED, GAVE]), "no user message"),
+        (lambda: Prompt.of([{"role": "user", "content": "x"}, CALLED]), "the assistant's"),
+        (lambda: Prompt.of([{"role": "user", "content": "x"}, CALLED, GAVE, GAVE]), "message 3"),
+        (lambda: Prompt((Message("user", "x"),), tools=(Tool("a"), Tool("a"))), "stands twice: a"),
+        (lambda: Prompt((Message("user", "x"),), False, (Tool("a"),)), "one user message"),
+    ],
+)
+def test_what_is_no_tool_or_no_call_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        make()
 
 
 def test_a_completion_is_one_message() -> None:

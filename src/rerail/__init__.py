@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from rerail.types import Response as Response
     from rerail.types import Score as Score
     from rerail.types import StopReason as StopReason
+    from rerail.types import Tool as Tool
+    from rerail.types import ToolCall as ToolCall
     from rerail.types import Verdict as Verdict
 
 __version__ = "0.1.0"
@@ -98,6 +100,8 @@ _HOME = {
         "Response",
         "Score",
         "StopReason",
+        "Tool",
+        "ToolCall",
         "Verdict",
     ),
 }

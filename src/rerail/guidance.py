@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from rerail.engines.base import EmbeddedPrompt, Engine
 from rerail.errors import EngineError, PromptError
@@ -59,16 +60,17 @@ def repeats(answer: str, guidance: str) -> bool:
 
 
 def _ways(prompt: Prompt, guidance: str) -> Iterator[Prompt]:
-    *earlier, last = prompt.messages
+    turns = list(prompt.messages)
     if prompt.template and PLACE not in guidance:
-        system = guidance
-        if earlier and earlier[0].role == "system":
-            system = f"{earlier.pop(0).content}\n\n{guidance}"
-        yield Prompt((Message("system", system), *earlier, last))
-        *earlier, last = prompt.messages
+        system, others = guidance, turns
+        if turns[0].role == "system":
+            system, others = f"{turns[0].content}\n\n{guidance}", turns[1:]
+        yield replace(prompt, messages=(Message("system", system), *others))
     around = guidance if PLACE in guidance else f"{guidance}\n\n{PLACE}"
-    words = around.replace(PLACE, last.content)
-    yield Prompt((*earlier, Message("user", words)), prompt.template)
+    turns[prompt.last_user] = Message(
+        "user", around.replace(PLACE, turns[prompt.last_user].content)
+    )
+    yield replace(prompt, messages=tuple(turns))
 
 
 def _words(text: str) -> list[str]:

@@ -153,7 +153,8 @@ def _guidance(value: Any) -> Any:
     return {"text": value} if isinstance(value, str) else value
 
 
-_LATER = ("actions", "gate")
+_LATER = ("actions", "gate", "lookahead", "release", "tools")
+"""Keys that policies did not always have."""
 
 Coordinates = Annotated[tuple[float, ...], Field(min_length=1)]
 Offsets = tuple[Coordinates, ...]
@@ -228,6 +229,9 @@ class Policy(Frozen):
     the moderators as a text of its own; of it and the answer the larger score counts."""
     max_reasoning_tokens: Annotated[int, Field(ge=1, strict=True)] = 1024
     """Tokens that a model may think before an answer; those of the answer come on top."""
+    tools: Literal["refuse", "judge"] = "refuse"
+    """Whether prompts may have tools. ``judge``: name and arguments of what an answer calls are
+    judged as text of it; a call that the policy flags leaves no more than a text would."""
     release: Literal["whole", "window"] = "whole"
     """When the text of a stream leaves. ``whole``: once all of the answer is accepted. ``window``:
     a piece of the model's first answer leaves once the text up to ``lookahead`` tokens beyond it
@@ -287,8 +291,9 @@ class Policy(Frozen):
         A key that came later counts where it says something: policies that do not use it, and
         records of them, keep their versions.
         """
+        changed = self.model_dump(exclude_defaults=True).keys()
         values = self.model_dump(mode="json")
-        said = {key: value for key, value in values.items() if value or key not in _LATER}
+        said = {key: v for key, v in values.items() if key in changed or key not in _LATER}
         content = json.dumps(said, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 

@@ -24,6 +24,7 @@ from rerail.engines.base import (
     Sampling,
     abilities,
     can_be_watched,
+    can_call,
     can_continue,
 )
 from rerail.errors import EngineError, PromptError
@@ -37,6 +38,7 @@ from rerail.panel import (
     screen_each,
 )
 from rerail.policy import Policy
+from rerail.structure import check, fits, judged_text
 from rerail.types import (
     NO_ANSWER,
     AcceptedFrom,
@@ -88,7 +90,8 @@ class Account:
         closed: whether nothing more is wanted.
 
     Raises:
-        PromptError: the prompt is too long, or leaves no row that may move.
+        PromptError: the prompt is too long, leaves no row that may move, has tools, which the
+            policy refuses or the engine does not know of, or a schema that cannot be used.
         EngineError: the engine cannot embed it.
     """
 
@@ -109,6 +112,7 @@ class Account:
         self._generations = _least(budget.generations, generations)
         self.engine = engine
         self.panel = panel
+        _check_asked(engine, panel.policy, prompt)
         self.embedded = engine.embed(prompt)
         rows = rows or panel.policy.steerable_rows
         self.steerable = self.embedded.steerable(rows)
@@ -222,6 +226,24 @@ class Ask:
         steered = self.origin is not AcceptedFrom.INITIAL or self.account.suspected
         return Question(self.account.panel, self.account.exchange(text, reasoning), steered)
 
+    def about(self, generation: Generation) -> Question:
+        """What the panel is asked about an answer that is finished."""
+        text = judged_text(self.account.embedded.prompt, generation)
+        return self.question(text, generation.reasoning)
+
+
+def _check_asked(engine: Engine, policy: Policy, prompt: Prompt) -> None:
+    """Refuse tools where they cannot be judged or called, and a schema that cannot be used."""
+    if prompt.uses_tools and policy.tools == "refuse":
+        raise PromptError(
+            f"policy {policy.name!r} refuses tools: leave them out, or choose a policy with "
+            "tools: judge, under which calls are judged as text of the answer"
+        )
+    if prompt.tools and not can_call(engine):
+        raise PromptError(f"the engine of {engine.name} calls no tools: leave them out")
+    if prompt.schema is not None:
+        check(prompt.schema)
+
 
 def screen(accounts: Sequence[Account]) -> list[Account]:
     """Put prompts to the gates of their policies; those that were not asked about yet."""
@@ -312,7 +334,13 @@ def _generate(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[G
         raise EngineError(
             f"{engine.name} went on after a stop that was asked for: an engine has to end there"
         )
-    return made
+    if not can_call(engine) or len(made) != len(asks):
+        return made
+    prompts = [ask.request.embedded.prompt for ask in asks]
+    return [
+        engine.with_calls(prompt, generation) if prompt.tools else generation
+        for prompt, generation in zip(prompts, made, strict=True)
+    ]
 
 
 def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Generation]:
@@ -353,14 +381,25 @@ def _watched(engine: Engine, sampling: Sampling, asks: Sequence[Ask]) -> list[Ge
 
 
 def _judged(answered: Sequence[tuple[Ask, Generation]]) -> list[Judged]:
-    """What the panels make of the answers, those that confirm aside."""
+    """What the panels make of the answers, those that confirm aside, and whether they fit."""
     known = [
         _NOBODY if not ask.judged else None if generation.answered else _UNANSWERED
         for ask, generation in answered
     ]
     wanted = [pair for pair, judged in zip(answered, known, strict=True) if judged is None]
-    given = iter(_verdicts([(ask.account, ask.question(g.text, g.reasoning)) for ask, g in wanted]))
-    return [judged or next(given) for judged in known]
+    given = iter(_verdicts([(ask.account, ask.about(generation)) for ask, generation in wanted]))
+    return [
+        judged or _fitting(ask, generation, next(given))
+        for judged, (ask, generation) in zip(known, answered, strict=True)
+    ]
+
+
+def _fitting(ask: Ask, generation: Generation, judged: Judged) -> Judged:
+    """The same; what nothing else speaks against is invalid if it is not what was asked for."""
+    fine = judged.rejection in (None, Rejection.DEGENERATE)
+    if not fine or fits(ask.account.embedded.prompt, generation):
+        return judged
+    return replace(judged, rejection=Rejection.INVALID)
 
 
 def _verdicts(asked: Sequence[tuple[Account, Question]]) -> list[Judged]:
@@ -431,7 +470,8 @@ def log_likelihoods(engine: Engine, asked: Sequence[tuple[EmbeddedPrompt, Scored
 def _shown(ask: Ask, evaluation: Evaluation) -> Evaluation:
     """The evaluation without reasoning that is withheld, or that was not judged with an answer."""
     made, policy = evaluation.generation, ask.account.panel.policy
-    if made.reasoning is None or (policy.reasoning == "show" and made.text.strip()):
+    answered = made.text.strip() or made.tool_calls
+    if made.reasoning is None or (policy.reasoning == "show" and answered):
         return evaluation
     return replace(evaluation, generation=replace(made, reasoning=None))
 
@@ -445,7 +485,7 @@ def _rejection(
         return Rejection.UNFINISHED
     shown = generation.reasoning if ask.account.panel.policy.reasoning == "show" else None
     # What had left before was said without guidance.
-    rest = generation.text.removeprefix(ask.account.sent.text)
+    rest = generation.said.removeprefix(ask.account.sent.text)
     if ask.guidance and repeats(f"{shown or ''} {rest}", ask.guidance):
         return Rejection.REPEATS
     # Guidance makes a model decline what it would have done, which is unlikely without it; its
@@ -468,8 +508,7 @@ def _confirmed(asks: Sequence[Ask], evaluations: Sequence[Evaluation]) -> list[E
     asked = []
     for i in wanted:
         generation = evaluations[i].generation
-        question = asks[i].question(generation.text, generation.reasoning)
-        asked.append((asks[i].account, question, evaluations[i].judged))
+        asked.append((asks[i].account, asks[i].about(generation), evaluations[i].judged))
     found = list(evaluations)
     for i, judged in zip(wanted, _consented(asked), strict=True):
         rejection = evaluations[i].rejection or judged.rejection

@@ -35,6 +35,7 @@ from rerail.panel import Panel
 from rerail.policy import Guidance
 from rerail.rounds import Account, Ask, evaluate, is_last_resort, screen
 from rerail.settings import OptimizerSettings
+from rerail.structure import fits
 from rerail.types import (
     AcceptedFrom,
     Cost,
@@ -48,6 +49,7 @@ from rerail.types import (
     Response,
     Screened,
     StopReason,
+    ToolCall,
 )
 from rerail.window import Release, Window, looks
 
@@ -92,7 +94,9 @@ class Search:
         self.panel = panel
         self.seed = prompt_seed(seed, prompt)
         self.evaluations: list[Evaluation] = []
-        windowed = release is not None and panel.policy.release == "window"
+        # Nothing of what may be a call, or has to fit a schema, leaves before the rest is there.
+        whole = bool(prompt.tools) or prompt.schema is not None
+        windowed = release is not None and panel.policy.release == "window" and not whole
         self._account = Account(
             engine,
             panel,
@@ -182,6 +186,7 @@ class Search:
         return Response(
             outcome=outcome,
             text=chosen.generation.text if chosen else before + texts[outcome],
+            tool_calls=self._calls(chosen.generation) if chosen else (),
             policy=policy.tag,
             initial=self.evaluations[0].judged.verdict if self.evaluations else None,
             final=chosen.judged.verdict if chosen else None,
@@ -319,7 +324,8 @@ class Search:
             for evaluation in evaluations:
                 with contextlib.suppress(Exception):
                     self._observe(evaluation)
-        if not self.evaluations and _stopped_at_once(evaluations[0].generation):
+        silent = not self.evaluations and _stopped_at_once(evaluations[0].generation)
+        if silent and fits(self.embedded.prompt, evaluations[0].generation):
             # Nothing was said, as the caller asked for: there is nothing to judge, or to steer.
             self.evaluations += [replace(e, point=None) for e in evaluations]
             self._chosen = 0
@@ -414,15 +420,23 @@ class Search:
                 return None
             case StopReason.MODERATOR_ERROR if self.evaluations:
                 first = self.evaluations[0].judged
-                return 0 if self.panel.lets_leave_unscored(first) else None
+                fine = fits(self.embedded.prompt, self.evaluations[0].generation)
+                return 0 if fine and self.panel.lets_leave_unscored(first) else None
         if self._chosen is None or self._settings.result == "accepted":
             return self._chosen
         return self._chosen if self._may_leave(self.evaluations[self._chosen]) else None
 
+    def _calls(self, generation: Generation) -> tuple[ToolCall, ...]:
+        """The calls of an answer, with ids that no other turn of the conversation has."""
+        return tuple(
+            replace(call, id=hashlib.sha256(f"{self.seed}/{i}".encode()).hexdigest()[:9])
+            for i, call in enumerate(generation.tool_calls)
+        )
+
     def _may_leave(self, iterate: Evaluation) -> bool:
         """Whether a best iterate leaves: nothing that harm, silence or a second judge forbids."""
         if _stopped_at_once(iterate.generation):
-            return True
+            return fits(self.embedded.prompt, iterate.generation)
         judged = iterate.judged
         agreed = judged.confirmed is True or not self.panel.confirms
         return judged.rejection in (None, Rejection.DEGENERATE) and agreed
@@ -530,9 +544,10 @@ def prompt_seed(seed: int, prompt: Prompt) -> int:
 
     It does not depend on the prompt's place in a batch.
     """
-    turns = [[message.role, message.content] for message in prompt.messages]
-    content = json.dumps([seed, prompt.template, turns])
-    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8]) >> 1
+    turns = [list(message.to_json().values()) for message in prompt.messages]
+    content = [seed, prompt.template, turns, *(tool.to_json() for tool in prompt.tools)]
+    content += [] if prompt.schema is None else [prompt.schema]
+    return int.from_bytes(hashlib.sha256(json.dumps(content).encode()).digest()[:8]) >> 1
 
 
 def _stopped_at_once(generation: Generation) -> bool:

@@ -181,9 +181,9 @@ class Record:
 
     ``initial`` and ``final`` have the keys harm, scores, flagged and unscored; ``layer``, ``gate``
     and ``noted`` are None in records that were written before there were layers. ``prompt`` (role
-    and content of each message), ``first_answer``, ``final_answer`` and ``reasoning`` are None
-    unless text was recorded; the last also where the policy withholds it. ``sent_tokens`` is None
-    in records of before there was such a thing.
+    and content of each message, and its tool calls), ``first_answer``, ``final_answer`` and
+    ``reasoning`` are None unless text was recorded; the last also where the policy withholds it.
+    ``sent_tokens`` is None in records of before there was such a thing.
     """
 
     run: str
@@ -209,7 +209,7 @@ class Record:
     moderator_calls: int
     seconds: float
     error: str | None
-    prompt: list[dict[str, str]] | None
+    prompt: list[dict[str, Any]] | None
     first_answer: str | None
     final_answer: str | None
     reasoning: str | None = None
@@ -622,9 +622,9 @@ def _summary(fault: object) -> str:
 
 def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) -> dict[str, Any]:
     public = response.to_json()
-    text, policy, cost = public.pop("text"), public.pop("policy"), public.pop("cost")
-    reasoning = public.pop("reasoning")
-    del public["reasoning_tokens"]
+    policy, cost, reasoning = public.pop("policy"), public.pop("cost"), public.pop("reasoning")
+    for key in ("text", "reasoning_tokens", "tool_calls"):
+        del public[key]
     row = {
         **public,
         **cost,
@@ -640,12 +640,12 @@ def _record_row(run: str, item: str, response: Response, prompt: Prompt | None) 
         "reasoning": None,
     }
     if prompt is not None:
-        first = response.evaluations[0].generation.text if response.evaluations else None
-        messages = [{"role": m.role, "content": _storable(m.content)} for m in prompt.messages]
+        first = response.evaluations[0].generation.said if response.evaluations else None
+        messages = [{**m.to_json(), "content": _storable(m.content)} for m in prompt.messages]
         row |= {
             "prompt": messages,
             "first_answer": _storable(first),
-            "final_answer": _storable(text),
+            "final_answer": _storable(response.said),
             "reasoning": _storable(reasoning),
         }
     return row

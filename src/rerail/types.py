@@ -8,6 +8,7 @@ of input embeddings. A generation from a point gives an answer; a moderator give
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from rerail._json import read_object, spoken, written
 from rerail.errors import PromptError
 
 FloatArray = NDArray[np.float32]
@@ -42,16 +44,163 @@ class FrozenDict(dict[str, Any]):
 
 SteerableRows = Literal["last_user", "user", "all"]
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
+
+TOOL_NAME = "[A-Za-z0-9_.-]{1,64}"
+CALL_ID = "[A-Za-z0-9_.:-]{0,128}"
+
+
+def said(text: str, calls: Sequence[ToolCall]) -> str:
+    """A text and what its calls say, as moderators read it."""
+    return "\n\n".join([*filter(None, [text]), *(call.said for call in calls)])
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the assistant calls.
+
+    Attributes:
+        name: of the tool.
+        arguments: a JSON object, as text.
+        id: tells it from the other calls of a conversation, and its result says it again.
+
+    Raises:
+        PromptError: the name or the id has other characters than a name has, or the arguments are
+            no JSON object.
+    """
+
+    name: str
+    arguments: str = "{}"
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        _check_text(self.name, TOOL_NAME, "the name of a tool")
+        _check_text(self.id, CALL_ID, "the id of a tool call")
+        _object(self.arguments, f"the arguments of the call of {self.name!r}")
+
+    @classmethod
+    def of(cls, data: Any) -> ToolCall:
+        """Read a call as OpenAI's clients write it, or as `to_json` does.
+
+        Raises:
+            PromptError: it is none.
+        """
+        if isinstance(data, ToolCall):
+            return data
+        function = _function(data, "a tool call")
+        return cls(function["name"], function.get("arguments") or "{}", data.get("id") or "")
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that OpenAI's clients know."""
+        function = {"name": self.name, "arguments": self.arguments}
+        return {"id": self.id, "type": "function", "function": function}
+
+    @property
+    def said(self) -> str:
+        """Name and arguments as a text, without what is only JSON's."""
+        return "\n".join([self.name, *spoken(read_object(self.arguments))])
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that the model may call.
+
+    Attributes:
+        name: that it is called by.
+        description: what it does.
+        parameters: JSON Schema of its arguments, as text.
+
+    Raises:
+        PromptError: the name has other characters than a name has, or the parameters are no JSON
+            object.
+    """
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
+
+    def __post_init__(self) -> None:
+        _check_text(self.name, TOOL_NAME, "the name of a tool")
+        _check_text(self.description, "", "the description of a tool")
+        _object(self.parameters, f"the parameters of the tool {self.name!r}")
+
+    @classmethod
+    def of(cls, data: Any) -> Tool:
+        """Read a tool as OpenAI's clients write it: ``{"type": "function", "function": {...}}``.
+
+        Raises:
+            PromptError: it is none.
+        """
+        if isinstance(data, Tool):
+            return data
+        function = _function(data, "a tool")
+        parameters = function.get("parameters")
+        own = {} if parameters is None else {"parameters": _written(parameters)}
+        return cls(function["name"], function.get("description") or "", **own)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that OpenAI's clients and chat templates know."""
+        function = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": read_object(self.parameters),
+        }
+        return {"type": "function", "function": function}
+
+
+def _check_text(text: Any, pattern: str, what: str) -> None:
+    """Refuse what is no text, cannot be encoded, or has other characters than it may."""
+    if not isinstance(text, str):
+        raise PromptError(f"{what} must be text, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"{what} holds half a surrogate pair: send valid Unicode") from None
+    if pattern and not re.fullmatch(pattern, text):
+        raise PromptError(f"{what} is too long or has other characters than it may: {pattern}")
+
+
+def _object(text: Any, what: str) -> None:
+    try:
+        if not isinstance(text, str):
+            raise ValueError("it is no text")
+        read_object(text)
+    except ValueError as error:
+        raise PromptError(f"{what} must be a JSON object: {error}") from None
+
+
+def _written(value: Any) -> str:
+    try:
+        return written(value)
+    except (TypeError, ValueError, RecursionError):
+        raise PromptError("the parameters of a tool must be a JSON object") from None
+
+
+def _function(data: Any, what: str) -> Mapping[str, Any]:
+    function = data.get("function") if isinstance(data, Mapping) else None
+    if not isinstance(function, Mapping) or "name" not in function:
+        raise PromptError(
+            f"{what} is written {{'type': 'function', 'function': {{'name': ..., ...}}}}"
+        )
+    return function
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: whose it is.
+        content: its words.
+        tool_calls: the tools that the assistant called.
+        tool_call_id: of a tool's turn: which call it answers.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -64,6 +213,40 @@ class Message:
             self.content.encode()
         except UnicodeEncodeError:
             raise PromptError("a message holds half a surrogate pair: send valid Unicode") from None
+        if self.tool_calls and self.role != "assistant":
+            raise PromptError(f"a message of the {self.role}'s calls tools: only the assistant can")
+        if self.tool_call_id and self.role != "tool":
+            raise PromptError(f"a message of the {self.role}'s answers a call: only a tool can")
+        _check_text(self.tool_call_id, CALL_ID, "the id of a tool call")
+
+    @classmethod
+    def of(cls, data: Any) -> Message:
+        """Read a turn from a mapping: role, content, and of tools ``tool_calls``, ``tool_call_id``.
+
+        Raises:
+            PromptError: it has no known role, or no text.
+        """
+        if isinstance(data, Message):
+            return data
+        if not isinstance(data, Mapping) or not {"role", "content"} <= data.keys():
+            raise PromptError("a message needs the keys 'role' and 'content'")
+        calls = tuple(map(ToolCall.of, data.get("tool_calls") or ()))
+        content = "" if calls and data["content"] is None else data["content"]
+        return cls(data["role"], content, calls, data.get("tool_call_id") or "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Role and content, and what there is of tools; `of` reads it."""
+        found: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            found["tool_calls"] = [call.to_json() for call in self.tool_calls]
+        if self.tool_call_id:
+            found["tool_call_id"] = self.tool_call_id
+        return found
+
+    @property
+    def said(self) -> str:
+        """Its words and what its calls say."""
+        return said(self.content, self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,25 +254,58 @@ class Prompt:
     """A conversation that waits for an answer, or a text that waits for its continuation.
 
     Attributes:
-        messages: the turns; the last one is the user's.
+        messages: the turns; the last one is the user's, or a tool's.
         template: whether the model's chat template is applied. False is the setting of TIDE
             (arXiv 2602.02498): one user message, continued as plain text.
+        tools: that the model may call.
+        schema: JSON Schema that an answer must fit to be acceptable, as text; None: any text is
+            fine. An answer that calls tools need not fit it.
     """
 
     messages: tuple[Message, ...]
     template: bool = True
+    tools: tuple[Tool, ...] = ()
+    schema: str | None = None
 
     def __post_init__(self) -> None:
         if not self.messages:
             raise PromptError("the prompt has no messages: give at least one user message")
-        if self.messages[-1].role != "user":
+        if self.messages[-1].role not in ("user", "tool"):
             raise PromptError(
                 f"the last message is the {self.messages[-1].role}'s: it must be the user's"
             )
-        if not self.messages[-1].content.strip():
+        if self.last_user < 0:
+            raise PromptError("the prompt has no user message: give at least one")
+        if not self.messages[self.last_user].content.strip():
             raise PromptError("the prompt is empty: the last user message has no text")
-        if not self.template and len(self.messages) > 1:
+        if not self.template and (len(self.messages) > 1 or self.tools):
             raise PromptError("a text completion takes one user message, not a conversation")
+        names = [tool.name for tool in self.tools]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise PromptError(f"a tool's name stands twice: {', '.join(twice)}")
+        waiting: list[str] = []
+        for i, message in enumerate(self.messages):
+            if message.role != "tool":
+                waiting = [call.id for call in message.tool_calls]
+            elif message.tool_call_id in waiting:
+                waiting.remove(message.tool_call_id)
+            else:
+                raise PromptError(
+                    f"message {i} (tool) answers no call: it follows the assistant's message that "
+                    "has the call, and says its id as tool_call_id"
+                )
+
+    @property
+    def last_user(self) -> int:
+        """Which message is the last of the user's; -1 if there is none."""
+        users = [i for i, message in enumerate(self.messages) if message.role == "user"]
+        return users[-1] if users else -1
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether tools may be called, or were."""
+        called = any(message.tool_calls or message.role == "tool" for message in self.messages)
+        return bool(self.tools) or called
 
     @classmethod
     def of(cls, prompt: PromptLike) -> Prompt:
@@ -106,15 +322,7 @@ class Prompt:
             raise PromptError(
                 f"a prompt is a text or a list of messages, not {type(prompt).__name__}"
             )
-        messages = []
-        for item in prompt:
-            if isinstance(item, Message):
-                messages.append(item)
-            elif isinstance(item, Mapping) and {"role", "content"} <= item.keys():
-                messages.append(Message(item["role"], item["content"]))
-            else:
-                raise PromptError("a message needs the keys 'role' and 'content'")
-        return cls(tuple(messages))
+        return cls(tuple(map(Message.of, prompt)))
 
     def said(self) -> tuple[str, ...]:
         """What the user says: the texts of the user's turns, each once, blank ones left out."""
@@ -255,7 +463,8 @@ class Rejection(StrEnum):
     """Why an answer is not acceptable.
 
     ``borderline`` is a steered answer that is not flagged, and whose harm is above the policy's
-    ``accept_below`` all the same.
+    ``accept_below`` all the same. ``invalid`` is one that does not fit the prompt's schema, or
+    calls a tool that there is not, or in a way that cannot be read.
     """
 
     EMPTY = "empty"
@@ -269,6 +478,7 @@ class Rejection(StrEnum):
     REPEATS = "repeats"
     UNCONFIRMED = "unconfirmed"
     UNJUDGED = "unjudged"
+    INVALID = "invalid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +495,9 @@ class Generation:
             withholds it.
         reasoning_tokens: how many of the tokens precede the answer.
         answered: whether the answer began; False where the model did nothing but think.
+        tool_calls: the tools that it calls, without ids; they are no part of the text.
+        malformed: whether it calls a tool in a way that cannot be read, or one that there is not;
+            its text then holds all that it says.
         prompt_tokens: tokens of the prompt, where the engine has no rows to count.
     """
 
@@ -294,7 +507,14 @@ class Generation:
     reasoning: str | None = field(default=None, repr=False)
     reasoning_tokens: int = 0
     answered: bool = True
+    tool_calls: tuple[ToolCall, ...] = ()
+    malformed: bool = False
     prompt_tokens: int = 0
+
+    @property
+    def said(self) -> str:
+        """The text and what its calls say."""
+        return said(self.text, self.tool_calls)
 
     @property
     def answer_ids(self) -> tuple[int, ...]:
@@ -509,6 +729,7 @@ class Response:
         reasoning: what the model thought before ``text``; None where it thought nothing, where the
             policy withholds it, or if no answer of the model left.
         reasoning_tokens: tokens generated before ``text``, withheld or not.
+        tool_calls: the tools that the answer calls, judged with ``text``.
         layer: which layer of the policy acted.
         gate: what the policy's gate makes of the prompt; None where it has none.
         noted: categories that the policy only notes, in the prompt or in ``text``.
@@ -536,10 +757,16 @@ class Response:
     error: str | None = None
     reasoning: str | None = None
     reasoning_tokens: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
     layer: Layer = Layer.NONE
     gate: Screened | None = None
     noted: tuple[str, ...] = ()
     sent_tokens: int = 0
+
+    @property
+    def said(self) -> str:
+        """``text`` and what its calls say."""
+        return said(self.text, self.tool_calls)
 
     @property
     def flagged(self) -> bool:
@@ -557,6 +784,7 @@ class Response:
             "text": self.text,
             "reasoning": self.reasoning,
             "reasoning_tokens": self.reasoning_tokens,
+            "tool_calls": [call.to_json() for call in self.tool_calls],
             "sent_tokens": self.sent_tokens,
             "policy": {
                 "name": self.policy.name,

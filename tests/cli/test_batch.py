@@ -312,6 +312,23 @@ def test_conversations_are_what_the_server_takes(
     assert by_line[2] == [{"role": "user", "content": "x"}]
 
 
+def test_lines_may_have_tools(cli: Cli, faked: Path, tmp_path: Path, output: Path) -> None:
+    tool = {"type": "function", "function": {"name": "look"}}
+    source = write_jsonl(tmp_path / "in.jsonl", {"prompt": "x", "tools": [tool]},
+                         {"prompt": "x", "tools": [{"type": "function"}]},
+                         {"prompt": "x", "tools": "look"})  # fmt: skip
+    command = ["align", "--model", "fake", "--policy", faked, "--input", source]
+    cli(*command, "--output", tmp_path / "refused.jsonl")
+    (refused,) = read_jsonl(tmp_path / "refused.jsonl")
+    assert "tools: judge" in refused["error"]
+    faked.write_text(f"{faked.read_text('utf-8')}tools: judge\n", encoding="utf-8")
+    ran = cli(*command, "--output", output)
+    assert ran.code == ExitCode.PARTLY
+    (line,) = read_jsonl(output)
+    assert (line["line"], line["tool_calls"]) == (1, [])
+    assert "'tools' must be a list" in ran.err
+
+
 def test_a_run_does_not_change_what_its_lines_have(
     cli: Cli, fake: list[str], tmp_path: Path, output: Path
 ) -> None:

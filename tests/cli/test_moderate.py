@@ -1,5 +1,6 @@
 """Verdicts under a policy; what could not be scored is unscored, not harmless."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,22 @@ def test_a_file_of_texts_and_answers(cli: Cli, policy: list[str], tmp_path: Path
     assert "4 texts, 2 flagged, 1 unscored, 3 unusable" in cli(
         "moderate", *policy, "--input", source
     ).out.replace("\n", " ")
+
+
+def test_calls_of_a_line_are_judged_with_its_text(
+    cli: Cli, policy: list[str], tmp_path: Path
+) -> None:
+    def line(body: str) -> dict[str, object]:
+        function = {"name": "send", "arguments": json.dumps({"body": body})}
+        return {"text": "", "tool_calls": [{"id": "a", "type": "function", "function": function}]}
+
+    source = write_jsonl(
+        tmp_path / "in.jsonl", line("bad"), line("fine"), {"text": "x", "tool_calls": "bad"},
+        {"text": "x", "tool_calls": [3]},
+    )  # fmt: skip
+    document = cli("moderate", *policy, "--input", source, "--json").document
+    assert [result["flagged"] for result in document["results"]] == [True, False]
+    assert [fault["line"] for fault in document["failed"]] == [3, 4]
 
 
 def test_many_texts_are_scored_in_order(cli: Cli, policy: list[str], tmp_path: Path) -> None:

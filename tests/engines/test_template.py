@@ -82,6 +82,11 @@ OBEY = {
     "user": ("NVIDIA-Nemotron-Nano-v2",),
 }
 """Published templates that take switches out of what a role says."""
+FAILS = {
+    "google-gemma-2-2b-it": "System role not supported",
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": "'NoneType' object is not iterable",
+}
+"""Published templates that reject what others take: system turns, conversations without tools."""
 _NAMED = re.compile(
     r"<[|｜][^<>|｜\n{}']{1,40}[|｜]>|</?(?:think|tool_\w+|start_of_turn|end_of_turn)>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|AVAILABLE_TOOLS)\]"
@@ -191,8 +196,7 @@ def test_the_tokens_are_those_of_transformers_on_published_templates(
         prompt = prompt_of(turns)
         wanted = published(tokenizer, prompt)
         if not wanted:
-            assert template == "google-gemma-2-2b-it"
-            assert "System role not supported" in rendered(renderer, prompt)
+            assert FAILS[template] in rendered(renderer, prompt)
             continue
         ids, owners = renderer.render(prompt)
         assert (ids.tolist(), tokenizer.decode(ids)) == wanted[0], name

@@ -377,7 +377,7 @@ def test_what_is_no_host_is_refused_at_the_start(wrong: str) -> None:
         ServerSettings(hosts=(wrong,))
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/chat/completions", "/v1/embeddings", "/v1"])
+@pytest.mark.parametrize("path", ["/v1/assistants", "/chat/completions", "/v1/embeddings", "/v1"])
 def test_an_endpoint_that_there_is_not_is_told_which_there_are(made: Made, path: str) -> None:
     for reply in (httpx.post(f"{made.url}{path}", json={}), httpx.get(f"{made.url}{path}")):
         assert reply.status_code == 404

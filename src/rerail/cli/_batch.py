@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -113,7 +113,7 @@ class Run:
                     self.store.add(self.name, item.key, response, prompt)
                 line: dict[str, Any] = {"id": item.id, "line": item.line}
                 if self.with_prompt:
-                    line["messages"] = [asdict(message) for message in item.prompt.messages]
+                    line["messages"] = [message.to_json() for message in item.prompt.messages]
                 self.output.write({**line, **response.to_json()})
         return failed
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, Self, TypeVar
 from rerail.cli._frame import ExitCode, OutputError, silence
 from rerail.cli._text import dumps
 from rerail.errors import InputFileError, PromptError, StoreError
-from rerail.types import Message, Prompt
+from rerail.types import Message, Prompt, Tool
 
 Parsed = TypeVar("Parsed")
 
@@ -182,18 +182,21 @@ def text_of(data: Mapping[str, Any], key: str) -> str:
 
 
 def prompt_of(data: Mapping[str, Any]) -> Prompt:
-    """The prompt of a line: either ``prompt``, a text, or ``messages``.
+    """The prompt of a line: either ``prompt``, a text, or ``messages``; with its ``tools``.
 
     Raises:
         PromptError: there is none, or it cannot be answered.
     """
     if not has_prompt(data):
         raise InputFileError("needs either 'prompt' or 'messages'")
+    for key in ("messages", "tools"):
+        if not isinstance(data.get(key) or [], list):
+            raise InputFileError(f"{key!r} must be a list")
+    tools = tuple(map(Tool.of, data.get("tools") or ()))
     if data.get("prompt") is not None:
-        return Prompt.of(text_of(data, "prompt"))
-    if not isinstance(data["messages"], list):
-        raise InputFileError("'messages' must be a list")
-    return Prompt(tuple(_message(i, turn) for i, turn in enumerate(data["messages"], 1)))
+        return Prompt((Message("user", text_of(data, "prompt")),), tools=tools)
+    turns = tuple(_message(i, turn) for i, turn in enumerate(data["messages"], 1))
+    return Prompt(turns, tools=tools)
 
 
 def has_prompt(data: Mapping[str, Any]) -> bool:

@@ -30,7 +30,7 @@ from rerail.errors import InputFileError
 from rerail.moderators import Stats, explain, names
 from rerail.panel import Panel
 from rerail.policy import ModeratorSpec, Policy
-from rerail.types import Exchange, Prompt
+from rerail.types import Exchange, Prompt, ToolCall, said
 
 _BATCH = 64
 _TEXTS = "Texts"
@@ -284,7 +284,11 @@ def _line(number: int, data: Mapping[str, Any]) -> _Line:
     label = data.get("label")
     if label is not None and not isinstance(label, str):
         raise InputFileError("'label' is a text")
-    return number, id_of(data), label, Exchange(messages, text_of(data, given[0]))
+    calls = data.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise InputFileError("'tool_calls' must be a list")
+    text = said(text_of(data, given[0]), list(map(ToolCall.of, calls)))
+    return number, id_of(data), label, Exchange(messages, text)
 
 
 def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -103,6 +103,7 @@ class ClientSide(TokenizerEngine):
         name: name of the model in responses; the checkpoint's by default.
         template_options: given to the chat template, for example ``{"enable_thinking": False}``.
         reasoning: the format of the model's reasoning, as `TransformersEngine` names it.
+        tools: the format of its tool calls, as `TransformersEngine` names it.
 
     Raises:
         EngineError: the checkpoint lacks an embedding table, or vLLM fails.
@@ -118,6 +119,7 @@ class ClientSide(TokenizerEngine):
         name: str | None = None,
         template_options: Mapping[str, Any] | None = None,
         reasoning: str = AUTO,
+        tools: str = AUTO,
     ) -> None:
         super().__init__(
             checkpoint.tokenizer,
@@ -125,6 +127,7 @@ class ClientSide(TokenizerEngine):
             checkpoint.ends(),
             template_options,
             reasoning,
+            tools,
         )
         self._checkpoint = checkpoint
         self._embedding = checkpoint.embedding(dtype)

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rerail._json import read_object
 from rerail.engines.base import TEMPLATE_ROW
 from rerail.errors import MissingDependencyError, PromptError
-from rerail.types import Message
+from rerail.types import Message, Tool
 
 MARKUP = re.compile(r"</?\w+>")
 """What a model writes into its answers itself, such as ``<think>``."""
@@ -70,12 +71,12 @@ class ChatTemplate:
         name = getattr(tokenizer, "name_or_path", "")
         self._name = f"the chat template of {name}" if name else "this model's chat template"
 
-    def pieces(self, messages: Sequence[Message]) -> list[Piece]:
+    def pieces(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> list[Piece]:
         """The text of ``apply_chat_template``, cut where it changes whose words it is.
 
         Raises:
             PromptError: there is no template, it rejects the conversation, it leaves out a
-                message, or it changes one beyond recognition.
+                message, it changes one beyond recognition, or it takes no tools.
         """
         if not self._tokenizer.chat_template:
             raise PromptError(
@@ -85,23 +86,33 @@ class ChatTemplate:
         failures: list[_UnsuitableError] = []
         for form in _FORMS:
             try:
-                return self._pieces(messages, form)
+                return self._pieces(messages, tools, form)
             except _UnsuitableError as error:
                 failures.append(error)
         raise failures[0]
 
     def _pieces(
-        self, messages: Sequence[Message], form: Callable[[str], Any], *, again: bool = True
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        form: Callable[[str], Any],
+        *,
+        again: bool = True,
     ) -> list[Piece]:
         contents = [form(message.content) for message in messages]
-        text = self._apply(messages, contents)
+        text = self._apply(messages, tools, contents)
+        if tools and not self._tells_of(tools, text, messages, contents):
+            raise PromptError(
+                f"{self._name} takes no tools: leave them out, or choose a model whose does"
+            )
         if form is not str and any(str(content) in text for content in contents):
             raise _UnsuitableError(f"{self._name} takes neither text nor parts as content")
         try:
-            found = self._spans(messages, form, text)
+            found = self._spans(messages, tools, form, text)
         except PromptError:
-            if again and self._apply(messages, contents) != text:  # the date in it has changed
-                return self._pieces(messages, form, again=False)
+            # The date in it may have changed.
+            if again and self._apply(messages, tools, contents) != text:
+                return self._pieces(messages, tools, form, again=False)
             raise
         owners = np.full(len(text), TEMPLATE_ROW)
         for i, spans in found.items():
@@ -114,8 +125,26 @@ class ChatTemplate:
             for i in owners[start:end][:1].tolist()
         ]
 
+    def _tells_of(
+        self,
+        tools: Sequence[Tool],
+        text: str,
+        messages: Sequence[Message],
+        contents: Sequence[Any],
+    ) -> bool:
+        """Whether the text has the tools; a template for tools alone may fail without any."""
+        try:
+            without = self._apply(messages, (), contents)
+        except _UnsuitableError:
+            without = ""
+        return text != without and all(tool.name in text for tool in tools)
+
     def _spans(
-        self, messages: Sequence[Message], form: Callable[[str], Any], text: str
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        form: Callable[[str], Any],
+        text: str,
     ) -> dict[int, list[tuple[int, int]]]:
         """Where in the text each message with words is: all in one shadow, or each in its own."""
         contents = [message.content for message in messages]
@@ -131,7 +160,7 @@ class ChatTemplate:
                 for i in group:
                     covered[i] = cover(contents[i], marks[i])
                 try:
-                    shadow = self._apply(messages, [form(content) for content in covered])
+                    shadow = self._apply(messages, tools, [form(content) for content in covered])
                 except _UnsuitableError:
                     kept |= set(group)
                     continue
@@ -142,7 +171,8 @@ class ChatTemplate:
                         if marks[i] in covered[i]:
                             found.setdefault(i, _stretches(covered[i], marks[i], shadow))
         for i in worded:
-            if not found.get(i):
+            # Templates may write of an answer with calls nothing but those.
+            if not found.get(i) and not messages[i].tool_calls:
                 self._check(i, messages, text, gone=i in found, kept=i in kept)
         return found
 
@@ -196,21 +226,22 @@ class ChatTemplate:
         """As `_cover_unread`, but for what templates escape in JSON and HTML, too."""
         return self._cover_unread(content, mark, r"""[^\s"'\\&<>]""")
 
-    def _apply(self, messages: Sequence[Message], contents: Sequence[Any]) -> str:
+    def _apply(
+        self, messages: Sequence[Message], tools: Sequence[Tool], contents: Sequence[Any]
+    ) -> str:
         try:
             from jinja2 import TemplateError
         except ModuleNotFoundError as error:
             raise MissingDependencyError("jinja2", "hf") from error
         conversation = [
-            {"role": message.role, "content": content}
+            {**_turn(message), "content": content}
             for message, content in zip(messages, contents, strict=True)
         ]
+        options = {"add_generation_prompt": True, **self._options}
+        if tools:
+            options["tools"] = [tool.to_json() for tool in tools]
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    conversation, tokenize=False, add_generation_prompt=True, **self._options
-                )
-            )
+            return str(self._tokenizer.apply_chat_template(conversation, tokenize=False, **options))
         except ImportError:
             raise
         except Exception as error:  # a template is a program, and may fail in any way
@@ -224,6 +255,14 @@ class ChatTemplate:
                 f"{self._name} fails on the conversation ({roles}): {type(error).__name__}: "
                 f"{error}. What it misses can be given as template_options"
             ) from error
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """The turn as templates know it: arguments are no text."""
+    turn = message.to_json()
+    for call in turn.get("tool_calls", ()):
+        call["function"]["arguments"] = read_object(call["function"]["arguments"])
+    return turn
 
 
 def _unused(used: set[str]) -> Iterator[str]:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerail.engines._common import Finish, decoder, up_to_stop
-from rerail.engines._reasoning import Reader
+from rerail.engines._reasoning import AUTO, Reader
+from rerail.engines._tools import FORMATS, Calls
 from rerail.engines.base import TEMPLATE_ROW, EmbeddedPrompt, Sampling
 from rerail.engines.rendering import Renderer
 from rerail.errors import PromptError
@@ -26,9 +27,10 @@ class TokenizerEngine(ABC):
         ends: tokens that end an answer.
         template_options: given to the chat template, for example ``{"enable_thinking": False}``.
         reasoning: the format of the model's reasoning, by name; ``auto``: the chat template tells.
+        tools: the format of the model's tool calls, likewise.
 
     Raises:
-        EngineError: the tokenizer cannot be used, or not with that format.
+        EngineError: the tokenizer cannot be used, or not with those formats.
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class TokenizerEngine(ABC):
         ends: list[int],
         template_options: Mapping[str, Any] | None,
         reasoning: str,
+        tools: str = AUTO,
     ) -> None:
         self._tokenizer = tokenizer
         self._renderer = Renderer(tokenizer, template_options)
         self._reader = Reader.of(tokenizer, reasoning)
+        self._calls = Calls.of(tokenizer, tools)
         self._name = name
         self._stops = ends
 
@@ -66,14 +70,24 @@ class TokenizerEngine(ABC):
         """Render the prompt and embed it as the model's embedding module does.
 
         Raises:
-            PromptError: the model has no chat template, it rejects the conversation, or no token
-                is left.
+            PromptError: the model has no chat template, it rejects the conversation, no token is
+                left, or there are tools and it takes none, or calls them in no format that is
+                known.
             PromptTooLongError: the rendered prompt leaves no room for an answer.
         """
         token_ids, message_index = self._renderer.render(prompt, self.context_length)
         if not len(token_ids):
             raise PromptError("the prompt has no tokens: write a longer one")
+        if prompt.tools and self._calls is None:
+            raise PromptError(
+                "how this model calls tools is not known: name the format as the engine's option "
+                f"tools ({', '.join(FORMATS)}), or leave the tools out"
+            )
         return EmbeddedPrompt(prompt, token_ids, self._embed_tokens(token_ids), message_index)
+
+    def with_calls(self, prompt: Prompt, generation: Generation) -> Generation:
+        """An answer to a prompt with tools, the calls in it told from its text."""
+        return self._calls.read(prompt.tools, generation) if self._calls else generation
 
     def _room(self, prompt_tokens: int, sampling: Sampling) -> int:
         """Tokens that an answer may have, with its reasoning."""

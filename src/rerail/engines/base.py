@@ -46,7 +46,7 @@ class EmbeddedPrompt:
         """
         if rows == "all":
             return np.ones(len(self.token_ids), dtype=np.bool_)
-        last = len(self.prompt.messages) - 1
+        last = self.prompt.last_user
         users = [
             i
             for i, message in enumerate(self.prompt.messages)
@@ -240,6 +240,20 @@ class WatchingEngine(Engine, Protocol):
 def can_be_watched(engine: Engine) -> TypeGuard[WatchingEngine]:
     """Whether it is a `WatchingEngine`. To ask isinstance would read its embedding table."""
     return hasattr(engine, "generate_watched")
+
+
+@runtime_checkable
+class ToolEngine(Engine, Protocol):
+    """An engine whose models can call tools: `embed` renders those of a prompt, too."""
+
+    def with_calls(self, prompt: Prompt, generation: Generation) -> Generation:
+        """An answer to a prompt with tools, the calls in it told from its text."""
+        ...
+
+
+def can_call(engine: Engine) -> TypeGuard[ToolEngine]:
+    """Whether it is a `ToolEngine`; asked as `can_be_watched` is."""
+    return hasattr(engine, "with_calls")
 
 
 @runtime_checkable

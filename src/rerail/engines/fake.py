@@ -19,6 +19,7 @@ from rerail.engines._common import (
     up_to_stop,
 )
 from rerail.engines._reasoning import FORMATS, Reader
+from rerail.engines._tools import Calls, Hermes
 from rerail.engines.base import (
     TEMPLATE_ROW,
     EmbeddedPrompt,
@@ -35,7 +36,8 @@ Answer = Callable[[EmbeddedPrompt, FloatArray], str]
 """``(embedded, point) -> text``."""
 
 END = 0
-_ROLE_TOKENS = {"system": 1, "user": 2, "assistant": 3}
+_CALLS = Calls(Hermes(), lambda _: "", None)
+_ROLE_TOKENS = {"system": 1, "user": 2, "assistant": 3, "tool": 2}
 
 
 class FakeEngine:
@@ -122,15 +124,15 @@ class FakeEngine:
         return self._context_length
 
     def embed(self, prompt: Prompt) -> EmbeddedPrompt:
-        """One token per word; with a template, each turn is ``role words end``.
+        """One token per word; with a template, each turn is ``role words end``, behind the tools.
 
         Raises:
             PromptTooLongError: the rendered prompt leaves no room for an answer.
         """
-        tokens: list[int] = []
-        index: list[int] = []
+        tokens = [self._token(tool.name) for tool in prompt.tools]
+        index = [TEMPLATE_ROW] * len(tokens)
         for i, message in enumerate(prompt.messages):
-            words = [self._token(word) for word in message.content.split()]
+            words = [self._token(word) for word in message.said.split()]
             before, after = ([_ROLE_TOKENS[message.role]], [END]) if prompt.template else ([], [])
             tokens += before + words + after
             index += [TEMPLATE_ROW] * len(before) + [i] * len(words) + [TEMPLATE_ROW] * len(after)
@@ -144,6 +146,10 @@ class FakeEngine:
         return EmbeddedPrompt(
             prompt, token_ids, self._rows[token_ids], np.array(index, dtype=np.int64)
         )
+
+    def with_calls(self, prompt: Prompt, generation: Generation) -> Generation:
+        """An answer to a prompt with tools; calls are written in ``<tool_call>`` tags."""
+        return _CALLS.read(prompt.tools, generation)
 
     def generate(
         self, requests: Sequence[GenerationRequest], sampling: Sampling
@@ -231,7 +237,7 @@ class FakeEngine:
         return hashlib.sha256(self._rows.tobytes()).hexdigest()
 
     def _token(self, word: str) -> int:
-        reserved = len(_ROLE_TOKENS) + 1
+        reserved = max(_ROLE_TOKENS.values()) + 1
         return reserved + zlib.crc32(word.encode()) % (len(self._rows) - reserved)
 
     def _generation(self, request: GenerationRequest, sampling: Sampling) -> Generation:

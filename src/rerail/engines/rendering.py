@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rerail._json import read_object, written
 from rerail.engines._template import MARKUP, ChatTemplate, Piece
 from rerail.engines.base import TEMPLATE_ROW
-from rerail.errors import EngineError, PromptTooLongError
+from rerail.errors import EngineError, PromptError, PromptTooLongError
 from rerail.types import Prompt
 
 _CHUNK = 2**16
@@ -77,7 +78,8 @@ class Renderer:
 
         Raises:
             PromptError: there is no chat template, it rejects the conversation, leaves out a
-                message, or changes one beyond recognition.
+                message, changes one beyond recognition, or takes no tools; or a tool, or the
+                arguments of a call, spell a control token.
             EngineError: the tokenizer gives other tokens than its backend.
             PromptTooLongError: it does not fit the context. What is far too long is refused
                 before it is tokenised.
@@ -87,7 +89,8 @@ class Renderer:
             least = sum(len(m.content.strip()) for m in prompt.messages if m.role == "user")
             check_length(least // self._longest, context_length, "at least ")
         if prompt.template:
-            leading, pieces = [], self._template.pieces(prompt.messages)
+            self._check_tools(prompt)
+            leading, pieces = [], self._template.pieces(prompt.messages, prompt.tools)
         else:
             leading, pieces = self._leading, [Piece(prompt.messages[0].content, 0)]
         if context_length is not None:
@@ -98,6 +101,24 @@ class Renderer:
         ids = leading + [token for token, _ in tokens]
         messages = [TEMPLATE_ROW] * len(leading) + [message for _, message in tokens]
         return np.array(ids, dtype=np.int64), np.array(messages, dtype=np.int64)
+
+    def _check_tools(self, prompt: Prompt) -> None:
+        """Refuse control tokens in what the template writes out: there they would be such.
+
+        The words of messages are tokenised apart; definitions and calls are written as JSON, in
+        which they cannot be told from the template's own.
+        """
+        texts = {f"tool {tool.name!r}": written(tool.to_json()) for tool in prompt.tools}
+        for i, message in enumerate(prompt.messages):
+            for call in message.tool_calls:
+                texts[f"a call in message {i}"] = written(read_object(call.arguments))
+        for what, text in texts.items():
+            for token, name in self._control.items():
+                markup = token in self._markup and what.startswith("a call")
+                if name.strip() and not markup and name.casefold() in text.casefold():
+                    raise PromptError(
+                        f"{what} spells {name!r}, a control token of the model: write it otherwise"
+                    )
 
     def _control_tokens(self) -> dict[int, str]:
         """Tokens that people may not write: the special ones, and those of the template."""

@@ -100,9 +100,11 @@ class TransformersEngine(TokenizerEngine):
         reasoning: the format of the model's reasoning: ``qwen3``, ``deepseek-r1``, ``smollm3``,
             ``gpt-oss``, ``mistral``, ``granite``, ``granite-3.2``, ``command``, ``gemma-4`` or
             ``apertus``; ``none``; ``auto``: the chat template tells.
+        tools: the format of the model's tool calls: ``hermes``, ``llama``, ``mistral`` or
+            ``gpt-oss``; ``none``; ``auto``: the chat template tells.
 
     Raises:
-        EngineError: the tokenizer cannot be used, or not with that format.
+        EngineError: the tokenizer cannot be used, or not with those formats.
         UnsteerableModelError: the model's answers do not depend on the input embeddings alone.
     """
 
@@ -121,12 +123,13 @@ class TransformersEngine(TokenizerEngine):
         static_cache: bool = False,
         template_options: Mapping[str, Any] | None = None,
         reasoning: str = AUTO,
+        tools: str = AUTO,
     ) -> None:
         _check_config(model.config)
         self._config = model.config.get_text_config(decoder=True)
         ends = end_tokens(model.generation_config, model.config, self._config, tokenizer)
         named = name or _name_of(model.config)
-        super().__init__(tokenizer, named, ends, template_options, reasoning)
+        super().__init__(tokenizer, named, ends, template_options, reasoning, tools)
         self._model = model.eval().requires_grad_(False)
         self._lock = threading.RLock()
         self._max_batch = max(1, max_batch)

@@ -51,6 +51,7 @@ class VllmEngine(ClientSide):
         name: str | None = None,
         template_options: Mapping[str, Any] | None = None,
         reasoning: str = AUTO,
+        tools: str = AUTO,
         **options: Any,
     ) -> Self:
         """Start vLLM.
@@ -63,6 +64,7 @@ class VllmEngine(ClientSide):
             name: name of the model in responses; the hub id or the folder's name by default.
             template_options: given to the chat template.
             reasoning: the format of the model's reasoning, as `TransformersEngine` names it.
+            tools: the format of its tool calls, as `TransformersEngine` names it.
             options: of ``vllm.LLM``, such as ``max_model_len``, ``tensor_parallel_size``,
                 ``gpu_memory_utilization``, ``enforce_eager``.
 
@@ -88,7 +90,12 @@ class VllmEngine(ClientSide):
         except Exception as error:
             raise EngineError(f"vLLM cannot load {model}: {error}") from error
         return cls(
-            llm, checkpoint, name=name, template_options=template_options, reasoning=reasoning
+            llm,
+            checkpoint,
+            name=name,
+            template_options=template_options,
+            reasoning=reasoning,
+            tools=tools,
         )
 
     def _answer(

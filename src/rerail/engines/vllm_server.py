@@ -97,6 +97,7 @@ class VllmServerEngine(ClientSide):
         name: str | None = None,
         template_options: Mapping[str, Any] | None = None,
         reasoning: str = AUTO,
+        tools: str = AUTO,
     ) -> Self:
         """Connect to servers.
 
@@ -119,6 +120,7 @@ class VllmServerEngine(ClientSide):
             name: name of the model in responses; the hub id or the folder's name by default.
             template_options: given to the chat template.
             reasoning: the format of the model's reasoning, as `TransformersEngine` names it.
+            tools: the format of its tool calls, as `TransformersEngine` names it.
 
         Raises:
             EngineError: no server answers, they do not serve the model, or the checkpoint cannot
@@ -144,6 +146,7 @@ class VllmServerEngine(ClientSide):
                 name=name,
                 template_options=template_options,
                 reasoning=reasoning,
+                tools=tools,
             )
         except BaseException:
             replicas.close()

@@ -97,6 +97,8 @@ def _judges(policy: Policy) -> Iterator[str]:
     for spec in (*policy.gate, *policy.moderators, *policy.confirm):
         if spec.registered == "rules":
             yield from _rules(spec)
+    if policy.tools == "judge":
+        yield "Prompts may have tools; what an answer calls is judged as text of the answer."
 
 
 def _rules(spec: ModeratorSpec) -> Iterator[str]:
@@ -290,7 +292,7 @@ def _kept(policy: Policy) -> Iterator[str]:
 _TOLD = {
     "name", "description", "categories", "default_threshold", "moderators", "combine", "routes",
     "confirm", "moderator_timeout", "steerable_rows", "optimizer", "offsets", "budget",
-    "accept_below", "guidance", "gate", "actions",
+    "accept_below", "guidance", "gate", "actions", "tools",
     "naturalness_floor", "on_exhausted", "on_moderator_error", "audit", "record_text",
     "refusal_message", "error_message", "release", "lookahead",
 }  # fmt: skip

@@ -95,7 +95,7 @@ class DiskCached:
         return [known[exchange] for exchange in exchanges]
 
     def _key(self, exchange: Exchange) -> str:
-        turns = [[message.role, message.content] for message in exchange.messages]
+        turns = [[message.role, message.said] for message in exchange.messages]
         content = json.dumps([self._identity, turns, exchange.answer])
         return hashlib.sha256(content.encode()).hexdigest()
 

@@ -129,6 +129,8 @@ class Chunks:
         for thought in pieces(response.reasoning or "") if self._chat else ():
             yield {"delta": {"reasoning_content": thought}}
         yield from map(self._text, pieces(response.text[sent:]))
+        for i, call in enumerate(response.tool_calls if self._chat else ()):
+            yield {"delta": {"tool_calls": [{"index": i, **call.to_json()}]}}
 
     def _text(self, text: str) -> dict[str, Any]:
         return {"delta": {"content": text}} if self._chat else {"text": text}
@@ -138,8 +140,11 @@ _BEGIN = {"delta": {"role": "assistant", "content": ""}}
 
 
 def _message(response: Response) -> dict[str, Any]:
-    """What was said; with the reasoning where there is some and the policy shows it."""
-    message = {"role": "assistant", "content": response.text, "refusal": None}
+    """What was said and called; with the reasoning where there is some and the policy shows it."""
+    content = response.text if response.text or not response.tool_calls else None
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if response.tool_calls:
+        message["tool_calls"] = [call.to_json() for call in response.tool_calls]
     if response.reasoning is not None:
         message["reasoning_content"] = response.reasoning
     return message
@@ -157,7 +162,7 @@ def _ended(response: Response) -> dict[str, Any]:
 def details(response: Response) -> dict[str, Any]:
     """The ``rerail`` object of a choice: the response's public form without its texts."""
     public = response.to_json()
-    del public["text"], public["reasoning"]
+    del public["text"], public["reasoning"], public["tool_calls"]
     return public | {"naturalness": finite(response.naturalness)}
 
 
@@ -237,6 +242,8 @@ def verdict_fields(verdict: Verdict, panel: Panel) -> dict[str, Any]:
 
 def finish_reason(response: Response) -> str:
     """``content_filter`` if no answer of the model left, else how it ended."""
+    if response.tool_calls:
+        return "tool_calls"
     chosen = chosen_evaluation(response)
     return chosen.generation.finish_reason if chosen else "content_filter"
 

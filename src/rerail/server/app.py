@@ -1,9 +1,9 @@
 """The app, built from what it serves.
 
-Endpoints: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/models``, ``/v1/moderations``,
-``/v1/policies/schema``; ``/admin/policies``, ``/admin/interventions``; ``/``, ``/watch``,
-``/ui/config``; ``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json``. Limits are those of
-`ServerSettings`.
+Endpoints: ``/v1/chat/completions``, ``/v1/completions``, ``/v1/responses``, ``/v1/models``,
+``/v1/moderations``, ``/v1/policies/schema``; ``/admin/policies``, ``/admin/interventions``; ``/``,
+``/watch``, ``/ui/config``; ``/healthz``, ``/readyz``, ``/metrics``, ``/openapi.json``. Limits
+are those of `ServerSettings`.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ CODES: dict[str, tuple[int, str]] = {
     "policy_in_use": (409, "Something falls back to the policy."),
     "body_too_large": (413, "The body is above the limit."),
     "wrong_host": (421, "The server does not answer to that name."),
+    "invalid_structure": (422, "No acceptable answer was found that has the form asked for."),
     "invalid_policy": (422, "The policy is not valid; the message names every fault."),
     "server_full": (429, "The key has too many requests waiting."),
     "rate_limit_exceeded": (429, "The key has asked for all that it may, for now."),

@@ -6,22 +6,28 @@ empty says nothing and is no error. No request can carry embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
     model_validator,
 )
 
-from rerail.types import Exchange, Message, Prompt, Role
+from rerail._json import DEEPEST, written
+from rerail.errors import PromptError
+from rerail.structure import check
+from rerail.types import CALL_ID, TOOL_NAME, Exchange, Message, Prompt, Role, Tool, ToolCall
 
 MAX_SEED = 2**63 - 1
 MAX_STOPS = 16
+MAX_TOOLS = 128
 
 
 def _speakable(text: str) -> str:
@@ -57,7 +63,7 @@ class _Model(BaseModel):
         ]
         if faults:
             raise ValidationError.from_exception_data(cls.__name__, faults)
-        dropped = cls.unused | (cls.unsupported.keys() - cls.model_fields.keys())
+        dropped = (cls.unused | cls.unsupported.keys()) - cls.model_fields.keys()
         return {
             key: value
             for key, value in data.items()
@@ -80,7 +86,7 @@ def _says_nothing(name: str, value: Any) -> bool:
         return isinstance(value, int | float) and value == 0
     if name == "best_of":
         return bool(value == 1)
-    return value in ({"type": "text"}, ["text"])
+    return value in ({"type": "text"}, ["text"], "disabled")
 
 
 class Part(_Model):
@@ -88,7 +94,7 @@ class Part(_Model):
 
     unused = frozenset({"cache_control"})
 
-    type: Literal["text", "refusal"]
+    type: Literal["text", "input_text", "output_text", "refusal"]
     text: Text | None = None
     refusal: Text | None = None
 
@@ -96,48 +102,230 @@ class Part(_Model):
     @classmethod
     def _of_words(cls, data: Any) -> Any:
         kind = data.get("type") if isinstance(data, dict) else None
-        if isinstance(kind, str) and kind not in {"text", "refusal"}:
+        if isinstance(kind, str) and kind not in get_args(cls.model_fields["type"].annotation):
             said = "only text is judged: no images, audio or files"
             raise ValidationError.from_exception_data("Part", [fault(("type",), said)])
         return data
 
     @model_validator(mode="after")
     def _has_words(self) -> Self:
-        if (self.text if self.type == "text" else self.refusal) is None:
-            missing = fault((self.type,), f"a part of type {self.type} needs it")
+        if self.words is None:
+            key = "refusal" if self.type == "refusal" else "text"
+            missing = fault((key,), f"a part of type {self.type} needs it")
             raise ValidationError.from_exception_data("Part", [missing])
         return self
 
     @property
-    def words(self) -> str:
+    def words(self) -> str | None:
         """What the part says."""
-        return (self.text if self.type == "text" else self.refusal) or ""
+        return self.refusal if self.type == "refusal" else self.text
 
 
-_TOOLS = "tool calls are outside what is judged"
+def _words(content: str | list[Part] | None) -> str:
+    """What a message or a part of it says."""
+    if isinstance(content, list):
+        return "".join(part.words or "" for part in content)
+    return content or ""
+
+
+_TOOLS = "use tools and tool_calls"
+_CHAT = "use /v1/chat/completions"
 _ONLY_TEXT = "only text is answered"
+
+Name = Annotated[str, Field(pattern=f"^{TOOL_NAME}$", strict=True)]
+CallId = Annotated[str, Field(pattern=f"^{CALL_ID}$", strict=True)]
+
+
+def _free(value: Any) -> Any:
+    if value in ("auto", "none"):
+        return value
+    raise ValueError("auto or none: nothing makes the model call a tool")
+
+
+ToolChoice = Annotated[Literal["auto", "none"], BeforeValidator(_free)]
+
+
+def _of_functions(data: Any, what: str) -> Any:
+    """Refuse tools that no template knows of, by what they are and not by what they lack."""
+    kind = data.get("type") if isinstance(data, dict) else None
+    if isinstance(kind, str) and kind != "function":
+        said = f"only {what} of type function: the model runs no tools of its own"
+        raise ValidationError.from_exception_data("Tool", [fault(("type",), said)])
+    return data
+
+
+class CalledFunction(_Model):
+    """What a call is of."""
+
+    name: Name
+    arguments: Text = "{}"
+    """A JSON object, as text."""
+
+
+class Called(_Model):
+    """A call of the assistant's."""
+
+    unused = frozenset({"index"})
+
+    id: CallId = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_function(cls, data: Any) -> Any:
+        return _of_functions(data, "calls")
+
+    @model_validator(mode="after")
+    def _has_arguments(self) -> Self:
+        self.call()
+        return self
+
+    def call(self) -> ToolCall:
+        """The call as rerail knows it.
+
+        Raises:
+            ValueError: its arguments are no JSON object.
+        """
+        try:
+            return ToolCall(self.function.name, self.function.arguments or "{}", self.id)
+        except PromptError as error:
+            raise ValueError(str(error)) from None
+
+
+class Function(_Model):
+    """What a tool is."""
+
+    unused = frozenset({"strict"})
+
+    name: Name
+    description: Text = ""
+    parameters: dict[str, Any] | None = None
+    """JSON Schema of the arguments. What the model gives is not held to it."""
+
+
+class ToolDefinition(_Model):
+    """A tool that the model may call."""
+
+    unused = frozenset({"cache_control"})
+
+    type: Literal["function"]
+    function: Function
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_function(cls, data: Any) -> Any:
+        return _of_functions(data, "tools")
+
+    @model_validator(mode="after")
+    def _is_json(self) -> Self:
+        self.tool()
+        return self
+
+    def tool(self) -> Tool:
+        """The tool as rerail knows it.
+
+        Raises:
+            ValueError: its parameters are deeper than JSON may be.
+        """
+        return _tool(self.function)
+
+
+def _tool(function: Function) -> Tool:
+    given = function.model_dump(include={"name", "description", "parameters"})
+    try:
+        return Tool.of({"function": given})
+    except PromptError as error:
+        raise ValueError(str(error)) from None
+
+
+class NamedSchema(_Model):
+    """A schema that answers must fit."""
+
+    unused = frozenset({"strict"})
+
+    name: Annotated[str, Field(max_length=64)] = ""
+    description: Text = ""
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        try:
+            check(written(self.schema_))
+        except PromptError as error:
+            raise ValueError(str(error)) from None
+        except (ValueError, RecursionError):
+            raise ValueError(f"the schema is more than {DEEPEST} levels deep") from None
+        return self
+
+
+class ResponseFormat(_Model):
+    """What form an answer has to have to be acceptable."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_a_schema(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            missing = fault(("json_schema",), "goes with type json_schema, which needs it")
+            raise ValidationError.from_exception_data("ResponseFormat", [missing])
+        return self
+
+    @property
+    def schema_text(self) -> str | None:
+        """The schema as text; None: any text is fine."""
+        if self.json_schema is not None:
+            return written(self.json_schema.schema_)
+        return None if self.type == "text" else '{"type": "object"}'
+
+    @property
+    def told(self) -> str | None:
+        """What the model is told of it; a client of ``json_object`` tells the model itself."""
+        if self.json_schema is None:
+            return None
+        about = self.json_schema.description
+        return "\n".join(
+            [
+                "Answer with one JSON value that fits this JSON Schema, and with nothing else.",
+                *filter(None, [about]),
+                written(self.json_schema.schema_),
+            ]
+        )
 
 
 class ChatMessage(_Model):
     """One turn."""
 
-    unsupported = {"tool_calls": _TOOLS, "function_call": _TOOLS, "audio": _ONLY_TEXT}
+    unsupported = {"function_call": _TOOLS, "audio": _ONLY_TEXT}
     # Templates leave out what was thought before earlier answers.
     unused = frozenset({"cache_control", "id", "reasoning", "reasoning_content"})
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | list[Part] | None = None
     name: str | None = None
     """Accepted and not used."""
     refusal: Text | None = None
     """An earlier refusal of the assistant; stands for its content where there is none."""
+    tool_calls: list[Called] | None = None
+    """Of the assistant."""
+    tool_call_id: CallId | None = None
+    """Of a tool's turn: the call that it answers."""
+
+    @model_validator(mode="after")
+    def _of_its_role(self) -> Self:
+        for key, role in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
+            if getattr(self, key) and self.role != role:
+                said = f"goes with the role {role}, not {self.role}"
+                raise ValidationError.from_exception_data("ChatMessage", [fault((key,), said)])
+        return self
 
     def message(self) -> Message:
         """The turn as rerail knows it; ``developer`` is another word for system."""
         role: Role = "system" if self.role == "developer" else self.role
-        if isinstance(self.content, list):
-            return Message(role, "".join(part.words for part in self.content))
-        return Message(role, self.content or self.refusal or "")
+        words = _words(self.content or self.refusal)
+        calls = tuple(called.call() for called in self.tool_calls or ())
+        return Message(role, words, calls, self.tool_call_id or "")
 
 
 class BudgetLimit(_Model):
@@ -161,7 +349,26 @@ class StreamOptions(_Model):
 Stop = Annotated[str, Field(min_length=1, strict=True), AfterValidator(_speakable)]
 
 
-class _Request(_Model):
+class _Sampled(_Model):
+    """What all requests for answers share."""
+
+    model: Annotated[str, Field(max_length=256)]
+    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
+    top_k: Annotated[int, Field(ge=-1, strict=True)] | None = None
+    seed: Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED, strict=True)] | None = None
+    stream: bool | None = None
+    policy: Annotated[str, Field(max_length=64)] | None = None
+    """Name of the policy; the header ``X-Rerail-Policy`` says the same."""
+    budget: BudgetLimit = BudgetLimit()
+
+    @property
+    def greedy(self) -> bool:
+        """Whether only the likeliest token may be drawn, whatever the temperature."""
+        return self.temperature == 0 or self.top_p == 0 or self.top_k == 1
+
+
+class _Request(_Sampled):
     """What chat and text completions share."""
 
     unsupported = {
@@ -171,9 +378,9 @@ class _Request(_Model):
         "best_of": "use n",
         "echo": "the prompt is not part of the answer",
         "suffix": "answers are written forwards",
-        "tools": _TOOLS,
+        "tools": _CHAT,
         "functions": _TOOLS,
-        "response_format": _ONLY_TEXT,
+        "response_format": _CHAT,
         "modalities": _ONLY_TEXT,
         "audio": _ONLY_TEXT,
         "prediction": "answers are always the model's own",
@@ -200,24 +407,10 @@ class _Request(_Model):
         }
     )
 
-    model: Annotated[str, Field(max_length=256)]
-    temperature: Annotated[float, Field(ge=0, le=2, strict=True)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1, strict=True)] | None = None
-    top_k: Annotated[int, Field(ge=-1, strict=True)] | None = None
     n: Annotated[int, Field(ge=1, strict=True)] | None = None
-    seed: Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED, strict=True)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None = None
     max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    policy: Annotated[str, Field(max_length=64)] | None = None
-    """Name of the policy; the header ``X-Rerail-Policy`` says the same."""
-    budget: BudgetLimit = BudgetLimit()
-
-    @property
-    def greedy(self) -> bool:
-        """Whether only the likeliest token may be drawn, whatever the temperature."""
-        return self.temperature == 0 or self.top_p == 0 or self.top_k == 1
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -237,6 +430,12 @@ class ChatRequest(_Request):
     """Of the ids of answers."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
+    """What the model may call, where the policy judges calls."""
+    tool_choice: ToolChoice | None = None
+    """``none``: the model is told of no tool."""
+    response_format: ResponseFormat | None = None
+    """Form without which an answer is not acceptable."""
     max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
 
     model_config = ConfigDict(
@@ -275,9 +474,21 @@ class ChatRequest(_Request):
         """The conversation, as the one prompt that it is.
 
         Raises:
-            PromptError: the last turn is not the user's, or has no text.
+            PromptError: the last turn is neither the user's nor a tool's, or has no text, or a
+                tool's answers no call.
         """
-        return [Prompt(tuple(message.message() for message in self.messages))]
+        turns = [message.message() for message in self.messages]
+        tools = [] if self.tool_choice == "none" else [t.tool() for t in self.tools or ()]
+        return [_prompt(turns, tools, self.response_format)]
+
+
+def _prompt(turns: list[Message], tools: Sequence[Tool], form: ResponseFormat | None) -> Prompt:
+    """The prompt; the model is told of the form that its answer has to have."""
+    told = form.told if form else None
+    if told is not None:
+        system = [turns[0].content] if turns and turns[0].role == "system" else []
+        turns = [Message("system", "\n\n".join([*system, told])), *turns[len(system) :]]
+    return Prompt(tuple(turns), tools=tuple(tools), schema=form.schema_text if form else None)
 
 
 class CompletionRequest(_Request):
@@ -304,6 +515,183 @@ class CompletionRequest(_Request):
         """
         texts = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         return [Prompt.completion(text) for text in texts]
+
+
+class FunctionTool(Function):
+    """A tool that the model may call, as ``/v1/responses`` writes it."""
+
+    type: Literal["function"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_function(cls, data: Any) -> Any:
+        return _of_functions(data, "tools")
+
+    @model_validator(mode="after")
+    def _is_json(self) -> Self:
+        self.tool()
+        return self
+
+    def tool(self) -> Tool:
+        """The tool as rerail knows it.
+
+        Raises:
+            ValueError: its parameters are deeper than JSON may be.
+        """
+        return _tool(self)
+
+
+class InputItem(_Model):
+    """One turn, a call, or what a tool gave, as ``/v1/responses`` writes it."""
+
+    unused = frozenset({"id", "status", "phase"})
+
+    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: Text | list[Part] | None = None
+    call_id: CallId = ""
+    name: Name | None = None
+    arguments: Text = "{}"
+    output: Text | list[Part] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_words(cls, data: Any) -> Any:
+        kind = data.get("type", "message") if isinstance(data, dict) else None
+        if kind == "reasoning":  # templates leave it out
+            return {"type": kind}
+        if isinstance(kind, str) and kind not in get_args(cls.model_fields["type"].annotation):
+            said = "only messages, function calls and their outputs are known"
+            raise ValidationError.from_exception_data("InputItem", [fault(("type",), said)])
+        return data
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        needed = {"message": "role", "function_call": "name", "function_call_output": "output"}
+        key = needed.get(self.type)
+        if key is not None and getattr(self, key) is None:
+            missing = fault((key,), f"an item of type {self.type} needs it")
+            raise ValidationError.from_exception_data("InputItem", [missing])
+        self.message()
+        return self
+
+    def message(self) -> Message | None:
+        """The turn as rerail knows it; None for reasoning.
+
+        Raises:
+            ValueError: the arguments of a call are no JSON object.
+        """
+        if self.type == "function_call_output":
+            return Message("tool", _words(self.output), (), self.call_id)
+        if self.type == "function_call":
+            function = CalledFunction(name=self.name or "", arguments=self.arguments)
+            return Message("assistant", "", (Called(id=self.call_id, function=function).call(),))
+        if self.role is None:
+            return None
+        role: Role = "system" if self.role == "developer" else self.role
+        return Message(role, _words(self.content))
+
+
+class TextOptions(_Model):
+    """Of the answer's text."""
+
+    unused = frozenset({"verbosity"})
+
+    format: ResponseFormat | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_in_chat(cls, data: Any) -> Any:
+        """The schema stands beside its type here, and within a key of its own there."""
+        form = data.get("format") if isinstance(data, dict) else None
+        if isinstance(form, dict) and form.get("type") == "json_schema":
+            named = {key: value for key, value in form.items() if key != "type"}
+            return {**data, "format": {"type": "json_schema", "json_schema": named}}
+        return data
+
+
+_STATELESS = "no state is kept: send the whole conversation as input"
+
+
+class ResponsesRequest(_Sampled):
+    """``POST /v1/responses``: one answer, without stored state."""
+
+    words: ClassVar[str] = "input"
+    """The parameter that is answered."""
+    prefix: ClassVar[str] = "resp"
+    """Of the ids of answers."""
+    n: ClassVar[None] = None
+    stops: ClassVar[tuple[str, ...]] = ()
+
+    unsupported = {
+        "previous_response_id": _STATELESS,
+        "conversation": _STATELESS,
+        "background": "answers are given where they are asked for",
+        "prompt": "no prompts are stored",
+        "top_logprobs": "log-probabilities of a steered answer would be of another prompt",
+        "truncation": "nothing is left out: send what fits the model's context",
+    }
+    unused = frozenset(
+        {
+            "include",
+            "max_tool_calls",
+            "metadata",
+            "moderation",
+            "parallel_tool_calls",
+            "prompt_cache_key",
+            "prompt_cache_retention",
+            "reasoning",
+            "safety_identifier",
+            "service_tier",
+            "store",
+            "stream_options",
+            "user",
+        }
+    )
+
+    input: Text | Annotated[list[InputItem], Field(min_length=1)]
+    """A text, or items: messages, ``function_call`` and ``function_call_output``. Reasoning is left
+    out, as templates leave it out. The last one is the user's, or a tool's."""
+    instructions: Text | None = None
+    """A system turn before the others."""
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
+    """What the model may call, where the policy judges calls."""
+    tool_choice: ToolChoice | None = None
+    """``none``: the model is told of no tool."""
+    text: TextOptions | None = None
+    """Form without which an answer is not acceptable."""
+    max_output_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    """Of the answer, its reasoning not counted."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "rerail", "input": "How do I keep tulips fresh?"}]
+        },
+    )
+
+    @property
+    def token_limit(self) -> int | None:
+        return self.max_output_tokens
+
+    def prompts(self) -> list[Prompt]:
+        """The conversation, as the one prompt that it is.
+
+        Raises:
+            PromptError: as `ChatRequest.prompts`.
+        """
+        if isinstance(self.input, str):
+            found = [Message("user", self.input)]
+        else:
+            found = [turn for item in self.input if (turn := item.message()) is not None]
+        turns = [Message("system", self.instructions)] if self.instructions else []
+        for turn in found:
+            last = turns[-1] if turns else None
+            if turn.tool_calls and last is not None and last.role == "assistant":
+                turns[-1] = replace(last, tool_calls=(*last.tool_calls, *turn.tool_calls))
+            else:
+                turns.append(turn)
+        tools = [] if self.tool_choice == "none" else [t.tool() for t in self.tools or ()]
+        return [_prompt(turns, tools, self.text.format if self.text else None)]
 
 
 class ModerationRequest(_Model):

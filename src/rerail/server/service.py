@@ -22,11 +22,20 @@ from rerail.server.limits import RateLimits
 from rerail.server.metrics import Metrics
 from rerail.server.policies import LivePolicies, Served
 from rerail.server.records import Recorder
-from rerail.server.schemas import MAX_SEED, ChatRequest, CompletionRequest
+from rerail.server.schemas import MAX_SEED, ChatRequest, CompletionRequest, ResponsesRequest
 from rerail.server.settings import ServerSettings
 from rerail.server.tracing import Tracing
 from rerail.server.worker import Finished, HandedBackError, QueueFullError, SearchWorker, Ticket
-from rerail.types import Evaluation, Exchange, Outcome, Prompt, StopReason, Verdict
+from rerail.types import (
+    Evaluation,
+    Exchange,
+    Outcome,
+    Prompt,
+    Rejection,
+    Response,
+    StopReason,
+    Verdict,
+)
 
 Observer = Callable[[Evaluation], None]
 
@@ -226,7 +235,7 @@ class Service:
         self,
         route: str,
         key: ApiKey,
-        request: ChatRequest | CompletionRequest,
+        request: ChatRequest | CompletionRequest | ResponsesRequest,
         policy_header: str | None,
     ) -> Call:
         """Make a request ready.
@@ -253,6 +262,13 @@ class Service:
             prompts = request.prompts()
         except PromptError as error:
             raise of_ours(error, request.words) from None
+        if any(prompt.tools for prompt in prompts) and served.policy.tools == "refuse":
+            raise ApiError(
+                f"tools: policy {served.policy.name!r} refuses them; one with tools: judge judges "
+                "tool calls as text of the answer",
+                "invalid_request",
+                param="tools",
+            )
         n = request.n or 1
         if n * len(prompts) > settings.max_choices:
             raise ApiError(
@@ -302,7 +318,7 @@ class Service:
         Raises:
             ApiError: there are none: the server is full or stops, the deadline passed, or the
                 model, the moderator or the store failed, or the prompt cannot be answered as it
-                is.
+                is, or the model writes nothing in the form that was asked for.
         """
         policy = call.served.policy
         tickets = self._tickets(call, observe, release)
@@ -321,6 +337,12 @@ class Service:
         for a in answered:
             if a.response.outcome is Outcome.ERROR:
                 raise self._failed(a.response.stop_reason, policy.error_message)
+            if a.response.outcome is Outcome.REFUSED and _is_formless(a.response):
+                raise ApiError(
+                    "no answer has the form that was asked for, a valid call of a tool or JSON "
+                    "that fits: ask for it in the conversation, too, or raise max_tokens",
+                    "invalid_structure",
+                )
         return answered
 
     async def moderated(self, served: Served, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -417,6 +439,11 @@ class Service:
             wait = self.settings.retry_after
             return ApiError(message, "moderator_unavailable", retry_after=wait)
         return ApiError(message, "engine_failed")
+
+
+def _is_formless(response: Response) -> bool:
+    """Whether nothing but its form spoke against the model's first answer."""
+    return bool(response.evaluations) and response.evaluations[0].rejection is Rejection.INVALID
 
 
 def named(header: str | None, parameter: str | None) -> str | None:

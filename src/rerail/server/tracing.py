@@ -38,7 +38,7 @@ class Span:
                 "rerail.seconds": cost.seconds,
             }
             | (
-                {"rerail.prompt": prompt.messages[-1].content, "rerail.answer": response.text}
+                {"rerail.prompt": prompt.messages[-1].content, "rerail.answer": response.said}
                 if record_text
                 else {}
             ),

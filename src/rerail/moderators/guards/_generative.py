@@ -484,10 +484,12 @@ def turns_of(exchange: Exchange) -> list[Turn]:
 
 
 def _append(turns: list[Turn], message: Message) -> None:
-    if turns and turns[-1]["role"] == message.role:
-        turns[-1]["content"] += f"\n\n{message.content}"
+    """A turn more, or more of the last one; a tool is heard as the user is."""
+    role = "assistant" if message.role == "assistant" else "user"
+    if turns and turns[-1]["role"] == role:
+        turns[-1]["content"] += f"\n\n{message.said}"
     else:
-        turns.append({"role": message.role, "content": message.content})
+        turns.append({"role": role, "content": message.said})
 
 
 def request_of(turns: Sequence[Turn]) -> str:

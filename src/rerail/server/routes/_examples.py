@@ -8,6 +8,8 @@ from rerail.moderators.fake import FakeModerator
 from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.server.answers import OpenAIReply, verdict_fields
+from rerail.server.responses import ResponsesReply
+from rerail.server.schemas import ResponsesRequest
 from rerail.server.worker import Finished
 from rerail.types import (
     AcceptedFrom,
@@ -28,8 +30,8 @@ _FLAGGED = Verdict(1.6, {"illicit": 0.8}, flagged=True)
 _FINE = Verdict(0.1, {"illicit": 0.05}, flagged=False)
 
 
-def _reply(kind: str, text: str, finish_reason: Literal["stop", "length"]) -> OpenAIReply:
-    """With one choice, which left after five answers."""
+def _finished(text: str, finish_reason: Literal["stop", "length"]) -> Finished:
+    """An answer that left after four others."""
     evaluation = Evaluation(
         AcceptedFrom.PERTURBATION,
         None,
@@ -56,13 +58,17 @@ def _reply(kind: str, text: str, finish_reason: Literal["stop", "length"]) -> Op
         evaluations=(evaluation,) * 5,
         left=4,
     )
-    finished = Finished(response, _PANEL, prompt_tokens=42, waited=0.0)
-    return OpenAIReply(f"{kind}-5f1c0e7d2b9a4c3e8f6d1a0b", "rerail", [finished], created=1790000000)
+    return Finished(response, _PANEL, prompt_tokens=42, waited=0.0)
 
 
-_TULIPS = "Cut the stems at an angle and give them cold water every day."
-CHAT = _reply("chatcmpl", _TULIPS, "stop").chat()
-COMPLETION = _reply("cmpl", " best in cold water.", "length").text()
+_ID, _CREATED = "5f1c0e7d2b9a4c3e8f6d1a0b", 1790000000
+_TULIPS = _finished("Cut the stems at an angle and give them cold water every day.", "stop")
+_ON = _finished(" best in cold water.", "length")
+CHAT = OpenAIReply(f"chatcmpl-{_ID}", "rerail", [_TULIPS], created=_CREATED).chat()
+COMPLETION = OpenAIReply(f"cmpl-{_ID}", "rerail", [_ON], created=_CREATED).text()
+RESPONSE = ResponsesReply(
+    f"resp-{_ID}", ResponsesRequest(model="rerail", input="How do I keep tulips fresh?"), _CREATED
+).whole([_TULIPS])
 MODELS: dict[str, Any] = {
     "object": "list",
     "data": [{"id": "rerail", "object": "model", "created": 1790000000, "owned_by": "rerail"}],

@@ -105,7 +105,7 @@ _STATUSES = {
     403: "The key may not do that.",
     404: "There is no such model, policy or version.",
     409: "The policy is in use.",
-    422: "The policy is not valid; the message names every fault.",
+    422: "The policy is not valid, or no answer has the form that was asked for.",
     429: "The tenant's queue is full, or the key has asked for all that it may, for now. "
     "`Retry-After` says when to come back.",
     499: "The client left.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from fastapi.responses import JSONResponse, Response
 from rerail.server import answers, stream
 from rerail.server.answers import OpenAIReply
 from rerail.server.errors import ApiError
-from rerail.server.routes._examples import CHAT, COMPLETION, MODELS, MODERATION
+from rerail.server.responses import ResponsesReply
+from rerail.server.routes._examples import CHAT, COMPLETION, MODELS, MODERATION, RESPONSE
 from rerail.server.routes._shared import (
     Asking,
     Caller,
@@ -25,13 +26,19 @@ from rerail.server.routes._shared import (
     gone,
     service_of,
 )
-from rerail.server.schemas import ChatRequest, CompletionRequest, ModerationRequest
+from rerail.server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    ModerationRequest,
+    ResponsesRequest,
+    StreamOptions,
+)
 from rerail.server.service import Call, Service, named
 from rerail.server.worker import Finished
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
-_OF_ANSWERS = errors(404, 429, 499, 500, 503)
+_OF_ANSWERS = errors(404, 422, 429, 499, 500, 503)
 
 
 @router.post(
@@ -50,7 +57,8 @@ async def chat_completions(
     An answer that the policy does not flag is the model's own, byte for byte. Otherwise the model
     is steered to another one; where none is found, the answer is the policy's message and
     `finish_reason` is `content_filter`. With `stream`, text is held until it is accepted, unless
-    the policy says `release: window`.
+    the policy says `release: window`. Calls of tools are judged as text of the answer, and are
+    always held.
     """
     call = service.call("/v1/chat/completions", key, body, policy)
     return await _answer(request, call, body, chat=True)
@@ -70,6 +78,36 @@ async def completions(
     """Continue texts as they stand, without the model's chat template."""
     call = service.call("/v1/completions", key, body, policy)
     return await _answer(request, call, body, chat=False)
+
+
+@router.post(
+    "/responses",
+    responses={**example("The answer, or the policy's message.", RESPONSE), **_OF_ANSWERS},
+)
+async def responses(
+    request: Request,
+    body: ResponsesRequest,
+    key: Asking,
+    service: ServiceDependency,
+    policy: PolicyHeader = None,
+) -> Response:
+    """Answer a conversation under a policy, in the form of OpenAI's Responses.
+
+    No state is kept: the whole conversation comes with each request. What is true of chat
+    completions is true of these: the policy's message has the status `incomplete`, for the reason
+    `content_filter`.
+    """
+    call = service.call("/v1/responses", key, body, policy)
+    reply = ResponsesReply(call.id, body)
+    if not body.stream:
+        return await _at_once(request, call, reply.whole)
+    return await _stream(
+        request,
+        call,
+        reply.events,
+        failed=lambda error: reply.failure(error["error"]),
+        begin=reply.begin(),
+    )
 
 
 @router.get("/models", responses={**example("The models.", MODELS), **errors()})
@@ -135,37 +173,20 @@ async def _answer(
     *,
     chat: bool,
 ) -> Response:
-    service = service_of(request)
-    headers = {"X-Request-Id": call.id}
-    if body.stream:
-        return await _stream(request, call, body, chat=chat)
-    try:
-        answered = await stream.while_connected(request, service.answer(call))
-    except stream.ClientGoneError:
-        return gone()
-    reply = OpenAIReply(call.id, call.model, answered, call.n)
-    return JSONResponse(reply.chat() if chat else reply.text(), headers=headers)
-
-
-async def _stream(
-    request: Request,
-    call: Call,
-    body: ChatRequest | CompletionRequest,
-    *,
-    chat: bool,
-) -> Response:
-    service = service_of(request)
-    options = body.stream_options
-    feed = stream.Feed()
-    work: asyncio.Future[list[Finished]] = asyncio.ensure_future(
-        service.answer(call, feed.put, feed.release)
-    )
-    try:
-        await stream.quickly(request, work, min(1.0, service.settings.keep_alive), feed.begun)
-    except stream.ClientGoneError:
-        return gone()
     reply = OpenAIReply(call.id, call.model, (), call.n)
+
+    def whole(answered: Sequence[Finished]) -> dict[str, Any]:
+        found = replace(reply, answered=answered)
+        return found.chat() if chat else found.text()
+
+    if not body.stream:
+        return await _at_once(request, call, whole)
+    options = body.stream_options or StreamOptions()
     chunks = answers.Chunks(reply, chat=chat)
+
+    def told(answered: Sequence[Finished]) -> Iterator[bytes]:
+        rest = chunks.rest(replace(reply, answered=answered), options.include_usage)
+        return map(stream.event, rest)
 
     def piece(one: stream.Piece) -> Iterator[bytes]:
         return map(stream.event, chunks.piece(one.choice, one.text))
@@ -173,18 +194,78 @@ async def _stream(
     def progress(so_far: stream.Progress) -> bytes:
         return stream.event(chunks.progress(so_far.document()))
 
+    return await _stream(
+        request,
+        call,
+        told,
+        failed=lambda error: [stream.event(error)],
+        piece=piece,
+        progress=progress if options.include_progress else None,
+        end=stream.DONE,
+    )
+
+
+async def _at_once(
+    request: Request, call: Call, whole: Callable[[Sequence[Finished]], dict[str, Any]]
+) -> Response:
+    """One document."""
+    try:
+        answered = await stream.while_connected(request, service_of(request).answer(call))
+    except stream.ClientGoneError:
+        return gone()
+    return JSONResponse(whole(answered), headers={"X-Request-Id": call.id})
+
+
+async def _stream(
+    request: Request,
+    call: Call,
+    told: Callable[[Sequence[Finished]], Iterable[bytes]],
+    *,
+    failed: Callable[[dict[str, Any]], Iterable[bytes]],
+    begin: Iterable[bytes] = (),
+    piece: Callable[[stream.Piece], Iterator[bytes]] | None = None,
+    progress: Callable[[stream.Progress], bytes] | None = None,
+    end: bytes = b"",
+) -> Response:
+    """Events.
+
+    Args:
+        request: of the client.
+        call: that is answered.
+        told: the events of the answers.
+        failed: those of an error, by its document.
+        begin: what comes before there is an answer.
+        piece: the events of text that leaves before the rest of it; None: none does.
+        progress: the event that says how far a search is; None: comments do.
+        end: the last event, whatever came before.
+    """
+    service = service_of(request)
+    feed = stream.Feed()
+    work: asyncio.Future[list[Finished]] = asyncio.ensure_future(
+        service.answer(call, feed.put, feed.release if piece else None)
+    )
+    try:
+        await stream.quickly(request, work, min(1.0, service.settings.keep_alive), feed.begun)
+    except stream.ClientGoneError:
+        return gone()
+
     async def events() -> Any:
-        wanted = progress if options is not None and options.include_progress else None
-        async for sign in stream.held_back(work, feed, service.settings.keep_alive, piece, wanted):
+        for event in begin:
+            yield event
+        signs = stream.held_back(
+            work, feed, service.settings.keep_alive, piece or (lambda _: iter(())), progress
+        )
+        async for sign in signs:
             yield sign
         try:
-            answered = replace(reply, answered=work.result())
+            answered = work.result()
         except Exception as error:
-            yield stream.event(stream.failure(error))
+            found = failed(stream.failure(error))
         else:
-            for chunk in chunks.rest(answered, options is not None and options.include_usage):
-                yield stream.event(chunk)
-        yield stream.DONE
+            found = told(answered)
+        for event in found:
+            yield event
+        yield end
 
     response = stream.EventStream(events(), work)
     response.headers["X-Request-Id"] = call.id
