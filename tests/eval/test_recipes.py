@@ -27,6 +27,7 @@ def test_there_are_recipes() -> None:
         "over-refusal-and-utility",
         "real-model",
         "real-model-peers",
+        "real-model-quick",
         "tide-table",
         "tsa-table-1",
         "xstest",
@@ -62,7 +63,7 @@ def test_tsa_table_1_is_the_papers_experiment() -> None:
     assert (smooth.copies, smooth.share) == (10, 0.1)
 
 
-@pytest.mark.parametrize("name", ["real-model", "real-model-peers"])
+@pytest.mark.parametrize("name", ["real-model", "real-model-peers", "real-model-quick"])
 def test_a_real_model_is_asked_held_out_rows(name: str, data_dir: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("RERAIL_DATA", str(data_dir))
     for spec in load_recipe(name).settings["benchmarks"]:

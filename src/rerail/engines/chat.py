@@ -29,6 +29,8 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 UNTOLD = -1
 """Stands for each token of an answer: the endpoint says how many there are, and not which."""
 
+_Kept = dict[tuple[int, Sampling], Generation]
+
 _SEEDS = 2**31
 _FILTERED = "content_filter"
 
@@ -66,9 +68,7 @@ class ChatEngine:
         self._seeds = seeds
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="chat")
         # Answers of a batch in which another failed: rounds ask again, each owner by itself.
-        self._kept: weakref.WeakKeyDictionary[GenerationRequest, Generation] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._kept: weakref.WeakKeyDictionary[EmbeddedPrompt, _Kept] = weakref.WeakKeyDictionary()
 
     @classmethod
     def load(
@@ -159,8 +159,9 @@ class ChatEngine:
         check_sampling(sampling)
 
         def one(request: GenerationRequest) -> Generation | EngineError:
-            if (kept := self._kept.pop(request, None)) is not None:
-                return kept
+            kept = self._kept.get(request.embedded, {})
+            if (answer := kept.pop((request.seed, sampling), None)) is not None:
+                return answer
             try:
                 return self._answer(request, sampling)
             except EngineError as error:
@@ -170,9 +171,10 @@ class ChatEngine:
         answers = [answer for answer in found if isinstance(answer, Generation)]
         failed = [error for error in found if isinstance(error, EngineError)]
         if failed:
-            self._kept.update(
-                (r, a) for r, a in zip(requests, found, strict=True) if isinstance(a, Generation)
-            )
+            for request, answer in zip(requests, found, strict=True):
+                if isinstance(answer, Generation):
+                    kept = self._kept.setdefault(request.embedded, {})
+                    kept[request.seed, sampling] = answer
             raise failed[0]
         return answers
 
