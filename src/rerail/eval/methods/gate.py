@@ -1,7 +1,8 @@
 """A gate before the model: the policy's moderators judge the prompt alone, and none the answer.
 
 What a guard model in front of a service does. A prompt that is flagged is refused before anything
-is generated; of any other, the model's answer is returned, whatever it is.
+is generated; of any other, the model's answer is returned, whatever it is. The policy's own gate,
+which rerail's methods heed, has no part in it.
 """
 
 from __future__ import annotations
