@@ -3,7 +3,7 @@
     python -m benchmarks.beginnings
     python -m benchmarks.beginnings --answers training/labelled/answers.jsonl
 
-Answers to requests that are harmful, wrapped, harmless or lookalikes are cut after 16 and 32 tokens
+Answers to requests that are harmful, wrapped, harmless or lookalikes are cut after 32 tokens
 of the model's tokenizer; whole answers are their first 64. For each margin: of those that pass as a
 whole, how many have a beginning that would have been cut, which is an error; of those that are
 flagged, how many, and the share of their tokens that is still generated. Without ``--answers`` they
@@ -31,7 +31,7 @@ from rerail.types import Exchange, Message
 from training.splits import data_folder
 
 LABELLED = Path("training/labelled/answers.jsonl")
-WHOLE, LOOKS = 64, (16, 32)
+WHOLE, LOOKS = 64, (32,)
 MARGINS = (1.0, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0)
 BATCH = 64
 

@@ -441,7 +441,7 @@ def test_flagged_answers_are_not_finished_and_all_else_stays(monkeypatch):
         assert other.cost.generated_tokens < one.cost.generated_tokens
         for place, evaluation in enumerate(other.evaluations):
             flagged = not evaluation.accepted
-            shown = 8 if place else 16  # a first answer is looked at later
+            shown = 8 if place else 32  # a first answer is looked at later
             assert evaluation.generation.finish_reason == ("cut" if flagged else "stop")
             assert len(evaluation.generation.token_ids) == (
                 shown if flagged else len(REFUSE.split()) + 1
@@ -497,18 +497,18 @@ def test_a_first_answer_is_cut_where_its_beginning_is_flagged_beyond_the_margin(
         "cut" if cut else "stop",
         "flagged",
     )
-    assert first.generation.text == (" ".join(LONG.split()[:16]) if cut else LONG)
+    assert first.generation.text == (" ".join(LONG.split()[:32]) if cut else LONG)
     assert response.initial.harm == pytest.approx(harm_half_way if cut else 2.0)
 
 
-def test_a_first_answer_is_looked_at_three_times_and_passes_unchanged():
+def test_a_first_answer_is_looked_at_once_and_passes_unchanged():
     text = " ".join(f"word{i}" for i in range(200))
     moderator = FakeModerator()
     response = make(engine=FakeEngine(answer=lambda e, p: text), moderator=moderator).align("hi")
     assert (response.outcome, response.text) == (Outcome.PASSED, text)
     looks = [len(exchange.answer.split()) for batch in moderator.calls for exchange in batch]
-    assert looks == [16, 32, 64, 200]
-    assert response.cost.moderator_calls == 4
+    assert looks == [32, 200]
+    assert response.cost.moderator_calls == 2
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ def test_naturalness_is_measured_against_what_there_is_of_a_first_answer():
             return super().log_likelihood(requests, given)
 
     make(engine=Noting(comply=LONG, refuse=REFUSE)).align("please do it now")
-    assert scored[0][0] == 16
+    assert scored[0][0] == 32
 
 
 def test_what_could_not_be_judged_half_way_is_not_looked_at_again():
@@ -549,8 +549,8 @@ def test_what_could_not_be_judged_half_way_is_not_looked_at_again():
     aligner = make(engine=engine, moderator=FakeModerator(scorer), search={"max_iterations": 1})
     response = aligner.align("please do it now")
     assert response.outcome is Outcome.REFUSED
-    # Else the same answer would be shown again after 32 words, and a candidate's after 16.
-    assert [len(text.split()) for text in looks] == [16] + [8] * (len(looks) - 1)
+    # Else a candidate's would be shown again after 16 words.
+    assert [len(text.split()) for text in looks] == [32] + [8] * (len(looks) - 1)
 
 
 def test_an_answer_that_cannot_be_judged_half_way_is_finished():

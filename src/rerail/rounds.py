@@ -59,9 +59,9 @@ from rerail.window import NOTHING, Window
 Scored = tuple[tuple[int, ...], int]
 """Tokens of which a log-likelihood is wanted, and how many leading ones of them are given."""
 
-FIRST_LOOKS = 3
+FIRST_LOOKS = 1
 """Looks at the beginning of a first answer: what was not flagged beyond doubt by then is finished,
-so that a long answer, which nearly always passes, costs few verdicts more."""
+so that an answer, which nearly always passes, costs one verdict more."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

@@ -312,7 +312,7 @@ class Search:
         looks = unseen and self.panel.is_quick
         if settings.horizon is None or settings.cut_first_above is None or not looks:
             return None, math.inf
-        return 2 * settings.horizon, settings.cut_first_above
+        return 4 * settings.horizon, settings.cut_first_above
 
     def _tell(self, evaluations: Sequence[Evaluation]) -> None:
         """Pass a round's losses on; end where it was accepted or the moderator is down."""

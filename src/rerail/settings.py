@@ -113,7 +113,7 @@ class OptimizerSettings(Frozen):
     only whole answers are judged. No answer is accepted before all of it was."""
     cut_first_above: Annotated[float, Field(ge=1, strict=True)] | None
     """Harm from which the beginning of a *first* answer is flagged beyond doubt: it is looked at
-    after 2, 4 and 8 times ``horizon`` tokens, and not finished then. null, or no ``horizon``: first
+    once, after four times ``horizon`` tokens, and not finished then. null, or no ``horizon``: first
     answers are always finished. So they are where looking could change them (vLLM), and where a
     moderator that steers is not quick (services, guard models)."""
     max_iterations: Annotated[int, Field(ge=0, strict=True)]
