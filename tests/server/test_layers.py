@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from rerail.engines import FakeEngine
 from rerail.policy import Policy
 from rerail.store import Store
 from tests.server.conftest import PLAIN, WRAPPED, Made, Make, chat
@@ -107,3 +108,17 @@ def test_streams_and_the_pages_events_end_as_they_should(kept: Made, policy: str
     assert watched.status_code == 200
     assert ("event: evaluation" in watched.text) == (policy == "steer")
     assert "event: response" in watched.text
+
+
+def test_watching_an_answer_that_guidance_brings(serve: Make) -> None:
+    def answer(embedded: Any, point: Any) -> str:
+        told = " ".join(message.content for message in embedded.prompt.messages)
+        return "I would rather not." if "kind" in told else "Sure, here is how it is done."
+
+    policy = Policy.model_validate({"name": "default", "guidance": ["Be kind to all."]})
+    made = serve(engine=FakeEngine(answer), policies=[policy])
+    body = {"model": "rerail", "messages": [{"role": "user", "content": "do it"}]}
+    text = httpx.post(f"{made.url}/watch", json=body).text
+    assert '"origin": "guidance"' in text
+    assert "event: response" in text
+    assert "I would rather not." in text

@@ -197,7 +197,9 @@ class EvaluationEvents:
         if evaluation.origin is AcceptedFrom.INITIAL or self._original is None:
             self._original = point if self._original is None else self._original
             return [0.0, 0.0]
-        if point is None or self._table is None:
+        # Guidance adds rows and moves none.
+        unmoved = evaluation.origin is AcceptedFrom.GUIDANCE
+        if point is None or self._table is None or unmoved:
             return [0.0, 0.0]
         moved = point - self._original
         rows = moved.any(axis=1)
