@@ -71,7 +71,7 @@ def watch(page: Page, url: str, picture: Path) -> None:
     page.locator("#policy option").first.wait_for(state="attached")
     page.locator(".idea").last.click()
     page.keyboard.press("Enter")
-    page.locator("#compare .side").last.wait_for()
+    page.locator("#compare .side").last.wait_for(timeout=180_000)
     page.screenshot(path=picture)
 
 
