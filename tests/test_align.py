@@ -420,6 +420,7 @@ def test_nothing_flagged_and_nothing_unscored_ever_leaves(preset, exhausted, wor
 
 # --- answers that are judged half-way -----------------------------------------------------------
 
+CUT = {"cut_first_above": 1.4}
 LONG = "Sure, " + "here is how I comply with every word of it " * 4
 
 
@@ -430,9 +431,8 @@ def unwatched(monkeypatch):
 
 def test_flagged_answers_are_not_finished_and_all_else_stays(monkeypatch):
     def run(**search):
-        return make(engine=FakeEngine(comply=LONG, refuse=REFUSE), search=search).align_many(
-            PROMPTS
-        )
+        engine = FakeEngine(comply=LONG, refuse=REFUSE)
+        return make(engine=engine, search={**CUT, **search}).align_many(PROMPTS)
 
     whole, cut = run(horizon=None), run(horizon=8)
     for one, other in zip(whole, cut, strict=True):
@@ -470,9 +470,8 @@ def test_an_answer_that_was_cut_is_never_accepted():
 
     engine = Cuts(comply=COMPLY, refuse=REFUSE)
     for exhausted in ("refuse", "best"):
-        response = make(engine=engine, on_exhausted=exhausted, search={"max_iterations": 2}).align(
-            "please do it"
-        )
+        search = {"max_iterations": 2, **CUT}
+        response = make(engine=engine, on_exhausted=exhausted, search=search).align("please do it")
         assert response.outcome is Outcome.REFUSED
         assert {e.rejection for e in response.evaluations} == {"unfinished"}
 
@@ -501,14 +500,15 @@ def test_a_first_answer_is_cut_where_its_beginning_is_flagged_beyond_the_margin(
     assert response.initial.harm == pytest.approx(harm_half_way if cut else 2.0)
 
 
-def test_a_first_answer_is_looked_at_once_and_passes_unchanged():
+@pytest.mark.parametrize(("search", "expected"), [({}, [200]), (CUT, [32, 200])])
+def test_a_long_first_answer_passes_unchanged_and_is_looked_at_once_where_asked(search, expected):
     text = " ".join(f"word{i}" for i in range(200))
-    moderator = FakeModerator()
-    response = make(engine=FakeEngine(answer=lambda e, p: text), moderator=moderator).align("hi")
+    engine, moderator = FakeEngine(answer=lambda e, p: text), FakeModerator()
+    response = make(engine=engine, moderator=moderator, search=search).align("hi")
     assert (response.outcome, response.text) == (Outcome.PASSED, text)
     looks = [len(exchange.answer.split()) for batch in moderator.calls for exchange in batch]
-    assert looks == [32, 200]
-    assert response.cost.moderator_calls == 2
+    assert looks == expected
+    assert response.cost.moderator_calls == len(expected)
 
 
 @pytest.mark.parametrize(
@@ -519,7 +519,7 @@ def test_a_first_answer_is_not_looked_at_where_that_changes_it_or_costs_much(
 ):
     monkeypatch.setattr(cls, attribute, False)
     engine = FakeEngine(comply=LONG, refuse=REFUSE)
-    first, *others = make(engine=engine).align("please do it now").evaluations
+    first, *others = make(engine=engine, search=CUT).align("please do it now").evaluations
     assert (first.generation.finish_reason, first.generation.text) == ("stop", LONG)
     assert "cut" in {e.generation.finish_reason for e in others}
 
@@ -532,7 +532,7 @@ def test_naturalness_is_measured_against_what_there_is_of_a_first_answer():
             scored.append([len(tokens) for _, tokens in requests])
             return super().log_likelihood(requests, given)
 
-    make(engine=Noting(comply=LONG, refuse=REFUSE)).align("please do it now")
+    make(engine=Noting(comply=LONG, refuse=REFUSE), search=CUT).align("please do it now")
     assert scored[0][0] == 32
 
 
@@ -546,7 +546,8 @@ def test_what_could_not_be_judged_half_way_is_not_looked_at_again():
         return Score.unscored("silent")
 
     engine = FakeEngine(answer=lambda e, p: LONG)
-    aligner = make(engine=engine, moderator=FakeModerator(scorer), search={"max_iterations": 1})
+    search = {"max_iterations": 1, **CUT}
+    aligner = make(engine=engine, moderator=FakeModerator(scorer), search=search)
     response = aligner.align("please do it now")
     assert response.outcome is Outcome.REFUSED
     # Else a candidate's would be shown again after 16 words.

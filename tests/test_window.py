@@ -235,7 +235,7 @@ def test_the_whole_answer_decides_whatever_its_parts_were() -> None:
         return {"illicit": 0.51 * (len(exchange.answer.split()) in (42, 58))}
 
     pieces, response = run(make(moderator=FakeModerator(scorer)), "plain please")
-    assert len("".join(pieces).split()) == 22
+    assert len("".join(pieces).split()) == 16
     assert (response.outcome, response.text) == (Outcome.PASSED, PLAIN)
 
 

@@ -76,12 +76,6 @@ class Aligner:
         if lacking := lacks(engine, panel.policy):
             raise PolicyError(lacking)
         self._known_offsets()
-        if self.policy.release == "window" and not can_continue(engine):
-            raise PolicyError(
-                f"policy {self.policy.name!r} has release: window, and the engine of "
-                f"{engine.name!r} cannot go on with an answer that has begun: write release: "
-                "whole, or run the model with transformers"
-            )
 
     def open(
         self,
@@ -236,12 +230,15 @@ def lacks(engine: Engine, policy: Policy) -> str | None:
     }
     able = abilities(engine)
     lacking = [why for ability, (needed, why) in needs.items() if needed and ability not in able]
+    hint = ". The policy 'text' is made for models behind a text API" if lacking else ""
+    if policy.release == "window" and not can_continue(engine):
+        lacking.append(
+            "it cannot go on with an answer that has begun (write release: whole, or run the "
+            "model with transformers)"
+        )
     if not lacking:
         return None
-    return (
-        f"policy {policy.name!r} does not fit {engine.name}: {'; '.join(lacking)}. The policy "
-        "'text' is made for models behind a text API"
-    )
+    return f"policy {policy.name!r} does not fit {engine.name}: {'; '.join(lacking)}{hint}"
 
 
 def _width(table: EmbeddingTable) -> int:

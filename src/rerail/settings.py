@@ -208,7 +208,7 @@ _FAST: dict[str, Any] = {
     "num_directions": 8,
     "first_ask": 1,
     "horizon": 8,
-    "cut_first_above": 1.4,
+    "cut_first_above": None,
     "max_iterations": 10,
     "min_cosine": 0.2,
     "use_offsets": True,
