@@ -58,7 +58,7 @@ harnesses: .venv-harnesses/bin/inspect
 .venv-harnesses/bin/inspect:
 	@$(PYTHON) -m venv .venv-harnesses
 	@echo "installing inspect_ai into .venv-harnesses: a minute, once"
-	@.venv-harnesses/bin/python -m pip install --quiet --disable-pip-version-check inspect-ai==0.3.285 openai==3.57.0
+	@.venv-harnesses/bin/python -m pip install --quiet --disable-pip-version-check inspect-ai==0.3.285 openai==3.57.0 --editable .
 
 lint: setup
 	$(BIN)/ruff check

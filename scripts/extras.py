@@ -67,6 +67,8 @@ def _of(line: str, *needs: str, codes: tuple[int, ...] = (0,), serves: bool = Fa
     return Try(line, frozenset(needs), codes, serves)
 
 
+_CHAT = f"--model chat:http://{NOWHERE}/v1?model=m --policy faked.yaml"
+_VLLM = f"--model vllm-server:http://{NOWHERE}?model=m --policy faked.yaml"
 _FAKE = "--model fake --policy faked.yaml"
 _EMBEDDED = "--model embedded --max-new-tokens 8"
 _RUN = "--benchmark mine=prompts.jsonl --method none --method fast --out run"
@@ -92,8 +94,8 @@ TRIES = (
     _of(f"align hello {_FAKE}"),
     _of(f"align hello {_EMBEDDED} --policy quick", "hf"),
     _of("align hello --max-new-tokens 8 --policy quick", "gguf", codes=(0, 3)),
-    _of(f"align hello --model chat:http://{NOWHERE}/v1?model=m --policy faked.yaml", "openai", codes=(4,)),
-    _of(f"align hello --model vllm-server:http://{NOWHERE}?model=m --policy faked.yaml", "vllm", codes=(4,)),
+    _of(f"align hello {_CHAT}", "openai", codes=(4,)),
+    _of(f"align hello {_VLLM}", "vllm", codes=(4,)),
     _of(f"align {_FAKE} --input prompts.jsonl --output answers.jsonl --fresh --store a.sqlite"),
     _of(f"align {_FAKE} --input prompts.jsonl --output ray.jsonl --fresh --ray local", "ray"),
     _of("audit --store a.sqlite --limit 1"),
@@ -174,8 +176,10 @@ def run(rerail: Path, tried: Try, folder: Path, environment: Mapping[str, str]) 
         done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True,
                               stdin=subprocess.DEVNULL, timeout=600)  # fmt: skip
         return done.returncode, done.stdout + done.stderr
-    with subprocess.Popen(words, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL) as server:  # fmt: skip
+    with subprocess.Popen(
+        words, cwd=folder, env=environment, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as server:  # fmt: skip
         assert server.stdout is not None
         said = ""
         for line in server.stdout:

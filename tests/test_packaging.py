@@ -40,6 +40,7 @@ ABOUT_AN_EXTRA = {
     "engines/vllm.py": "vllm",
     "engines/vllm_server.py": "vllm",
     "moderators/_encoder.py": "hf",
+    "integrations": "inspect",
     "server": "server",
 }
 """File or folder, imported late, to the extra whose packages it imports at its top level."""
