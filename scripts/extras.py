@@ -70,6 +70,7 @@ def _of(line: str, *needs: str, codes: tuple[int, ...] = (0,), serves: bool = Fa
 _CHAT = f"--model chat:http://{NOWHERE}/v1?model=m --policy faked.yaml"
 _VLLM = f"--model vllm-server:http://{NOWHERE}?model=m --policy faked.yaml"
 _FAKE = "--model fake --policy faked.yaml"
+_SERVED = "--model fake --policy faked --policies served --port 0"
 _EMBEDDED = "--model embedded --max-new-tokens 8"
 _RUN = "--benchmark mine=prompts.jsonl --method none --method fast --out run"
 
@@ -108,11 +109,11 @@ TRIES = (
     _of(f"eval {_FAKE} {_RUN}", "eval"),
     _of("report run", "eval"),
     _of("serve keys new somebody --keys keys.yaml", "server"),
-    _of(f"serve {_FAKE} --port 0 --store none --policies .", "server", serves=True),
-    _of(f"serve {_FAKE} --port 0 --store none --policies . --otel", "server", "otel", serves=True),
-    _of(f"serve {_FAKE} --port 0 --store none --policies . --limits redis://{NOWHERE}",
+    _of(f"serve {_SERVED} --store none", "server", serves=True),
+    _of(f"serve {_SERVED} --store none --otel", "server", "otel", serves=True),
+    _of(f"serve {_SERVED} --store none --limits redis://{NOWHERE}",
         "server", "redis", serves=True),
-    _of(f"serve {_FAKE} --port 0 --policies . --store postgresql://{NOWHERE}/x",
+    _of(f"serve {_SERVED} --store postgresql://{NOWHERE}/x",
         "server", "postgres", codes=(4,)),
 )  # fmt: skip
 
@@ -138,6 +139,7 @@ def prepare(folder: Path) -> None:
     """Write the files that the commands read."""
     for name, text in {
         "faked.yaml": POLICY,
+        "served/faked.yaml": POLICY,
         "ruled.yaml": RULES,
         "tested.yaml": POLICY.replace("faked", "tested"),
         "cases/tested.yaml": "cases:\n  - {id: a, prompt: hello, answer: sure, flagged: true}\n",
