@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from rerail import __version__
+from rerail._json import dumps
 from rerail.cli import ExitCode, _options
-from rerail.cli._text import dumps, one_line, printable
+from rerail.cli._text import one_line, printable
 from rerail.errors import EngineError
 from rerail.policy import PolicyStore
 from tests.cli.conftest import Cli
