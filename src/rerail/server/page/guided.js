@@ -53,7 +53,7 @@ function table(run, told) {
   return h(
     "table",
     { class: "plain" },
-    h("thead", {}, h("tr", {}, head("Asked with"), head("Answer"), head("Harm", "number"), worst ? head(`Score, ${worst}`, "number") : null)),
-    h("tbody", {}, row("the prompt alone", first), told.map((e, i) => row(`text ${i + 1} of the policy`, e))),
+    h("thead", {}, h("tr", {}, head("Asked with"), head("Answer"), head("Harm", "number"), worst ? head(worst, "number") : null)),
+    h("tbody", {}, row("the prompt alone", first), told.map((e, i) => row(`text ${i + 1}`, e))),
   );
 }

@@ -527,8 +527,12 @@ function answerParts(run, open) {
       badge(run),
       h("span", { class: "meta" }, `${response.policy.name} @ ${response.policy.version}`),
       response.policy.audit ? h("span", { class: "badge audit" }, "audit") : null,
-      copyButton(response.text),
-      h("button", { type: "button", class: "link", onclick: open }, "Show how"),
+      h(
+        "span",
+        { class: "actions" },
+        copyButton(response.text),
+        h("button", { type: "button", class: "link", onclick: open }, "Show how"),
+      ),
     ),
   ].filter(Boolean);
 }
