@@ -534,9 +534,7 @@ def test_where_nothing_moved_words_say_what_was_done(open_page: Open, double: An
     expect(page.locator("#plane")).to_be_hidden()
     expect(told).to_contain_text("Nothing was moved. The model was asked again")
     expect(told).to_contain_text("The answer to text 2 was given.")
-    expect(told.locator("tbody th")).to_have_text(
-        ["the prompt alone", "text 1", "text 2"]
-    )
+    expect(told.locator("tbody th")).to_have_text(["the prompt alone", "text 1", "text 2"])
     expect(told.locator("tr.leaves")).to_contain_text("accepted")
     expect(told.get_by_role("link", name="default")).to_have_attribute("href", "#/policies/default")
     ask(page, "pass")
@@ -882,6 +880,31 @@ def test_a_record_opens(open_page: Open, double: Any) -> None:
     rows.first.get_by_role("button", name="Open").click()
     expect(record).to_contain_text("No texts are recorded")
     expect(record).not_to_contain_text("Something kinder.")
+
+
+AXE = Path(__file__).with_name("vendor") / "axe.min.js"
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", PHONE["width"])])
+def test_axe_finds_nothing_serious(open_page: Open, double: Any, scheme: Any, width: int) -> None:
+    size: Any = {"width": width, "height": 844}
+    page = open_page(double()[1], color_scheme=scheme, viewport=size, bypass_csp=True)
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+
+    def looked_at() -> None:
+        found = page.evaluate("axe.run()")["violations"]
+        serious = [f for f in found if f["impact"] in {"serious", "critical"}]
+        assert serious == [], [(f["id"], [n["html"] for n in f["nodes"]]) for f in serious]
+
+    ask(page, "markdown")
+    ask(page, "guide")
+    looked_at()
+    page.evaluate("location.hash = '#/policies'")
+    expect(page.locator("#policy-names li").first).to_be_visible()
+    looked_at()
+    page.evaluate("location.hash = '#/interventions'")
+    page.locator("#records tbody tr").first.get_by_role("button").click()
+    looked_at()
 
 
 # Against the real app
