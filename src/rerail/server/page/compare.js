@@ -2,6 +2,7 @@
 
 import { h } from "./dom.js";
 import { number, plural } from "./format.js";
+import { markdown } from "./markdown.js";
 import { chosen, nameOf, reasonOf, stateOf } from "./run.js";
 import { symbol } from "./symbols.js";
 
@@ -12,7 +13,9 @@ export function comparison(run) {
   const left = chosen(run);
   return [
     side("Before", first, h("p", { class: "withheld" }, `${plural(first.tokens, "token")}, withheld: text that is not acceptable stays in the server.`)),
-    side("After", left, h("p", { class: left ? "said" : "said message", dir: "auto" }, run.response.text)),
+    side("After", left, left
+      ? h("div", { class: "said markdown", dir: "auto" }, markdown(run.response.text))
+      : h("p", { class: "said message", dir: "auto" }, run.response.text)),
   ];
 }
 
