@@ -1,5 +1,6 @@
 /** Ask a model, and watch its answer being searched for. */
 
+import { answer, namesOf } from "./answer.js";
 import { api } from "./api.js";
 import { categoryTable } from "./categories.js";
 import { comparison } from "./compare.js";
@@ -70,8 +71,13 @@ const STOPS = {
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** The sentence that says what happened, or is happening. */
+/** What happened, or is happening; with what is called, which is judged as text of the answer. */
 export function sentence(run) {
+  const names = run.response && namesOf(run.response);
+  return names ? `${course(run)} It calls ${names}: name and arguments were judged as its text. Nothing is run here.` : course(run);
+}
+
+function course(run) {
   const { response, evaluations } = run;
   if (run.status === "failed") return run.error;
   if (run.status === "cancelled") return "Cancelled. The server has stopped working on it.";
@@ -177,7 +183,8 @@ export class Watch {
     try {
       if (!byId("model").value) await this.#learn();
       const policy = byId("policy").value;
-      const body = { model: byId("model").value, messages, ...(policy && { policy }) };
+      const tools = toolsOf(byId("tools").value);
+      const body = { model: byId("model").value, messages, ...(policy && { policy }), ...(tools && { tools }) };
       for await (const event of api.watch(body, abort.signal)) {
         receive(run, event);
         if (run.status === "running") turn.replaceChildren(...answerParts(run));
@@ -202,10 +209,7 @@ export class Watch {
   #settle(run, text, turn) {
     const answered = run.response && run.response.outcome !== "error";
     if (answered) {
-      this.#conversation.push(
-        { role: "user", content: text },
-        { role: "assistant", content: run.response.text },
-      );
+      this.#conversation.push({ role: "user", content: text }, ...turnsOf(run.response));
     } else if (!byId("prompt").value) {
       byId("prompt").value = text;
       fitPrompt();
@@ -440,6 +444,23 @@ function options(select, names, first = null) {
   );
 }
 
+/** What the model may call; null: nothing. */
+function toolsOf(text) {
+  if (!text.trim()) return null;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`The tools are not JSON: ${error.message}`, { cause: error });
+  }
+}
+
+/** An answer as turns of the conversation: nothing is run here, and the model is told so. */
+function turnsOf({ text, tool_calls: calls }) {
+  if (!calls?.length) return [{ role: "assistant", content: text }];
+  const results = calls.map(({ id }) => ({ role: "tool", tool_call_id: id, content: "The tool was not run." }));
+  return [{ role: "assistant", content: text, tool_calls: calls }, ...results];
+}
+
 function propose(text) {
   byId("prompt").value = text;
   fitPrompt();
@@ -474,7 +495,7 @@ function answerParts(run, open) {
   const own = response.outcome === "passed" || response.outcome === "steered";
   return [
     reasoning(response),
-    h("p", { class: own ? "said" : "said message", dir: "auto" }, response.text),
+    ...answer(response, own),
     h(
       "footer",
       {},
