@@ -419,6 +419,7 @@ _INTERVENTION = {
     "accepted_from": "as in a response",
     "stop_reason": "as in a response",
     "naturalness": "as in a response",
+    "relevance": "as in a response; null in records of before it was measured",
     "tokens_preserved": "as in a response",
     "generations": "answers generated",
     "generated_tokens": "tokens of those answers",

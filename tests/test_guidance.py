@@ -2,17 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerail import guidance
+from rerail import guidance, zo
 from rerail.align import Aligner
 from rerail.engines.fake import FakeEngine
 from rerail.errors import EngineError, PolicyError, PromptError
 from rerail.moderators import FakeModerator
 from rerail.panel import Panel
 from rerail.policy import Policy
+from rerail.rounds import NEUTRAL
+from rerail.search import advance
 from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Rejection, Score, StopReason
 
 COMPLY, REFUSE = "Sure, here is how I comply with it.", "No, rather not."
@@ -74,6 +77,118 @@ def test_a_naturalness_that_is_no_number_is_one():
 
     model = Broken(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
     response = make(KIND, model=model, optimizer=NO_SEARCH).align("please do it")
+    assert response.evaluations[-1].rejection is Rejection.UNNATURAL
+
+
+class Indifferent(FakeEngine):
+    """Finds every answer as likely to a neutral prompt, but for some nats a token."""
+
+    more = 0.0
+
+    def log_likelihood(self, requests):
+        neutral = [told(embedded).endswith(NEUTRAL) for embedded, _ in requests]
+        return [-1.0 - self.more if each else -1.0 for each in neutral]
+
+
+@pytest.mark.parametrize("more", [-0.1, 0.0, 0.5, math.nan, -math.inf])
+def test_an_answer_has_to_be_likelier_to_the_prompt_than_to_one_for_anything(more):
+    model = Indifferent(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    model.more = more
+    aligner = make(KIND, model=model, relevance_floor=0.0, optimizer=NO_SEARCH)
+    response = aligner.align("please do it")
+    if more >= 0:
+        assert response.outcome is Outcome.STEERED
+        assert response.relevance == more
+        assert response.to_json()["relevance"] == more
+    else:
+        assert response.outcome is Outcome.REFUSED
+        assert response.evaluations[-1].rejection is Rejection.IRRELEVANT
+        assert response.relevance is None
+
+
+def test_relevance_is_held_to_no_floor_where_there_is_none_and_then_costs_nothing():
+    def spent(**changes):
+        model = Indifferent(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+        return make(KIND, model=model, optimizer=NO_SEARCH, **changes).align("please do it")
+
+    without, held = spent(), spent(relevance_floor=-9.0)
+    assert without.relevance is None
+    neutral = FakeEngine().embed(Prompt.of(NEUTRAL))
+    more = len(neutral.token_ids) + len(held.evaluations[-1].generation.token_ids)
+    assert held.cost.prompt_tokens == without.cost.prompt_tokens + more
+
+
+def test_a_neutral_prompt_has_the_system_turn_and_no_earlier_one():
+    seen = []
+
+    class Listening(Indifferent):
+        def log_likelihood(self, requests):
+            seen.extend(embedded.prompt for embedded, _ in requests)
+            return super().log_likelihood(requests)
+
+    model = Listening(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    turns = [("system", "You serve."), ("user", "Hi."), ("assistant", "Hello."), ("user", "Do it.")]
+    prompt = Prompt(tuple(Message(*turn) for turn in turns))
+    make(KIND, model=model, relevance_floor=-9.0, optimizer=NO_SEARCH).align(prompt)
+    neutral = Prompt((Message("system", "You serve."), Message("user", NEUTRAL)))
+    assert seen == [prompt, prompt, neutral]
+
+
+def moves(model, **changes):
+    """A response to a prompt that no text helps with, and the points that were moved for it."""
+    seen = []
+    aligner = make("Be kind. {prompt}", "Be brief.", model=model, **changes)
+    search = aligner.open("please do it", observe=seen.append)
+    while not search.done:
+        advance([search])
+    return search.response(), [e for e in seen if e.origin is AcceptedFrom.PERTURBATION]
+
+
+def test_what_no_text_solves_is_searched_for_around_the_first_of_them():
+    model = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    response, moved = moves(model)
+    told_first = model.embed(Prompt.of("Be kind. please do it"))
+    assert moved
+    assert all(np.array_equal(e.unmoved, told_first.point) for e in moved)
+    assert response.outcome is Outcome.STEERED
+    assert response.accepted_from is AcceptedFrom.PERTURBATION
+    rows = told_first.steerable("last_user")
+    point = next(e.point for e in moved if e.accepted)
+    assert not np.array_equal(point[rows], told_first.point[rows])
+    assert np.array_equal(point[~rows], told_first.point[~rows])
+    assert response.cosine == pytest.approx(zo.cosine(point[rows], told_first.point[rows]))
+
+
+def test_the_prompt_alone_moves_where_that_is_wanted_and_where_nothing_is_flagged():
+    alone = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    own = alone.embed(Prompt.of("please do it"))
+    _, moved = moves(alone, optimizer={"around_guidance": False, "subspace_rank": None})
+    assert moved
+    assert all(np.array_equal(e.unmoved, own.point) for e in moved)
+    broken = FakeEngine(lambda e, p: "la " * 40 if (p == e.point).all() else "fine")
+    _, moved = moves(broken)
+    assert moved
+    assert all(np.array_equal(e.unmoved, own.point) for e in moved)
+
+
+def test_what_moves_around_a_text_must_not_repeat_it_and_is_held_to_both_floors():
+    text = "Be kind to all who ask and say no."
+
+    def said(embedded, point):
+        return COMPLY if np.array_equal(point, embedded.point) else text
+
+    model = FakeEngine(said)
+    aligner = make(f"{text} {{prompt}}", model=model)
+    response = aligner.align("please do it")
+    assert response.evaluations[-1].rejection is Rejection.REPEATS
+
+    class Reluctant(FakeEngine):
+        def log_likelihood(self, requests):
+            declines = set(self._tokens(REFUSE))
+            return [-3.0 if declines & set(tokens) else -1.0 for _, tokens in requests]
+
+    model = Reluctant(lambda e, p: COMPLY if np.array_equal(p, e.point) else REFUSE)
+    response = make(f"{text} {{prompt}}", model=model).align("please do it")
     assert response.evaluations[-1].rejection is Rejection.UNNATURAL
 
 

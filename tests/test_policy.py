@@ -49,6 +49,7 @@ offsets: {some-model: [[0.25, -0.5], [1]]}
 guidance: [Be kind., {text: "Be kind. {prompt}", categories: [hate]}]
 budget: {generations: 50, tokens: 5000, seconds: 30}
 naturalness_floor: -0.5
+relevance_floor: -0.1
 on_exhausted: best
 on_moderator_error: open
 audit: true
@@ -300,7 +301,8 @@ def test_random_is_fast_without_descent_and_without_what_is_known() -> None:
     fast, random = OptimizerSettings.of("fast"), OptimizerSettings.of("random")
     assert fast.descend
     assert not random.descend
-    directed = {"descend": True, "use_offsets": True, "use_guidance": True, "preset": "fast"}
+    known = {"use_offsets": True, "use_guidance": True, "around_guidance": True}
+    directed = {"descend": True, "preset": "fast", **known}
     assert random.model_copy(update=directed) == fast
 
 
@@ -483,6 +485,7 @@ def test_quick_is_default_for_the_toy_model() -> None:
     store = PolicyStore.shipped()
     own = {"name", "description", "moderators", "combine", "default_threshold", "accept_below"}
     own |= {"guidance", "offsets", "budget"}  # the toy has no use for words
+    own |= {"relevance_floor", "naturalness_floor"}  # its refusals are likely, and all the same
     quick, default = (store.get(name).model_dump(exclude=own) for name in ("quick", "default"))
     assert quick == default
     assert [spec.name for spec in store.get("quick").moderators] == ["embedded"]

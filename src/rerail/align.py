@@ -223,9 +223,10 @@ def lacks(engine: Engine, policy: Policy) -> str | None:
             "it cannot be given guidance (leave guidance out)",
         ),
         "likelihood": (
-            policy.naturalness_floor is not None,
-            "it gives no log-likelihoods to measure naturalness by (write naturalness_floor: "
-            "null, so that only the moderators decide)",
+            policy.naturalness_floor is not None or policy.relevance_floor is not None,
+            "it gives no log-likelihoods to measure naturalness and relevance by (write "
+            "naturalness_floor: null and relevance_floor: null, so that only the moderators "
+            "decide)",
         ),
     }
     able = abilities(engine)

@@ -47,6 +47,7 @@ from rerail.types import (
     Exchange,
     Generation,
     Judged,
+    Message,
     Prompt,
     Rejection,
     Score,
@@ -58,6 +59,9 @@ from rerail.window import NOTHING, Window
 
 Scored = tuple[tuple[int, ...], int]
 """Tokens of which a log-likelihood is wanted, and how many leading ones of them are given."""
+
+NEUTRAL = "Write something."
+"""What an answer is held against to see whether it is about the prompt: a request for anything."""
 
 FIRST_LOOKS = 1
 """Looks at the beginning of a first answer: what was not flagged beyond doubt by then is finished,
@@ -128,6 +132,7 @@ class Account:
         self.closed = False
         self._first: Scored = ((), 0)
         self._first_log_likelihood: float | None = None
+        self._neutral: EmbeddedPrompt | None = None
         self._judged: set[tuple[str, bool]] = set()
 
     @property
@@ -156,6 +161,16 @@ class Account:
         """What a panel judges: what the user asked, whatever the model was given."""
         judged = reasoning if self.panel.policy.judges_reasoning else None
         return Exchange(self.embedded.prompt.messages, text, judged)
+
+    @property
+    def neutral(self) -> EmbeddedPrompt:
+        """A prompt that asks for anything, behind the same system turn."""
+        if self._neutral is None:
+            prompt = self.embedded.prompt
+            system = [message for message in prompt.messages if message.role == "system"]
+            turns = (*system, Message("user", NEUTRAL))
+            self._neutral = self.engine.embed(Prompt(turns, template=prompt.template))
+        return self._neutral
 
     @property
     def sent(self) -> Generation:
@@ -200,7 +215,7 @@ class Ask:
         origin: which kind of point it is; ``initial`` is the model's own answer, and what
             naturalness is measured against.
         judged: whether the panel is asked about it. An answer that nobody judged is not accepted.
-        measured: whether it has to be natural, too, if the panel accepts it.
+        measured: whether it has to be natural and relevant, too, if the panel accepts it.
         leaves: whether it may be what leaves, and so has to be confirmed.
         guidance: what the model was told beside the prompt; the answer must not repeat it.
         cut_above: harm from which what there is of the answer half-way is not finished.
@@ -265,12 +280,10 @@ def evaluate(asks: Sequence[Ask]) -> list[tuple[Ask, Evaluation]]:
         raise ValueError("the asks are of different engines: evaluate those of each apart")
     answered = _answered(asks)
     judged = _judged(answered)
-    natural = _naturalness(answered, judged)
+    measured = _measured(answered, judged)
     evaluations = [
-        Evaluation(
-            ask.origin, ask.request.point, generation, j, n, _rejection(ask, generation, j, n)
-        )
-        for (ask, generation), j, n in zip(answered, judged, natural, strict=True)
+        _evaluation(ask, generation, j, n, r)
+        for (ask, generation), j, (n, r) in zip(answered, judged, measured, strict=True)
     ]
     asked = [ask for ask, _ in answered]
     pairs = zip(asked, _confirmed(asked, evaluations), strict=True)
@@ -408,45 +421,63 @@ def _verdicts(asked: Sequence[tuple[Account, Question]]) -> list[Judged]:
     return judge_each([question for _, question in asked])
 
 
-def _naturalness(
+def _measured(
     answered: Sequence[tuple[Ask, Generation]], judged: Sequence[Judged]
-) -> list[float | None]:
-    """Of the answers that only their naturalness can still reject; 0 of the first ones.
+) -> list[tuple[float | None, float | None]]:
+    """Naturalness and relevance of the answers that only these can still reject.
 
-    An answer is read behind its own reasoning: a model that thinks gives no other chances, and in
-    a mean over both the reasoning, several times as long, would outweigh what is read.
+    Of the first ones naturalness is 0. An answer is read behind its own reasoning: a model that
+    thinks gives no other chances, and in a mean over both the reasoning, several times as long,
+    would outweigh what is read.
     """
     wanted = {
         i: (ask.account, ask.account._scored(generation))
         for i, ((ask, generation), j) in enumerate(zip(answered, judged, strict=True))
         if ask.origin is not AcceptedFrom.INITIAL
         and ask.measured
-        and ask.account.panel.policy.naturalness_floor is not None
+        and _is_measured(ask.account.panel.policy)
         and generation.answer_ids
         and generation.finish_reason != "cut"
         and j.rejection is None
     }
     owners = dict.fromkeys(account for account, _ in wanted.values())
     firsts = [a for a in owners if a._first_log_likelihood is None and a._first[0]]
-    texts = [*((account, account._first) for account in firsts), *wanted.values()]
-    call = partial(log_likelihoods, texts[0][0].engine) if texts else None
-    requests = [(account, (account.embedded, scored)) for account, scored in texts]
+    neutral = {
+        i: pair for i, pair in wanted.items() if pair[0].panel.policy.relevance_floor is not None
+    }
+    requests = [
+        *((account, (account.embedded, account._first)) for account in firsts),
+        *((account, (account.embedded, scored)) for account, scored in wanted.values()),
+        *((account, (account.neutral, scored)) for account, scored in neutral.values()),
+    ]
+    call = partial(log_likelihoods, requests[0][0].engine) if requests else None
     values = _isolated(requests, call) if call else []
-    for account, (tokens, _) in texts:
-        account.cost += Cost(prompt_tokens=len(account.embedded.token_ids) + len(tokens))
+    for account, (embedded, (tokens, _)) in requests:
+        account.cost += Cost(prompt_tokens=len(embedded.token_ids) + len(tokens))
     for account, value in zip(firsts, values, strict=False):
         account._first_log_likelihood = value
-    own = dict(zip(wanted, values[len(firsts) :], strict=True))
-    found: list[float | None] = []
+    split = len(firsts) + len(wanted)
+    own = dict(zip(wanted, values[len(firsts) : split], strict=True))
+    other = dict(zip(neutral, values[split:], strict=True))
+    found: list[tuple[float | None, float | None]] = []
     for i, (ask, _) in enumerate(answered):
-        value, first = own.get(i), ask.account._first_log_likelihood
         if ask.origin is AcceptedFrom.INITIAL:
-            found.append(0.0)
-        elif value is None or first is None or not math.isfinite(value - first):
-            found.append(None)
+            found.append((0.0, None))
         else:
-            found.append(value - first)
+            first = ask.account._first_log_likelihood
+            found.append((_above(own.get(i), first), _above(own.get(i), other.get(i))))
     return found
+
+
+def _is_measured(policy: Policy) -> bool:
+    return policy.naturalness_floor is not None or policy.relevance_floor is not None
+
+
+def _above(value: float | None, other: float | None) -> float | None:
+    """How much larger a log-likelihood is than another; None unless both are finite numbers."""
+    if value is None or other is None or not math.isfinite(value - other):
+        return None
+    return value - other
 
 
 def scored_of(generation: Generation) -> Scored:
@@ -475,26 +506,56 @@ def _shown(ask: Ask, evaluation: Evaluation) -> Evaluation:
     return replace(evaluation, generation=replace(made, reasoning=None))
 
 
+def _evaluation(
+    ask: Ask,
+    generation: Generation,
+    judged: Judged,
+    naturalness: float | None,
+    relevance: float | None,
+) -> Evaluation:
+    request = ask.request
+    rejection = judged.rejection or _rejection(ask, generation, naturalness, relevance)
+    return Evaluation(
+        ask.origin,
+        request.point,
+        generation,
+        judged,
+        naturalness,
+        rejection,
+        relevance,
+        request.embedded.point,
+    )
+
+
 def _rejection(
-    ask: Ask, generation: Generation, judged: Judged, naturalness: float | None
+    ask: Ask, generation: Generation, naturalness: float | None, relevance: float | None
 ) -> Rejection | None:
-    if judged.rejection is not None:
-        return judged.rejection
+    """Why an answer that the panel accepts is not acceptable; None if it is."""
+    policy = ask.account.panel.policy
     if generation.finish_reason == "cut":
         return Rejection.UNFINISHED
-    shown = generation.reasoning if ask.account.panel.policy.reasoning == "show" else None
+    shown = generation.reasoning if policy.reasoning == "show" else None
     # What had left before was said without guidance.
     rest = generation.said.removeprefix(ask.account.sent.text)
     if ask.guidance and repeats(f"{shown or ''} {rest}", ask.guidance):
         return Rejection.REPEATS
-    # Guidance makes a model decline what it would have done, which is unlikely without it; its
-    # answers are about what was asked all the same, since the user's words are what they were.
-    floor = ask.account.panel.policy.naturalness_floor
-    if floor is not None and ask.guidance:
+    if not ask.measured or ask.origin is AcceptedFrom.INITIAL:
+        return None
+    if _is_below(relevance, policy.relevance_floor):
+        return Rejection.IRRELEVANT
+    # Guidance makes a model decline what it would have done, which is unlikely without it; what is
+    # about the user's words as they stand needs no other sign of that.
+    floor = policy.naturalness_floor
+    if floor is not None and ask.origin is AcceptedFrom.GUIDANCE:
         floor = -math.inf
-    if ask.measured and floor is not None and (naturalness is None or naturalness < floor):
+    if _is_below(naturalness, floor):
         return Rejection.UNNATURAL
     return None
+
+
+def _is_below(value: float | None, floor: float | None) -> bool:
+    """Whether there is a floor, and the value, if there is one, is not above it."""
+    return floor is not None and (value is None or value < floor)
 
 
 def _confirmed(asks: Sequence[Ask], evaluations: Sequence[Evaluation]) -> list[Evaluation]:

@@ -38,6 +38,7 @@ from rerail.settings import OptimizerSettings
 from rerail.structure import unfit
 from rerail.types import (
     AcceptedFrom,
+    BoolArray,
     Cost,
     Evaluation,
     FloatArray,
@@ -107,6 +108,7 @@ class Search:
             window=Window(panel.policy.lookahead, release) if release and windowed else None,
         )
         self._settings = settings
+        self._units = units
         self._sampling = sampling
         self._observe = observe
         self._drawn = 0
@@ -114,20 +116,18 @@ class Search:
         if settings.redraw_temperature is not None or "moves" not in abilities(engine):
             self._optimizer = Redraws(self.embedded.point, settings)
         else:
-            self._optimizer = Optimizer(
-                self.embedded.point,
-                self._account.steerable,
-                settings,
-                units,
-                np.random.default_rng(self.seed),
-            )
+            self._optimizer = self._search_from(self.embedded, self._account.steerable, units)
+        self._moving = self.embedded  # or the prompt with guidance, once that is what moves
         self._guidance: list[Guidance] = []
         self._told_texts: set[str] = set()
+        self._guided_first: Ask | None = None
+        self._guided_loss: float | None = None
+        self._around = ""
         self._reason: StopReason | None = None
         self._error: str | None = None
         self._chosen: int | None = None
         self._least = math.inf
-        self._point: FloatArray | None = None
+        self._point: tuple[EmbeddedPrompt, FloatArray] | None = None
 
     @property
     def embedded(self) -> EmbeddedPrompt:
@@ -266,6 +266,8 @@ class Search:
             return [guided]
         if reason := self._optimizer.stop():
             self._end(reason)
+        elif self._optimizer.next is not AcceptedFrom.OFFSET:
+            self._move_guidance()
         return [self._ask(candidate) for candidate in self._optimizer.ask(left)]
 
     def _guided(self) -> Ask | None:
@@ -274,8 +276,30 @@ class Search:
             text = self._guidance.pop(0).text
             self._told_texts.add(text)
             if (ask := self.guided(text)) is not None:
+                self._guided_first = self._guided_first or ask
                 return ask
         return None
+
+    def _move_guidance(self) -> None:
+        """From now on, search around the prompt with the first guidance: its answer is known."""
+        told, known = self._guided_first, self._guided_loss
+        wanted = self._settings.around_guidance and isinstance(self._optimizer, Optimizer)
+        if not wanted or self._around or told is None or known is None:
+            return
+        embedded = told.request.embedded
+        if not (rows := self._steerable(embedded)).any():
+            return
+        self._moving, self._around = embedded, told.guidance
+        self._optimizer = self._search_from(embedded, rows, replace(self._units, offsets=()))
+        self._optimizer.ask()
+        self._optimizer.tell([known], [False])
+
+    def _steerable(self, embedded: EmbeddedPrompt) -> BoolArray:
+        return embedded.steerable(self._settings.rows or self.panel.policy.steerable_rows)
+
+    def _search_from(self, embedded: EmbeddedPrompt, rows: BoolArray, units: Units) -> Optimizer:
+        generator = np.random.default_rng(self.seed)
+        return Optimizer(embedded.point, rows, self._settings, units, generator)
 
     def _ask(self, candidate: Candidate) -> Ask:
         horizon, cut_above = self._settings.horizon, 1.0
@@ -292,7 +316,7 @@ class Search:
             seed = (seed + self._drawn) % 2**63
             least = self._settings.redraw_temperature or 0.0
             sampling = replace(sampling, temperature=max(sampling.temperature, least))
-        request = GenerationRequest(self.embedded, candidate.point, seed, horizon, looks=seen)
+        request = GenerationRequest(self._moving, candidate.point, seed, horizon, looks=seen)
         return Ask(
             self._account,
             request,
@@ -300,6 +324,7 @@ class Search:
             candidate.origin,
             measured=self._settings.result == "accepted",
             leaves=self._optimizer.accepts(candidate.origin),
+            guidance=self._around,
             cut_above=cut_above,
         )
 
@@ -327,7 +352,7 @@ class Search:
         silent = not self.evaluations and _stopped_at_once(evaluations[0].generation)
         if silent and unfit(self.embedded.prompt, evaluations[0].generation) is None:
             # Nothing was said, as the caller asked for: there is nothing to judge, or to steer.
-            self.evaluations += [replace(e, point=None) for e in evaluations]
+            self.evaluations += [replace(e, point=None, unmoved=None) for e in evaluations]
             self._chosen = 0
             self._end(StopReason.ACCEPTED)
             return
@@ -335,7 +360,7 @@ class Search:
         if first and self._settings.use_guidance:
             self._guidance = self._fitting(self.panel.flags(first.judged.verdict.scores))
         reason = self._told(evaluations)
-        self.evaluations += [replace(e, point=None) for e in evaluations]
+        self.evaluations += [replace(e, point=None, unmoved=None) for e in evaluations]
         if first and first.flagged and self.panel.refuses(first.judged.verdict.scores):
             reason = StopReason.CATEGORY
         elif reason is not StopReason.ACCEPTED and self._moderator_is_down():
@@ -359,11 +384,14 @@ class Search:
         ]
         if points:
             self._optimizer.tell(losses, good)
+        told = [e for e in evaluations if e.origin is AcceptedFrom.GUIDANCE]
+        if told and self._guided_first and self._guided_loss is None:
+            self._guided_loss = self._loss(told[0])
         if self._settings.result == "accepted" or not points:
             self._choose(evaluations)
         else:
             self._choose_iterate(points, losses)
-        if any(e.accepted for e in evaluations if e.origin is AcceptedFrom.GUIDANCE):
+        if any(evaluation.accepted for evaluation in told):
             return StopReason.ACCEPTED
         return self._optimizer.stop() if points else None
 
@@ -387,14 +415,20 @@ class Search:
         kept = None if self._chosen is None else self.evaluations[self._chosen]
         new = evaluations[best]
         if kept is None or new.accepted or _naturalness(new) > _naturalness(kept):
-            self._chosen, self._point = len(self.evaluations) + best, new.point
+            self._keep(best, new)
 
     def _choose_iterate(self, evaluations: Sequence[Evaluation], losses: Sequence[float]) -> None:
         """Keep the iterate with the least objective, whatever the policy says of it."""
         for place, (evaluation, value) in enumerate(zip(evaluations, losses, strict=True)):
             if self._optimizer.accepts(evaluation.origin) and value < self._least:
                 self._least = value
-                self._chosen, self._point = len(self.evaluations) + place, evaluation.point
+                self._keep(place, evaluation)
+
+    def _keep(self, place: int, evaluation: Evaluation) -> None:
+        """What may leave is the evaluation at a place of a round, from a point of its own."""
+        assert evaluation.point is not None
+        self._chosen = len(self.evaluations) + place
+        self._point = self._moving, evaluation.point
 
     def _loss(self, evaluation: Evaluation) -> float:
         return loss(evaluation) if self._settings.objective == "harm" else worst_score(evaluation)
@@ -467,7 +501,8 @@ class Search:
         unmoved = (AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE, AcceptedFrom.RESAMPLE)
         if chosen.origin in unmoved or self._point is None:
             return 1.0, 1.0
-        return movement(self._account, self._point)
+        embedded, point = self._point
+        return movement(self.engine, embedded, point, self._steerable(embedded))
 
     def _end(self, reason: StopReason) -> None:
         if not self.done:
@@ -526,15 +561,16 @@ def worst_score(evaluation: Evaluation) -> float:
     return max(score.categories.values(), default=math.inf) if score.scored else math.inf
 
 
-def movement(account: Account, point: FloatArray) -> tuple[float, float]:
-    """How far a point is from the original one, over the rows that may move.
+def movement(
+    engine: Engine, embedded: EmbeddedPrompt, point: FloatArray, rows: BoolArray
+) -> tuple[float, float]:
+    """How far a point is from the prompt that it was moved from, over the rows that may move.
 
     Returns:
         The cosine of both, flattened, and the share of rows whose nearest vocabulary embedding is
         still the original token.
     """
-    rows, embedded = account.steerable, account.embedded
-    nearest = account.engine.table.nearest_tokens(point[rows])
+    nearest = engine.table.nearest_tokens(point[rows])
     preserved = float(np.mean(nearest == embedded.token_ids[rows]))
     return zo.cosine(point[rows], embedded.point[rows]), preserved
 

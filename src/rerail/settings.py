@@ -124,6 +124,9 @@ class OptimizerSettings(Frozen):
     """Whether the policy's offsets for the model are the first candidates."""
     use_guidance: bool
     """Whether the policy's guidance is tried next, before the first iteration."""
+    around_guidance: bool
+    """Whether iterations then move the prompt with the first guidance, its words and the user's, in
+    place of the prompt alone."""
     descend: bool
     """Whether the centre moves. False is undirected random search around the original point."""
     accept_perturbations: bool
@@ -213,6 +216,7 @@ _FAST: dict[str, Any] = {
     "min_cosine": 0.2,
     "use_offsets": True,
     "use_guidance": True,
+    "around_guidance": True,
     "descend": True,
     "accept_perturbations": True,
     "redraw_temperature": None,
@@ -244,6 +248,7 @@ _TSA: dict[str, Any] = {
     "min_cosine": 0.2,
     "use_offsets": False,
     "use_guidance": False,
+    "around_guidance": False,
     "descend": True,
     "accept_perturbations": False,
     "redraw_temperature": None,
@@ -264,7 +269,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "step_size": 0.3,
         "stop_below": 0.5,
     },
-    "random": {**_FAST, "use_offsets": False, "use_guidance": False, "descend": False},
+    "random": {
+        **_FAST,
+        "use_offsets": False,
+        "use_guidance": False,
+        "around_guidance": False,
+        "descend": False,
+    },
     "resample": {
         **_FAST,
         "use_offsets": False,

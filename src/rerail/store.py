@@ -27,9 +27,9 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from rerail.errors import StoreError
 from rerail.types import Evaluation, Prompt, Response
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """1: runs, records, evaluations. 2: changes of policies. 3: reasoning of records. 4: layers, and
-tokens that left before the search was over."""
+tokens that left before the search was over. 5: relevance."""
 
 _BUSY_SECONDS = 60.0
 _MAKING_TABLES = 0x7473616C69676E
@@ -99,6 +99,7 @@ _records = sa.Table(
     sa.Column("gate", sa.JSON(none_as_null=True)),
     sa.Column("noted", sa.JSON(none_as_null=True)),
     sa.Column("sent_tokens", sa.Integer),
+    sa.Column("relevance", sa.Float),
     sa.UniqueConstraint("run", "item", name="rerail_one_record_per_item"),
 )
 _ADDED = {
@@ -107,6 +108,7 @@ _ADDED = {
     "gate": "JSON",
     "noted": "JSON",
     "sent_tokens": "INTEGER",
+    "relevance": "FLOAT",
 }
 """Columns that records did not always have."""
 
@@ -217,6 +219,7 @@ class Record:
     gate: Mapping[str, Any] | None = None
     noted: list[str] | None = None
     sent_tokens: int | None = None
+    relevance: float | None = None
     evaluations: tuple[EvaluationRecord, ...] = ()
 
 

@@ -468,9 +468,9 @@ class Rejection(StrEnum):
     """Why an answer is not acceptable.
 
     ``borderline`` is a steered answer that is not flagged, and whose harm is above the policy's
-    ``accept_below`` all the same. ``invalid`` is one that does not fit the prompt's schema, or
-    calls a tool that there is not, or in a way that cannot be read. ``uncalled`` is one that calls
-    no tool, where it must.
+    ``accept_below`` all the same. ``irrelevant`` is one that could as well answer anything else.
+    ``invalid`` is one that does not fit the prompt's schema, or calls a tool that there is not, or
+    in a way that cannot be read. ``uncalled`` is one that calls no tool, where it must.
     """
 
     EMPTY = "empty"
@@ -481,6 +481,7 @@ class Rejection(StrEnum):
     BORDERLINE = "borderline"
     UNFINISHED = "unfinished"
     UNNATURAL = "unnatural"
+    IRRELEVANT = "irrelevant"
     REPEATS = "repeats"
     UNCONFIRMED = "unconfirmed"
     UNJUDGED = "unjudged"
@@ -633,6 +634,11 @@ class Evaluation:
             unmoved prompt and behind its own reasoning, minus that of the model's first answer.
             None where it was not needed.
         rejection: why the answer is not acceptable; None if it is accepted.
+        relevance: mean log-likelihood per token (nats) of the answer under the original, unmoved
+            prompt, minus that under a neutral one: the information, per token, that the prompt
+            has of it. None where it was not needed.
+        unmoved: ``(n_tokens, d_model)`` what ``point`` was moved from, the prompt with guidance or
+            without; None where ``point`` is.
     """
 
     origin: AcceptedFrom
@@ -641,6 +647,8 @@ class Evaluation:
     judged: Judged
     naturalness: float | None
     rejection: Rejection | None
+    relevance: float | None = None
+    unmoved: FloatArray | None = field(default=None, repr=False, compare=False)
 
     @property
     def score(self) -> Score:
@@ -771,6 +779,11 @@ class Response:
     sent_tokens: int = 0
 
     @property
+    def relevance(self) -> float | None:
+        """Of ``text``; None if no answer left, or where it was not measured."""
+        return None if self.left is None else self.evaluations[self.left].relevance
+
+    @property
     def said(self) -> str:
         """``text`` and what its calls say."""
         return said(self.text, self.tool_calls)
@@ -810,6 +823,7 @@ class Response:
             "iterations": self.iterations,
             "accepted_from": str(self.accepted_from),
             "naturalness": self.naturalness,
+            "relevance": self.relevance,
             "cosine": self.cosine,
             "tokens_preserved": self.tokens_preserved,
             "stop_reason": str(self.stop_reason),

@@ -701,7 +701,7 @@ def test_a_change_by_somebody_else_is_not_overwritten_unseen(open_page: Open, do
     page = open_page(url, "/#/policies/default")
     expect(page.locator("#history li")).to_have_count(1)
     edit(page, "default_threshold: 0.4", "default_threshold: 0.3")
-    theirs = server.policies.get("default").to_yaml().replace("generations: 24", "generations: 9")
+    theirs = server.policies.get("default").to_yaml().replace("generations: 16", "generations: 9")
     server.put("default", theirs, by="somebody")
     page.click("#save")
     expect(page.locator("#faults.invalid")).to_contain_text("Somebody saved version")

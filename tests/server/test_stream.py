@@ -153,7 +153,7 @@ def test_watching_tells_everything_but_the_texts(slow: Made) -> None:
     assert FLAGGED not in "\n".join(said)
     assert set(first) == {
         "index", "origin", "harm", "scores", "flagged", "unscored", "confirmed", "rejection",
-        "accepted", "naturalness", "tokens", "xy",
+        "accepted", "naturalness", "relevance", "tokens", "xy",
     }  # fmt: skip
 
 

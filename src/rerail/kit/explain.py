@@ -207,6 +207,11 @@ def _besides(policy: Policy) -> Iterator[str]:
         yield f"The model is also given words of the policy's own{when}: {each.text}"
     kind = "A steered answer" if optimizer.moves else "What takes its place"
     yield f"{kind} must be clearly harmless: of harm {policy.accept_below:g} at most."
+    if policy.relevance_floor is not None:
+        yield (
+            f"It must be about the prompt: {policy.relevance_floor:+g} nats per token likelier, or "
+            "more, to the prompt than to a request for anything."
+        )
     if policy.naturalness_floor is None:
         yield "How likely an answer is without steering is not asked for."
         return
@@ -293,7 +298,8 @@ _TOLD = {
     "name", "description", "categories", "default_threshold", "moderators", "combine", "routes",
     "confirm", "moderator_timeout", "steerable_rows", "optimizer", "offsets", "budget",
     "accept_below", "guidance", "gate", "actions", "tools",
-    "naturalness_floor", "on_exhausted", "on_moderator_error", "audit", "record_text",
+    "naturalness_floor", "relevance_floor",
+    "on_exhausted", "on_moderator_error", "audit", "record_text",
     "refusal_message", "error_message", "release", "lookahead",
 }  # fmt: skip
 """Keys that the sentences above tell of."""

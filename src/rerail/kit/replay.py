@@ -17,7 +17,7 @@ from typing import Any
 from rerail.panel import Panel
 from rerail.policy import MODERATED_BY, Policy
 from rerail.store import Record
-from rerail.types import Exchange, Judged, Outcome, Prompt, Rejection, Screened
+from rerail.types import AcceptedFrom, Exchange, Judged, Outcome, Prompt, Rejection, Screened
 
 EXAMPLES = 3
 """Ids that stand for the records of one kind."""
@@ -284,11 +284,13 @@ def _leaves(panel: Panel, verdict: Mapping[str, Any]) -> bool | Unjudged:
 
 
 def _natural(policy: Policy, record: Record) -> bool:
-    """Whether the answer that left is natural enough, or the policy lets the best one leave."""
-    naturalness = record.naturalness
-    return (
-        naturalness is None
-        or policy.naturalness_floor is None
-        or naturalness >= policy.naturalness_floor
-        or policy.on_exhausted == "best"
-    )
+    """Whether the answer that left is relevant and natural enough, as far as that is known."""
+    if _is_below(record.relevance, policy.relevance_floor):
+        return False
+    guided = record.accepted_from == AcceptedFrom.GUIDANCE
+    lenient = guided or policy.on_exhausted == "best"
+    return lenient or not _is_below(record.naturalness, policy.naturalness_floor)
+
+
+def _is_below(value: float | None, floor: float | None) -> bool:
+    return value is not None and floor is not None and value < floor

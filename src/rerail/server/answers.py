@@ -163,7 +163,10 @@ def details(response: Response) -> dict[str, Any]:
     """The ``rerail`` object of a choice: the response's public form without its texts."""
     public = response.to_json()
     del public["text"], public["reasoning"], public["tool_calls"]
-    return public | {"naturalness": finite(response.naturalness)}
+    return public | {
+        "naturalness": finite(response.naturalness),
+        "relevance": finite(response.relevance),
+    }
 
 
 def finite(value: float | None) -> float | None:

@@ -127,6 +127,7 @@ def as_json(record: Record) -> dict[str, Any]:
         "accepted_from": record.accepted_from,
         "stop_reason": record.stop_reason,
         "naturalness": record.naturalness,
+        "relevance": record.relevance,
         "tokens_preserved": record.tokens_preserved,
         "generations": record.generations,
         "generated_tokens": record.generated_tokens,

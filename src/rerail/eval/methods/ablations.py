@@ -28,12 +28,16 @@ OPTIMIZER: dict[str, dict[str, Any]] = {
     "fast-no-horizon": {"horizon": None},
     "fast-no-offsets": {"use_offsets": False},
     "fast-no-guidance": {"use_guidance": False},
+    "fast-no-around-guidance": {"around_guidance": False},
     "guidance": {"use_offsets": False, "max_iterations": 0},
     "fast-iterates-only": {"accept_perturbations": False},
 }
 """Method to the settings of ``fast`` that it replaces."""
 
-POLICY: dict[str, dict[str, Any]] = {"fast-no-naturalness": {"naturalness_floor": UNBOUNDED}}
+POLICY: dict[str, dict[str, Any]] = {
+    "fast-no-naturalness": {"naturalness_floor": UNBOUNDED},
+    "fast-no-relevance": {"relevance_floor": None},
+}
 """Method to the keys of the policy that it replaces."""
 
 NAMES = (*OPTIMIZER, *POLICY)

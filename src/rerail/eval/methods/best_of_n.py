@@ -22,17 +22,23 @@ class BestOfN(Stepwise):
         natural: whether a draw below the policy's floor of naturalness is drawn again, so that it
             can be compared with steering at equal naturalness. Without, any draw will do: it is
             the model's own answer to the prompt.
+        draws: at most, besides the first answer; None: as many as the budget has.
     """
 
     name = "best-of-n"
 
-    def __init__(self, temperature: float = 1.0, natural: bool = False) -> None:
+    def __init__(
+        self, temperature: float = 1.0, natural: bool = False, draws: int | None = None
+    ) -> None:
         self.temperature = temperature
         self.natural = natural
+        self.draws = draws
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        return FrozenDict({"temperature": self.temperature, "natural": self.natural})
+        return FrozenDict(
+            {"temperature": self.temperature, "natural": self.natural, "draws": self.draws}
+        )
 
     def steps(self, attempt: Attempt) -> Steps:
         (reply,) = yield [attempt.ask(moderated=True)]
@@ -40,6 +46,8 @@ class BestOfN(Stepwise):
         for draw in count(1):
             if reply.accepted:
                 break
+            if self.draws is not None and draw > self.draws:
+                return None
             ask = attempt.ask(
                 temperature=self.temperature, draw=draw, moderated=True, natural=self.natural
             )

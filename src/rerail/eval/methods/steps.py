@@ -148,7 +148,8 @@ class Attempt:
         request, evaluation = reply.ask.request, reply.evaluation
         moved = None
         if evaluation.origin is AcceptedFrom.PERTURBATION:
-            moved = movement(self.account, request.point)
+            account = self.account
+            moved = movement(account.engine, account.embedded, request.point, account.steerable)
         own = request.embedded.prompt == self.prompt
         return Returned(
             Outcome.PASSED if own and moved is None else Outcome.STEERED,

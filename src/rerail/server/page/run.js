@@ -41,7 +41,7 @@ export function stateOf(evaluation) {
   if (evaluation.accepted) return "accepted";
   if (evaluation.harm === null) return "unscored";
   if (evaluation.flagged) return "flagged";
-  return evaluation.rejection === "unnatural" ? "unnatural" : "rejected";
+  return ["unnatural", "irrelevant"].includes(evaluation.rejection) ? "unnatural" : "rejected";
 }
 
 const REASONS = {
@@ -49,6 +49,7 @@ const REASONS = {
   unscored: "unscored",
   borderline: "not clearly harmless",
   unnatural: "unnatural",
+  irrelevant: "not about the prompt",
   repeats: "repeats what it was told",
   empty: "empty",
   unanswered: "thought and did not answer",

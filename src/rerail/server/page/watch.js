@@ -46,7 +46,7 @@ const NARROW = matchMedia("(max-width: 1020px)");
 const STATE_NAMES = {
   accepted: "accepted",
   flagged: "flagged",
-  unnatural: "unnatural",
+  unnatural: "unnatural, or about something else",
   unscored: "unscored",
   rejected: "borderline, not confirmed, or broken",
 };

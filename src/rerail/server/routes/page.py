@@ -25,7 +25,7 @@ from rerail.server.routes._shared import (
 )
 from rerail.server.schemas import ChatRequest
 from rerail.server.worker import Finished
-from rerail.types import AcceptedFrom, Evaluation, FloatArray
+from rerail.types import Evaluation
 
 _AT_ONCE = 0.05
 """Seconds within which a fault of the request gets a status; later faults are events."""
@@ -154,9 +154,10 @@ EVALUATION = {
     "rejection": "why the answer is not acceptable; null if it is",
     "accepted": "whether it is acceptable",
     "naturalness": "in nats per token; null where it was not needed",
+    "relevance": "in nats per token; null where it was not needed",
     "tokens": "generated",
     "xy": "mean offset of the moved rows along the table's two leading principal directions, in "
-    "units of the table's RMS; [0, 0] for the first answer",
+    "units of the table's RMS; [0, 0] where nothing moved",
 }
 """Keys of an ``evaluation`` event, and what they mean."""
 
@@ -170,7 +171,6 @@ class EvaluationEvents:
 
     def __init__(self, table: EmbeddingTable | None) -> None:
         self._table = table
-        self._original: FloatArray | None = None
         self._count = 0
 
     def document(self, evaluation: Evaluation) -> dict[str, Any]:
@@ -183,6 +183,7 @@ class EvaluationEvents:
             "rejection": evaluation.rejection,
             "accepted": evaluation.accepted,
             "naturalness": finite(evaluation.naturalness),
+            "relevance": finite(evaluation.relevance),
             "tokens": len(evaluation.generation.token_ids),
             "xy": self._projected(evaluation),
         }
@@ -190,18 +191,13 @@ class EvaluationEvents:
     def _projected(self, evaluation: Evaluation) -> list[float]:
         """``mean_r (x_r − x⁰_r) · (p_1, p_2) / RMS`` over the moved rows ``r``.
 
-        ``p_1, p_2`` are the table's leading principal directions; the first answer's point is the
-        origin.
+        ``p_1, p_2`` are the table's leading principal directions; x⁰ is what was moved, the prompt
+        with guidance or without.
         """
-        point = evaluation.point
-        if evaluation.origin is AcceptedFrom.INITIAL or self._original is None:
-            self._original = point if self._original is None else self._original
+        point, unmoved = evaluation.point, evaluation.unmoved
+        if point is None or unmoved is None or self._table is None:
             return [0.0, 0.0]
-        # Guidance adds rows and moves none.
-        unmoved = evaluation.origin is AcceptedFrom.GUIDANCE
-        if point is None or self._table is None or unmoved:
-            return [0.0, 0.0]
-        moved = point - self._original
+        moved = point - unmoved
         rows = moved.any(axis=1)
         if not rows.any():
             return [0.0, 0.0]
