@@ -362,8 +362,8 @@ def test_streams_begin_at_once_as_those_of_transformers(
     engine = connect(start())
     passed = streamed(engine, ("never said",))
     assert passed == streamed(local, ("never said",))
-    assert all(len(pieces) > 1 for pieces, *_ in passed)
-    late = next(word for word in passed[0][1].split()[::-1] if word.isalpha())
+    assert any(len(pieces) > 1 for pieces, *_ in passed)
+    late = passed[0][1].split()[-1].lower()
     stopped = streamed(engine, (late,))
     assert stopped == streamed(local, (late,))
     assert stopped != passed

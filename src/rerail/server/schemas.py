@@ -248,10 +248,10 @@ class NamedFunction(_Model):
 
 def _known(value: Any) -> Any:
     """Refuse what chooses nothing, by what does."""
-    kind = value.get("type") if isinstance(value, dict) else value
-    if kind not in (("function",) if isinstance(value, dict) else ("auto", "none", "required")):
-        raise ValueError("auto, none, required, or one function of tools by its name")
-    return value
+    one = isinstance(value, dict) and value.get("type") == "function"
+    if one or value in ("auto", "none", "required"):
+        return value
+    raise ValueError("auto, none, required, or one function of tools by its name")
 
 
 Choice = Literal["auto", "none", "required"]
@@ -271,11 +271,8 @@ def _callable(
     told = [tool for tool in told if named in (None, tool.name)]
     must = choice == "required" or named is not None
     if must and not told:
-        said = (
-            "a call must be of one of tools, and there are none"
-            if named is None
-            else ("no function of tools has that name")
-        )
+        none = "a call must be of one of tools, and there are none"
+        said = none if named is None else "no function of tools has that name"
         raise ValidationError.from_exception_data("Choice", [fault(("tool_choice",), said)])
     return tuple(told), must
 
