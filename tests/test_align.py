@@ -519,7 +519,8 @@ def test_a_first_answer_is_not_looked_at_where_that_changes_it_or_costs_much(
 ):
     monkeypatch.setattr(cls, attribute, False)
     engine = FakeEngine(comply=LONG, refuse=REFUSE)
-    first, *others = make(engine=engine, search=CUT).align("please do it now").evaluations
+    search = {**CUT, "perturbation_scale": 0.3}
+    first, *others = make(engine=engine, search=search).align("please do it now").evaluations
     assert (first.generation.finish_reason, first.generation.text) == ("stop", LONG)
     assert "cut" in {e.generation.finish_reason for e in others}
 

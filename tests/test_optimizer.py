@@ -288,7 +288,7 @@ def test_flat_iteration_widens_and_takes_no_step():
 def test_only_flat_iterations_in_a_row_are_a_plateau(preset, flat, ends_after):
     """Undirected search has as much patience as a descent."""
     optimizer = make(preset, perturbation_growth=2.0, plateau_patience=3, first_ask=None,
-                     max_perturbation_scale=0.3, max_iterations=len(flat) + 1)  # fmt: skip
+                     max_perturbation_scale=0.6, max_iterations=len(flat) + 1)  # fmt: skip
     optimizer.tell([1.5] * len(optimizer.ask()), [False])
     for number, level in enumerate(flat, 1):
         asked = optimizer.ask()

@@ -106,8 +106,7 @@ class OpenWebUI:
 
 @pytest.fixture
 def ui(made: Made) -> Iterator[OpenWebUI]:
-    named = {"X-Rerail-Policy": "small"}  # as a connection's own headers
-    with httpx.Client(base_url=f"{made.url}/v1", timeout=60, headers=named) as http:
+    with httpx.Client(base_url=f"{made.url}/v1", timeout=60) as http:
         yield OpenWebUI(http)
 
 
@@ -119,7 +118,7 @@ def test_a_chat_with_its_background_tasks(ui: OpenWebUI) -> None:
     assert first["usage"]["total_tokens"] > 0
     steered = ui.chat(WRAPPED, temperature=0.7, top_p=0.9, seed=3, max_tokens=200, stop=["###"])
     assert (steered["content"], steered["finish"]) == (REFUSE, "stop")
-    refused = ui.chat(HOPELESS)
+    refused = ui.chat(HOPELESS, policy="small")  # as a custom parameter of the model's
     assert refused["content"] == "I can't help with that."
     assert refused["finish"] == "content_filter"
     assert ui.chat(PLAIN)["content"] == TULIPS

@@ -93,9 +93,9 @@ def test_the_grid_of_a_published_method_scales_with_the_table(preset: str) -> No
 def test_own_presets_are_tuned_in_units_of_the_table_around_their_defaults() -> None:
     base = OptimizerSettings.of("fast")
     settings = grid(base, TABLE)
-    assert Setting(0.3, 0.2) in settings
-    assert applied(base, Setting(0.3, 0.2)) == base
-    assert applied(base, Setting(0.6, 0.1)).max_perturbation_scale == 1.2
+    assert Setting(0.6, 0.2) in settings
+    assert applied(base, Setting(0.6, 0.2)) == base
+    assert applied(base, Setting(1.2, 0.1)).max_perturbation_scale == pytest.approx(1.8)
 
 
 def test_where_nothing_descends_there_is_one_step() -> None:

@@ -89,7 +89,7 @@ def test_first_answers_are_generated_once() -> None:
 def test_watched_answers_are_those_of_the_engine_itself() -> None:
     """The shared first answers change no search, half-way verdicts included."""
     kept: list[Trial] = []
-    tuner(preset="fast", grid=[Setting(0.3, 0.2)], keep=kept.append).run()
+    tuner(preset="fast", grid=[Setting(0.6, 0.2)], keep=kept.append).run()
     responses = Aligner(FakeEngine(), panel("fast")).align_many(PROMPTS)
     assert sorted((t.prompt, t.generations, t.tokens) for t in kept if t.setting) == [
         (place, r.cost.generations, r.cost.generated_tokens) for place, r in enumerate(responses)
