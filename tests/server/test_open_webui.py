@@ -123,7 +123,8 @@ def test_a_chat_with_its_background_tasks(ui: OpenWebUI) -> None:
     assert refused["finish"] == "content_filter"
     assert ui.chat(PLAIN)["content"] == TULIPS
     for kind in TASKS:
-        assert ui.task(kind) == TULIPS
+        said = "Tulips like cold water," if kind == "emoji" else TULIPS  # in four tokens
+        assert ui.task(kind) == said
 
 
 def test_parts_of_a_message_and_a_cache_mark(ui: OpenWebUI) -> None:
