@@ -90,20 +90,29 @@ class Indifferent(FakeEngine):
         return [-1.0 - self.more if each else -1.0 for each in neutral]
 
 
-@pytest.mark.parametrize("more", [-0.1, 0.0, 0.5, math.nan, -math.inf])
-def test_an_answer_has_to_be_likelier_to_the_prompt_than_to_one_for_anything(more):
-    model = Indifferent(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+@pytest.mark.parametrize("more", [-0.1, 0.0, 0.5])
+def test_a_moved_answer_has_to_be_likelier_to_the_prompt_than_to_one_for_anything(more):
+    model = Indifferent(comply=COMPLY, refuse=REFUSE)
     model.more = more
-    aligner = make(KIND, model=model, relevance_floor=0.0, optimizer=NO_SEARCH)
-    response = aligner.align("please do it")
+    response = make(model=model, relevance_floor=0.0).align("please do it")
     if more >= 0:
         assert response.outcome is Outcome.STEERED
         assert response.relevance == more
         assert response.to_json()["relevance"] == more
     else:
         assert response.outcome is Outcome.REFUSED
-        assert response.evaluations[-1].rejection is Rejection.IRRELEVANT
+        assert Rejection.IRRELEVANT in {e.rejection for e in response.evaluations}
         assert response.relevance is None
+
+
+@pytest.mark.parametrize("more", [-0.1, math.nan, -math.inf])
+def test_what_answers_to_guidance_needs_a_relevance_and_not_a_high_one(more):
+    model = Indifferent(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    model.more = more
+    aligner = make(KIND, model=model, relevance_floor=0.0, optimizer=NO_SEARCH)
+    response = aligner.align("please do it")
+    assert (response.outcome is Outcome.STEERED) == math.isfinite(more)
+    assert response.relevance == (pytest.approx(more) if math.isfinite(more) else None)
 
 
 def test_relevance_is_held_to_no_floor_where_there_is_none_and_then_costs_nothing():

@@ -541,21 +541,19 @@ def _rejection(
         return Rejection.REPEATS
     if not ask.measured or ask.origin is AcceptedFrom.INITIAL:
         return None
-    if _is_below(relevance, policy.relevance_floor):
+    # Guidance makes a model decline what it would have done, which is unlikely without it, and in
+    # words that fit other requests, too; what it answers is about the user's words as they stand.
+    told = ask.origin is AcceptedFrom.GUIDANCE
+    if _is_below(relevance, policy.relevance_floor, told):
         return Rejection.IRRELEVANT
-    # Guidance makes a model decline what it would have done, which is unlikely without it; what is
-    # about the user's words as they stand needs no other sign of that.
-    floor = policy.naturalness_floor
-    if floor is not None and ask.origin is AcceptedFrom.GUIDANCE:
-        floor = -math.inf
-    if _is_below(naturalness, floor):
+    if _is_below(naturalness, policy.naturalness_floor, told):
         return Rejection.UNNATURAL
     return None
 
 
-def _is_below(value: float | None, floor: float | None) -> bool:
-    """Whether there is a floor, and the value, if there is one, is not above it."""
-    return floor is not None and (value is None or value < floor)
+def _is_below(value: float | None, floor: float | None, told: bool) -> bool:
+    """Whether there is a floor, and no value, or one below it, which guidance may be."""
+    return floor is not None and (value is None or (value < floor and not told))
 
 
 def _confirmed(asks: Sequence[Ask], evaluations: Sequence[Evaluation]) -> list[Evaluation]:

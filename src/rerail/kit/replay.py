@@ -285,10 +285,11 @@ def _leaves(panel: Panel, verdict: Mapping[str, Any]) -> bool | Unjudged:
 
 def _natural(policy: Policy, record: Record) -> bool:
     """Whether the answer that left is relevant and natural enough, as far as that is known."""
+    if record.accepted_from == AcceptedFrom.GUIDANCE:
+        return True
     if _is_below(record.relevance, policy.relevance_floor):
         return False
-    guided = record.accepted_from == AcceptedFrom.GUIDANCE
-    lenient = guided or policy.on_exhausted == "best"
+    lenient = policy.on_exhausted == "best"
     return lenient or not _is_below(record.naturalness, policy.naturalness_floor)
 
 

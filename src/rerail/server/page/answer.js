@@ -1,11 +1,17 @@
 /** What an answer says, and what it calls: as text, whatever stands in it. */
 
 import { h } from "./dom.js";
+import { markdown } from "./markdown.js";
 
 /** The elements of an answer; `own`: of the model, and not the policy's message. */
 export function answer({ text, tool_calls: calls }, own = true) {
-  const said = text || !calls?.length ? h("p", { class: own ? "said" : "said message", dir: "auto" }, text) : null;
-  return [said, ...called(calls)].filter(Boolean);
+  return [...(text || !calls?.length ? [said(text, own)] : []), ...called(calls)];
+}
+
+function said(text, own) {
+  return own
+    ? h("div", { class: "said markdown", dir: "auto" }, markdown(text))
+    : h("p", { class: "said message", dir: "auto" }, text);
 }
 
 /** The calls of an answer, or nothing. */
