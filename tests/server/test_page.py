@@ -349,7 +349,7 @@ def test_the_page_says_what_it_is_and_what_its_terms_mean(open_page: Open, doubl
     expect(terms).to_be_visible()
     expect(terms).to_be_focused()
     assert terms.locator("dt").all_inner_texts() == [
-        "harm", "flagged", "steered", "layer", "offset", "naturalness", "cosine",
+        "harm", "flagged", "steered", "layer", "offset", "naturalness", "relevance", "cosine",
         "tokens preserved",
     ]  # fmt: skip
     page.keyboard.press("Escape")
