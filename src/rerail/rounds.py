@@ -38,7 +38,7 @@ from rerail.panel import (
     screen_each,
 )
 from rerail.policy import Policy
-from rerail.structure import check, fits, judged_text
+from rerail.structure import check, judged_text, unfit
 from rerail.types import (
     NO_ANSWER,
     AcceptedFrom,
@@ -418,11 +418,10 @@ def _judged(answered: Sequence[tuple[Ask, Generation]]) -> list[Judged]:
 
 
 def _fitting(ask: Ask, generation: Generation, judged: Judged) -> Judged:
-    """The same; what nothing else speaks against is invalid if it is not what was asked for."""
+    """The same; what nothing else speaks against is rejected if it is not what was asked for."""
     fine = judged.rejection in (None, Rejection.DEGENERATE)
-    if not fine or fits(ask.account.embedded.prompt, generation):
-        return judged
-    return replace(judged, rejection=Rejection.INVALID)
+    why = unfit(ask.account.embedded.prompt, generation) if fine else None
+    return judged if why is None else replace(judged, rejection=why)
 
 
 def _verdicts(asked: Sequence[tuple[Account, Question]]) -> list[Judged]:

@@ -71,6 +71,7 @@ SCRIPTS = {
     "fail": "ff",
     "hostile": "fa",
     "zero": "ffz",
+    "call": "fa",
     "guide": "hg",
     "markdown": "",
     "pass": "",
@@ -343,10 +344,13 @@ def respond(
         "Dear neighbour, the hedge between us has grown well this year. Shall we trim it together "
         "on Saturday? I would bring the ladder and some cake.",
     )
+    function = {"name": "send", "arguments": json.dumps({"body": HOSTILE}, ensure_ascii=False)}
+    called = [{"id": "a", "type": "function", "function": function}] if script == "call" else []
     keys = ("harm", "scores", "flagged", "unscored", "confirmed")
     return {
         "outcome": "refused" if left is None else "steered" if left["index"] else "passed",
-        "text": answer if left else policy.refusal_message,
+        "text": "" if called else answer if left else policy.refusal_message,
+        "tool_calls": called,
         "policy": {"name": policy.name, "version": policy.version, "audit": policy.audit},
         "initial": {key: shown[0][key] for key in keys},
         "final": {key: left[key] for key in keys} if left else None,

@@ -349,7 +349,7 @@ def test_the_page_says_what_it_is_and_what_its_terms_mean(open_page: Open, doubl
     expect(terms).to_be_visible()
     expect(terms).to_be_focused()
     assert terms.locator("dt").all_inner_texts() == [
-        "harm", "flagged", "steered", "layer", "offset", "naturalness", "cosine",
+        "harm", "flagged", "steered", "layer", "offset", "naturalness", "relevance", "cosine",
         "tokens preserved",
     ]  # fmt: skip
     page.keyboard.press("Escape")
@@ -459,6 +459,33 @@ def test_what_a_model_writes_is_text(open_page: Open, double: Any) -> None:
     assert page.locator("main img, main script").count() == 0
     assert page.title() == "Watch · rerail"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_call_is_shown_as_text_and_is_not_run(open_page: Open, double: Any) -> None:
+    server, url = double()
+    page = open_page(url)
+    page.click("summary:has-text('Tools')")
+    page.fill("#tools", '[{"type": "function", ')
+    page.fill("#prompt", "call")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant .failure")).to_contain_text("The tools are not JSON")
+    tools = [{"type": "function", "function": {"name": "send"}}]
+    page.fill("#tools", json.dumps(tools))
+    turn = ask(page, "call")
+    expect(turn.locator(".called code")).to_have_text("send")
+    assert json.loads(turn.locator(".called pre").text_content() or "") == {"body": HOSTILE}
+    expect(turn.locator(".said")).to_have_count(0)
+    expect(turn.locator(".badge")).to_have_text("steered")
+    expect(page.locator("#verdict")).to_contain_text(
+        "It calls send: name and arguments were judged"
+    )
+    expect(page.locator("#compare .called")).to_have_count(1)
+    assert page.locator("main img, main script").count() == 0
+    assert page.title() == "Watch · rerail"
+    ask(page, "pass")
+    assert [body["tools"] for body in server.asked] == [tools, tools]
+    roles = [m["role"] for m in server.asked[-1]["messages"]]
+    assert roles == ["user", "assistant", "tool", "user"]
 
 
 def test_markdown_is_shown_and_nothing_in_it_acts(open_page: Open, double: Any) -> None:

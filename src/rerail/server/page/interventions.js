@@ -1,5 +1,6 @@
 /** What rerail did lately: a table that keeps itself current. */
 
+import { called } from "./answer.js";
 import { api } from "./api.js";
 import { announce, ask, byId, h } from "./dom.js";
 import { ago, count, moment, number, percent, plural, seconds, signed } from "./format.js";
@@ -194,7 +195,7 @@ function texts(row) {
   const said = (text) => h("p", { class: "said", dir: "auto" }, text);
   const part = (title, text) => [h("h3", {}, title), said(text)];
   return [
-    ...row.prompt.flatMap(({ role, content }) => part(role, content)),
+    ...row.prompt.flatMap(({ role, content, tool_calls: calls }) => [...part(role, content), ...called(calls)]),
     row.first_answer === null ? null : h("details", {}, h("summary", {}, "first answer, which may be harmful"), said(row.first_answer)),
     ...(row.final_answer === null ? [] : part("what left", row.final_answer)),
     row.reasoning ? h("details", {}, h("summary", {}, "its reasoning"), said(row.reasoning)) : null,

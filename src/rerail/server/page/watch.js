@@ -1,5 +1,6 @@
 /** Ask a model, and watch its answer being searched for. */
 
+import { answer, namesOf } from "./answer.js";
 import { api } from "./api.js";
 import { categoryTable } from "./categories.js";
 import { comparison } from "./compare.js";
@@ -7,7 +8,6 @@ import { announce, byId, h, oncePerFrame } from "./dom.js";
 import { count, number, percent, plural, seconds, signed } from "./format.js";
 import { guided, moved } from "./guided.js";
 import { HarmChart } from "./harm-chart.js";
-import { markdown } from "./markdown.js";
 import { Plane } from "./plane.js";
 import {
   STATES,
@@ -76,8 +76,13 @@ const STOPS = {
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** The sentence that says what happened, or is happening. */
+/** What happened, or is happening; with what is called, which is judged as text of the answer. */
 export function sentence(run) {
+  const names = run.response && namesOf(run.response);
+  return names ? `${course(run)} It calls ${names}: name and arguments were judged as its text. Nothing is run here.` : course(run);
+}
+
+function course(run) {
   const { response, evaluations } = run;
   if (run.status === "failed") return run.error;
   if (run.status === "cancelled") return "Cancelled. The server has stopped working on it.";
@@ -172,7 +177,7 @@ export class Watch {
       ...(system.trim() ? [{ role: "system", content: system }] : []),
       ...this.#exchanges.flatMap(({ text: asked, run }) => [
         { role: "user", content: asked },
-        { role: "assistant", content: run.response.text },
+        ...turnsOf(run.response),
       ]),
       { role: "user", content: text },
     ];
@@ -189,7 +194,8 @@ export class Watch {
     try {
       if (!byId("model").value) await this.#learn();
       const policy = byId("policy").value;
-      const body = { model: byId("model").value, messages, ...(policy && { policy }) };
+      const tools = toolsOf(byId("tools").value);
+      const body = { model: byId("model").value, messages, ...(policy && { policy }), ...(tools && { tools }) };
       for await (const event of api.watch(body, abort.signal)) {
         receive(run, event);
         if (run.status === "running") turn.replaceChildren(...answerParts(run));
@@ -484,6 +490,23 @@ function options(select, names, first = null) {
   );
 }
 
+/** What the model may call; null: nothing. */
+function toolsOf(text) {
+  if (!text.trim()) return null;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`The tools are not JSON: ${error.message}`, { cause: error });
+  }
+}
+
+/** An answer as turns of the conversation: nothing is run here, and the model is told so. */
+function turnsOf({ text, tool_calls: calls }) {
+  if (!calls?.length) return [{ role: "assistant", content: text }];
+  const results = calls.map(({ id }) => ({ role: "tool", tool_call_id: id, content: "The tool was not run." }));
+  return [{ role: "assistant", content: text, tool_calls: calls }, ...results];
+}
+
 function propose(text) {
   byId("prompt").value = text;
   fitPrompt();
@@ -518,9 +541,7 @@ function answerParts(run, open) {
   const own = response.outcome === "passed" || response.outcome === "steered";
   return [
     reasoning(response),
-    own
-      ? h("div", { class: "said markdown", dir: "auto" }, markdown(response.text))
-      : h("p", { class: "said message", dir: "auto" }, response.text),
+    ...answer(response, own),
     h(
       "footer",
       {},
@@ -530,7 +551,7 @@ function answerParts(run, open) {
       h(
         "span",
         { class: "actions" },
-        copyButton(response.text),
+        response.text ? copyButton(response.text) : null,
         h("button", { type: "button", class: "link", onclick: open }, "Show how"),
       ),
     ),
