@@ -168,6 +168,16 @@ def test_what_no_text_solves_is_searched_for_around_the_first_of_them():
     assert response.cosine == pytest.approx(zo.cosine(point[rows], told_first.point[rows]))
 
 
+def test_naturalness_of_what_moves_with_a_text_is_measured_beside_it():
+    model = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    response, moved = moves(model)
+    beside = model.embed(Prompt.of("Be kind. please do it"))
+    answer = response.evaluations[1].generation.token_ids
+    left = response.evaluations[response.left].generation.token_ids
+    likely = model.log_likelihood([(beside, left), (beside, answer)])
+    assert response.naturalness == pytest.approx(likely[0] - likely[1])
+
+
 def test_the_prompt_alone_moves_where_that_is_wanted_and_where_nothing_is_flagged():
     alone = FakeEngine(comply=COMPLY, refuse=REFUSE)
     own = alone.embed(Prompt.of("please do it"))
