@@ -170,7 +170,7 @@ def test_what_no_text_solves_is_searched_for_around_the_first_of_them():
 
 def test_naturalness_of_what_moves_with_a_text_is_measured_beside_it():
     model = FakeEngine(comply=COMPLY, refuse=REFUSE)
-    response, moved = moves(model)
+    response, _ = moves(model)
     beside = model.embed(Prompt.of("Be kind. please do it"))
     answer = response.evaluations[1].generation.token_ids
     left = response.evaluations[response.left].generation.token_ids
