@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rerail-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit harnesses lint fmt docs site pictures assets clean
+.PHONY: help setup demo test unit harnesses lint fmt docs site pictures extras assets clean
 
 help:
 	@echo "make setup    .venv with everything pinned, and a chat model of 135 million parameters (once)"
@@ -30,6 +30,7 @@ help:
 	@echo "make docs     regenerate docs/reference"
 	@echo "make site     the documentation as a site, in build/site"
 	@echo "make pictures  take docs/assets/*.png anew, with Chromium"
+	@echo "make extras   each extra in an environment of its own, and every command in each"
 	@echo "make assets   train the toy model, the adapter, the moderator and the judge anew"
 
 setup: $(STAMP)
@@ -57,7 +58,7 @@ harnesses: .venv-harnesses/bin/inspect
 .venv-harnesses/bin/inspect:
 	@$(PYTHON) -m venv .venv-harnesses
 	@echo "installing inspect_ai into .venv-harnesses: a minute, once"
-	@.venv-harnesses/bin/python -m pip install --quiet --disable-pip-version-check inspect-ai==0.3.285 openai==3.57.0
+	@.venv-harnesses/bin/python -m pip install --quiet --disable-pip-version-check inspect-ai==0.3.285 openai==3.57.0 --editable .
 
 lint: setup
 	$(BIN)/ruff check
@@ -78,6 +79,10 @@ site: setup
 
 pictures: setup
 	$(BIN)/python scripts/pictures.py
+
+# Not with the torch of .venv: TORCH_INDEX is for pip, as in setup.
+extras: setup
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python scripts/extras.py
 
 # Beside the shipped weights, not over them: compare the figures first.
 assets: setup

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import sys
 import tomllib
@@ -10,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
+
+import rerail
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -36,6 +40,7 @@ ABOUT_AN_EXTRA = {
     "engines/vllm.py": "vllm",
     "engines/vllm_server.py": "vllm",
     "moderators/_encoder.py": "hf",
+    "integrations": "inspect",
     "server": "server",
 }
 """File or folder, imported late, to the extra whose packages it imports at its top level."""
@@ -139,6 +144,36 @@ def test_the_entry_point_exists() -> None:
 
     assert PROJECT["scripts"] == {"rerail": "rerail.__main__:main"}
     assert callable(__main__.main)
+
+
+def test_the_projects_addresses_come_from_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("hatchling", reason="pip install hatchling")
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    hook = module.AddressesHook(str(ROOT), {})
+    metadata: dict[str, object] = {}
+    monkeypatch.delenv("RERAIL_URL", raising=False)
+    hook.update(metadata)
+    assert metadata == {"urls": {}}
+    monkeypatch.setenv("RERAIL_URL", "https://host.example/rerail/")
+    hook.update(metadata)
+    urls = metadata["urls"]
+    assert isinstance(urls, dict)
+    assert urls["Repository"] == "https://host.example/rerail"
+    for url in urls.values():
+        _, found, file = url.partition("/blob/main/")
+        assert not found or (ROOT / file).is_file()
+    assert "urls" in PROJECT["dynamic"]
+    assert "urls" not in PROJECT
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == rerail.__version__
+    assert citation["license"] == PROJECT["license"]
 
 
 def test_the_source_distribution_has_what_its_tests_read() -> None:

@@ -907,7 +907,10 @@ def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delitem(sys.modules, "rerail.engines.transformers")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError, match=rf"{package} .*rerail\[hf\]"):
-        load_engine()
+        load_engine("embedded")
+    for name in ("smollm2-safe", "a-model.gguf"):
+        with pytest.raises(MissingDependencyError, match=rf"{package} .*rerail\[gguf\]"):
+            load_engine(name)
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)

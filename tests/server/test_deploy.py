@@ -23,13 +23,32 @@ DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "rerail.json"
 
 
-MANIFEST = DEPLOY / "kubernetes" / "rerail.yaml"
+KUBERNETES = DEPLOY / "kubernetes"
+MANIFEST = KUBERNETES / "base" / "rerail.yaml"
 
 
 def of_kind(kind: str) -> Any:
     """The one document of a kind in the manifest."""
     (found,) = (d for d in documents(MANIFEST) if d["kind"] == kind)
     return found
+
+
+def program(name: str, package: str) -> str:
+    """A program's path; without it the test is skipped, and says how to get it."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"no {name}: {package}")
+    return path
+
+
+def kustomized(*folders: str, of: Path = KUBERNETES) -> list[Any]:
+    """What kubectl makes of a folder, named from the one that has all of them."""
+    kubectl = program("kubectl", "install Kubernetes' kubectl")
+    run = subprocess.run(
+        [kubectl, "kustomize", of.joinpath(*folders)], capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    return list(yaml.safe_load_all(run.stdout))
 
 
 def documents(path: Path) -> list[Any]:
@@ -125,9 +144,10 @@ def test_any_address_but_loopback_comes_with_keys() -> None:
 
 def test_the_policies_are_valid() -> None:
     texts = [path.read_text(encoding="utf-8") for path in (DEPLOY / "policies").glob("*.yaml")]
-    texts += of_kind("ConfigMap")["data"].values()
-    assert len(texts) == 2
-    assert {Policy.from_yaml(text).name for text in texts} == {"default"}
+    assert [Policy.from_yaml(text).name for text in texts] == ["default"]
+    # Kustomize reads nothing beyond its folder, so it has a copy.
+    copies = (KUBERNETES / "base" / "policies").glob("*.yaml")
+    assert [path.read_text(encoding="utf-8") for path in copies] == texts
 
 
 def test_files_that_are_mounted_or_copied_exist() -> None:
@@ -216,17 +236,115 @@ def test_the_network_policy_names_whom_it_admits() -> None:
             assert all(selector["matchLabels"] for selector in peer.values())
 
 
-def test_kubernetes_takes_the_manifests() -> None:
+def test_a_drain_is_not_held_up_by_the_only_server() -> None:
+    budget = of_kind("PodDisruptionBudget")["spec"]
+    labels = of_kind("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert budget["selector"]["matchLabels"].items() <= labels.items()
+    assert budget["maxUnavailable"] == 1
+    assert "minAvailable" not in budget
+
+
+def test_prometheus_finds_the_service_under_the_name_that_alerts_know() -> None:
+    (monitor,) = documents(KUBERNETES / "monitoring" / "servicemonitor.yaml")
+    service = of_kind("Service")
+    labels = service["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert labels[monitor["spec"]["jobLabel"]] == "rerail"
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
+    assert endpoint["path"] == "/metrics"
+
+
+def validate(manifests: list[Any]) -> None:
     schemas = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
-    for document in documents(MANIFEST):
+    for document in manifests:
         schemas.validate(document, "1.31", strict=True)
+
+
+def test_kubernetes_takes_the_manifests() -> None:
+    validate(documents(MANIFEST))
+
+
+def test_kustomize_adds_the_policies() -> None:
+    made = kustomized("base")
+    (policies,) = (d for d in made if d["kind"] == "ConfigMap")
+    (pod,) = (d["spec"]["template"]["spec"] for d in made if d["kind"] == "Deployment")
+    mounted = {v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v}
+    assert mounted == {policies["metadata"]["name"]}
+    assert [Policy.from_yaml(text).name for text in policies["data"].values()] == ["default"]
+    validate(made)
+
+
+def test_kustomize_makes_one_with_a_gpu_and_with_monitoring(tmp_path: Path) -> None:
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    (tmp_path / "kubernetes" / "mine").mkdir()
+    (tmp_path / "kubernetes" / "mine" / "kustomization.yaml").write_text(
+        "resources: [../gpu]\n"
+        "components: [../monitoring]\n"
+        "images: [{ name: rerail, newName: registry.example/rerail }]\n"
+    )
+    made = kustomized("mine", of=tmp_path / "kubernetes")
+    (pod,) = (d["spec"]["template"]["spec"] for d in made if d["kind"] == "Deployment")
+    (container,) = pod["containers"]
+    assert container["image"] == "registry.example/rerail:cuda"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["args"][:1] == ["serve"]
+    assert {"--model=chat=Qwen/Qwen3-8B", "--dtype=bfloat16"} <= set(container["args"])
+    assert "ServiceMonitor" in {d["kind"] for d in made}
+    validate([d for d in made if d["kind"] != "ServiceMonitor"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "file"),
+    [
+        ("promtool", ["check", "config"], "prometheus.yml"),
+        ("promtool", ["check", "rules"], "alerts.yml"),
+        ("amtool", ["check-config"], "alertmanager.yml"),
+    ],
+)
+def test_prometheus_and_alertmanager_take_their_files(
+    name: str, words: list[str], file: str
+) -> None:
+    package = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}[name]
+    path = program(name, f"install the Debian package {package}")
+    run = subprocess.run([path, *words, DEPLOY / "prometheus" / file], capture_output=True,
+                         text=True, timeout=60)  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_slow_answers_raise_an_alert_and_fast_ones_do_not() -> None:
+    path = program("promtool", "install the Debian package prometheus")
+    tests = Path(__file__).parent / "alerts_test.yml"
+    run = subprocess.run([path, "test", "rules", tests], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_objectives_of_latency_are_bounds_of_buckets(made: Made) -> None:
+    httpx.post(f"{made.url}/v1/chat/completions", json=chat(WRAPPED), timeout=60)
+    text = httpx.get(f"{made.url}/metrics").text
+    bound = re.compile(r'(rerail_\w+_bucket){[^}]*\ble="([^"]+)"')
+    asked = [found for query in expressions() for found in bound.findall(query)]
+    assert len(asked) == 6  # three, in the dashboard and in the alerts
+    for name, le in asked:
+        assert re.search(rf'^{name}{{[^}}]*\ble="{re.escape(le)}"', text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [("compose-spec", "deploy/compose.yaml"), ("citation-file-format", "CITATION.cff")],
+)
+def test_other_files_fit_their_schemas(schema: str, file: str) -> None:
+    path = program("check-jsonschema", "pip install check-jsonschema")
+    run = subprocess.run(
+        [path, "--builtin-schema", f"vendor.{schema}", ROOT / file],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 @pytest.mark.parametrize("with_keys", [False, True], ids=["alone", "with keys"])
 def test_systemd_takes_the_unit(tmp_path: Path, with_keys: bool) -> None:
-    program = shutil.which("systemd-analyze")
-    if program is None:
-        pytest.skip("no systemd-analyze: install the Debian package systemd")
+    path = program("systemd-analyze", "install the Debian package systemd")
     unit = (DEPLOY / "systemd" / "rerail.service").read_text(encoding="utf-8")
     copy = tmp_path / "rerail.service"
     copy.write_text(unit.replace("/usr/local/lib/rerail/bin/rerail", "/bin/true"), encoding="utf-8")
@@ -234,5 +352,5 @@ def test_systemd_takes_the_unit(tmp_path: Path, with_keys: bool) -> None:
         drop_in = tmp_path / "rerail.service.d"
         drop_in.mkdir()
         shutil.copy(DEPLOY / "systemd" / "keys.conf", drop_in)
-    run = subprocess.run([program, "verify", copy], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([path, "verify", copy], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")

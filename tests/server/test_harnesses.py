@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,26 +39,47 @@ def smoke():
 """
 
 
-def test_inspect_ai(made: Made, tmp_path: Path) -> None:
+def inspected(folder: Path, *words: str, **variables: str) -> dict[str, Any]:
+    """The log of the task above, run by inspect_ai."""
     if INSPECT is None:
         pytest.skip("no inspect_ai: make harnesses, or set RERAIL_INSPECT to its program")
-    (tmp_path / "smoke.py").write_text(INSPECT_TASK)
-    environment = {
-        **os.environ, "RERAIL_API_KEY": "x", "RERAIL_BASE_URL": f"{made.url}/v1",
-        "INSPECT_DISPLAY": "plain", "PYTHONPATH": "",
-    }  # fmt: skip
+    (folder / "smoke.py").write_text(INSPECT_TASK)
+    environment = {**os.environ, **variables, "INSPECT_DISPLAY": "plain", "PYTHONPATH": ""}
     run = subprocess.run(
-        [INSPECT, "eval", "smoke.py", "--model", "openai-api/rerail/rerail", "--temperature",
-         "0", "--max-connections", "2", "--timeout", "60", "--max-retries", "1",
-         "--log-format", "json", "--log-dir", "logs"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=150,
+        [INSPECT, "eval", "smoke.py", *words, "--temperature", "0", "--max-connections", "2",
+         "--timeout", "60", "--max-retries", "1", "--log-format", "json", "--log-dir", "logs"],
+        cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=150,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
-    (log,) = (tmp_path / "logs").glob("*.json")
+    (log,) = (folder / "logs").glob("*.json")
     found = json.loads(log.read_text())
     assert found["status"] == "success"
     (accuracy,) = (s["metrics"]["accuracy"]["value"] for s in found["results"]["scores"])
     assert accuracy == 1.0
+    return dict(found)
+
+
+def test_inspect_ai(made: Made, tmp_path: Path) -> None:
+    inspected(
+        tmp_path, "--model", "openai-api/rerail/rerail",
+        RERAIL_API_KEY="x", RERAIL_BASE_URL=f"{made.url}/v1",
+    )  # fmt: skip
+
+
+def test_inspect_ai_with_our_provider_tells_what_became_of_each_answer(
+    made: Made, tmp_path: Path
+) -> None:
+    log = inspected(
+        tmp_path, "--model", "rerail/rerail", "--model-base-url", f"{made.url}/v1",
+        "-M", "policy=strict",
+    )  # fmt: skip
+    told = {s["input"]: s["output"]["metadata"]["rerail"] for s in log["samples"]}
+    assert {text: found["outcome"] for text, found in told.items()} == {
+        PLAIN: "passed",
+        WRAPPED: "steered",
+    }
+    assert {found["policy"]["name"] for found in told.values()} == {"strict"}
+    assert told[WRAPPED]["cost"]["generations"] > told[PLAIN]["cost"]["generations"]
 
 
 LM_EVAL_TASK = """

@@ -118,7 +118,7 @@ def load_engine(name_or_path: str | Path = DEFAULT_MODEL, **options: Any) -> Eng
     if not Path(name_or_path).exists():  # the name of a folder may hold a ?
         name_or_path, _, query = str(name_or_path).partition("?")
         _check_spelling(name_or_path)
-    engine_class = _engine_class(EMBEDDED)
+    engine_class = _engine_class(EMBEDDED, "gguf" if _is_gguf(str(name_or_path)) else None)
     options = _options(query, options, engine_class.load, engine_class.__init__)
     folder = own_folder(str(name_or_path))
     if folder is None:
@@ -264,12 +264,26 @@ def _embedded_folder() -> Path:
     return folder
 
 
-def _engine_class(kind: str) -> Any:
-    module, name, extra = _MODULES[kind]
+def _is_gguf(name: str) -> bool:
+    """Whether a model's weights come in a GGUF file."""
+    return name in (SMOLLM2, SMOLLM2_SAFE) or Path(name).suffix.lower() == ".gguf"
+
+
+def _engine_class(kind: str, extra: str | None = None) -> Any:
+    """The class of a kind of engine.
+
+    Args:
+        kind: of `_MODULES`.
+        extra: that the model needs, where it is more than what the kind needs.
+
+    Raises:
+        MissingDependencyError: a package of the extra is not installed.
+    """
+    module, name, least = _MODULES[kind]
     try:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
         package = (error.name or "transformers").partition(".")[0]
         if package == "rerail":
             raise
-        raise MissingDependencyError(package, extra) from error
+        raise MissingDependencyError(package, extra or least) from error

@@ -1,0 +1,1 @@
+"""What others look for under their own entry points; nothing of rerail imports it."""
