@@ -90,20 +90,29 @@ class Indifferent(FakeEngine):
         return [-1.0 - self.more if each else -1.0 for each in neutral]
 
 
-@pytest.mark.parametrize("more", [-0.1, 0.0, 0.5, math.nan, -math.inf])
-def test_an_answer_has_to_be_likelier_to_the_prompt_than_to_one_for_anything(more):
-    model = Indifferent(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+@pytest.mark.parametrize("more", [-0.1, 0.0, 0.5])
+def test_a_moved_answer_has_to_be_likelier_to_the_prompt_than_to_one_for_anything(more):
+    model = Indifferent(comply=COMPLY, refuse=REFUSE)
     model.more = more
-    aligner = make(KIND, model=model, relevance_floor=0.0, optimizer=NO_SEARCH)
-    response = aligner.align("please do it")
+    response = make(model=model, relevance_floor=0.0).align("please do it")
     if more >= 0:
         assert response.outcome is Outcome.STEERED
         assert response.relevance == more
         assert response.to_json()["relevance"] == more
     else:
         assert response.outcome is Outcome.REFUSED
-        assert response.evaluations[-1].rejection is Rejection.IRRELEVANT
+        assert Rejection.IRRELEVANT in {e.rejection for e in response.evaluations}
         assert response.relevance is None
+
+
+@pytest.mark.parametrize("more", [-0.1, math.nan, -math.inf])
+def test_what_answers_to_guidance_needs_a_relevance_and_not_a_high_one(more):
+    model = Indifferent(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    model.more = more
+    aligner = make(KIND, model=model, relevance_floor=0.0, optimizer=NO_SEARCH)
+    response = aligner.align("please do it")
+    assert (response.outcome is Outcome.STEERED) == math.isfinite(more)
+    assert response.relevance == (pytest.approx(more) if math.isfinite(more) else None)
 
 
 def test_relevance_is_held_to_no_floor_where_there_is_none_and_then_costs_nothing():
@@ -157,6 +166,16 @@ def test_what_no_text_solves_is_searched_for_around_the_first_of_them():
     assert not np.array_equal(point[rows], told_first.point[rows])
     assert np.array_equal(point[~rows], told_first.point[~rows])
     assert response.cosine == pytest.approx(zo.cosine(point[rows], told_first.point[rows]))
+
+
+def test_naturalness_of_what_moves_with_a_text_is_measured_beside_it():
+    model = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    response, _ = moves(model)
+    beside = model.embed(Prompt.of("Be kind. please do it"))
+    answer = response.evaluations[1].generation.token_ids
+    left = response.evaluations[response.left].generation.token_ids
+    likely = model.log_likelihood([(beside, left), (beside, answer)])
+    assert response.naturalness == pytest.approx(likely[0] - likely[1])
 
 
 def test_the_prompt_alone_moves_where_that_is_wanted_and_where_nothing_is_flagged():

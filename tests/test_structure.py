@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rerail.errors import PromptError
-from rerail.structure import check, fits, judged_text
-from rerail.types import Generation, Message, Prompt, ToolCall
+from rerail.structure import check, judged_text, unfit
+from rerail.types import Generation, Message, Prompt, Rejection, Tool, ToolCall
 
 PERSON = {
     "type": "object",
@@ -48,14 +48,24 @@ def says(text: str, **more: Any) -> Generation:
     ],
 )
 def test_a_text_fits_its_schema_or_not(text: str, fine: bool) -> None:
-    assert fits(prompt(PERSON), says(text)) == fine
-    assert fits(prompt(), says(text))
+    assert (unfit(prompt(PERSON), says(text)) is None) == fine
+    assert unfit(prompt(), says(text)) is None
 
 
 def test_a_malformed_call_fits_nothing_and_a_call_needs_no_schema() -> None:
-    assert not fits(prompt(), says("x", malformed=True))
+    assert unfit(prompt(), says("x", malformed=True)) is Rejection.INVALID
     called = says("", tool_calls=(ToolCall("wait"),))
-    assert fits(prompt(PERSON), called)
+    assert unfit(prompt(PERSON), called) is None
+
+
+def test_where_a_tool_must_be_called_text_alone_fits_nothing() -> None:
+    must = Prompt((Message("user", "Who?"),), tools=(Tool("wait"),), must_call=True)
+    called = says("", tool_calls=(ToolCall("wait"),))
+    assert unfit(must, called) is None
+    assert unfit(must, says("I wait.")) is Rejection.UNCALLED
+    assert unfit(must, says("x", malformed=True)) is Rejection.INVALID
+    with pytest.raises(PromptError, match="give tools"):
+        Prompt((Message("user", "Who?"),), must_call=True)
 
 
 def doubling(levels: int) -> dict[str, Any]:
@@ -129,7 +139,8 @@ def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_patterns_take_no_time_to_speak_of() -> None:
     schema = {"type": "string", "pattern": "^((a+)+)+$"}
-    assert not fits(prompt(schema), says(json.dumps("a" * 20_000 + "!")))
+    late = says(json.dumps("a" * 20_000 + "!"))
+    assert unfit(prompt(schema), late) is Rejection.INVALID
 
 
 def test_calls_are_judged_as_text_and_escapes_as_what_they_say() -> None:

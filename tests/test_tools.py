@@ -131,6 +131,30 @@ def test_a_call_that_cannot_be_read_is_passed_over(answer: str) -> None:
     assert refused.cost.generations == 6
 
 
+def test_an_answer_that_must_call_and_does_not_is_passed_over() -> None:
+    must = replace(ASKED, must_call=True)
+    steered = aligner(says("I would rather not", HARMLESS)).align(must)
+    assert steered.outcome is Outcome.STEERED
+    assert steered.evaluations[0].rejection is Rejection.UNCALLED
+    assert not steered.flagged
+    assert [made.name for made in steered.tool_calls] == ["send"]
+    refused = aligner(says("I would rather not")).align(must)
+    assert (refused.outcome, refused.cost.generations) == (Outcome.REFUSED, 6)
+    assert {e.rejection for e in refused.evaluations} == {Rejection.UNCALLED}
+    flagged = aligner(says(HARMFUL, "I would rather not")).align(must)
+    assert (flagged.outcome, flagged.flagged) == (Outcome.REFUSED, True)
+    assert aligner(says(HARMLESS)).align(must).outcome is Outcome.PASSED
+
+
+@pytest.mark.parametrize(
+    "options", [{"optimizer": {"preset": "tsa", "perturbation_scale": 0.1, "step_size": 1.0}},
+                {"audit": True, "on_moderator_error": "open"}, {"on_exhausted": "best"}],
+)  # fmt: skip
+def test_under_no_policy_does_an_answer_leave_that_had_to_call(options: Any) -> None:
+    made = aligner(says("I would rather not"), **options)
+    assert made.align(replace(ASKED, must_call=True)).outcome is Outcome.REFUSED
+
+
 def test_a_best_iterate_with_a_malformed_call_does_not_leave() -> None:
     optimizer = {"preset": "tsa", "perturbation_scale": 0.1, "step_size": 1.0}
     made = aligner(says(call("x", name="nobody")), optimizer=optimizer)
@@ -242,7 +266,8 @@ def test_guidance_keeps_the_tools_and_stands_around_the_users_words() -> None:
 def test_seeds_tell_tools_and_schemas_apart_and_stay_where_there_are_none() -> None:
     plain = replace(ASKED, tools=())
     schema = replace(plain, schema="{}")
-    assert len({prompt_seed(0, prompt) for prompt in (plain, ASKED, schema)}) == 3
+    must = replace(ASKED, must_call=True)
+    assert len({prompt_seed(0, prompt) for prompt in (plain, ASKED, schema, must)}) == 4
     assert prompt_seed(0, Prompt.of("Why?")) == 8725073046411902779
 
 

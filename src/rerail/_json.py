@@ -1,9 +1,10 @@
-"""JSON that others wrote, read strictly: what a second reader could read otherwise is none."""
+"""JSON that others wrote, read strictly, and JSON that others read, written strictly."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 DEEPEST = 64
@@ -56,6 +57,16 @@ def written(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
+def dumps(document: Any, encoding: str = "utf-8") -> str:
+    """JSON on one line, strict: no NaN, and only characters that the encoding has."""
+    text = json.dumps(_finite(document), ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return json.dumps(_finite(document), allow_nan=False)
+    return text
+
+
 def spoken(value: Any, key: str = "") -> Iterator[str]:
     """What a value says, line by line: each key, and behind it a text, number or truth value."""
     if isinstance(value, dict | list) and key and (isinstance(value, dict) or not value):
@@ -69,6 +80,17 @@ def spoken(value: Any, key: str = "") -> Iterator[str]:
     else:
         said = value if isinstance(value, str) else json.dumps(value)
         yield f"{key}: {said}" if key else said
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity and no NaN: null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -235,7 +235,7 @@ def lacks(engine: Engine, policy: Policy) -> str | None:
     if policy.release == "window" and not can_continue(engine):
         lacking.append(
             "it cannot go on with an answer that has begun (write release: whole, or run the "
-            "model with transformers)"
+            "model with transformers or vLLM)"
         )
     if not lacking:
         return None

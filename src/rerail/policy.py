@@ -215,9 +215,9 @@ class Policy(Frozen):
     """Least naturalness (nats per token) of an acceptable answer; those to guidance are not held to
     it. null: it is not asked for, as it cannot be of a model behind a text API."""
     relevance_floor: Annotated[float, Field(strict=True)] | None = None
-    """Least relevance (nats per token) of an acceptable steered answer, those to guidance among
-    them: how much likelier it is under the prompt than under one that asks for anything. What is
-    below 0 could as well answer something else. null: it is not asked for."""
+    """Least relevance (nats per token) of an acceptable answer to moved embeddings: how much
+    likelier it is under the prompt than under one that asks for anything. What is below 0 could as
+    well answer something else. null: it is not asked for."""
     on_exhausted: Literal["refuse", "best"] = "refuse"
     """Budget spent: the refusal message, or the most natural answer below the floor whose harm is
     at most ``accept_below``, if there is one. Never a flagged or unscored one."""

@@ -38,7 +38,7 @@ from rerail.panel import (
     screen_each,
 )
 from rerail.policy import Policy
-from rerail.structure import check, fits, judged_text
+from rerail.structure import check, judged_text, unfit
 from rerail.types import (
     NO_ANSWER,
     AcceptedFrom,
@@ -130,8 +130,8 @@ class Account:
         self.cost = Cost()
         self.failure: Exception | None = None
         self.closed = False
-        self._first: Scored = ((), 0)
-        self._first_log_likelihood: float | None = None
+        self._answers: dict[EmbeddedPrompt, Scored] = {}
+        self._log_likelihoods: dict[EmbeddedPrompt, float | None] = {}
         self._neutral: EmbeddedPrompt | None = None
         self._judged: set[tuple[str, bool]] = set()
 
@@ -183,7 +183,9 @@ class Account:
     def _answered(self, ask: Ask, generation: Generation) -> None:
         given = len(self.sent.token_ids)
         if ask.origin is AcceptedFrom.INITIAL:
-            self._first, given = self._scored(generation), 0
+            self._answers[self.embedded], given = self._scored(generation), 0
+        elif ask.origin is AcceptedFrom.GUIDANCE:
+            self._answers[ask.request.embedded] = self._scored(generation)
         self.cost += Cost(
             generations=1,
             generated_tokens=len(generation.token_ids) - given,
@@ -217,7 +219,9 @@ class Ask:
         judged: whether the panel is asked about it. An answer that nobody judged is not accepted.
         measured: whether it has to be natural and relevant, too, if the panel accepts it.
         leaves: whether it may be what leaves, and so has to be confirmed.
-        guidance: what the model was told beside the prompt; the answer must not repeat it.
+        guidance: what the model was told beside the prompt; the answer must not repeat it. Where
+            the prompt was moved with it, naturalness is measured with it, against the answer from
+            where nothing had moved.
         cut_above: harm from which what there is of the answer half-way is not finished.
     """
 
@@ -230,6 +234,12 @@ class Ask:
     leaves: bool = True
     guidance: str = ""
     cut_above: float = 1.0
+
+    @property
+    def unmoved(self) -> EmbeddedPrompt:
+        """The prompt under which naturalness is measured, against the answer to it."""
+        moved = self.guidance and self.origin is not AcceptedFrom.GUIDANCE
+        return self.request.embedded if moved else self.account.embedded
 
     @property
     def window(self) -> Window | None:
@@ -408,11 +418,10 @@ def _judged(answered: Sequence[tuple[Ask, Generation]]) -> list[Judged]:
 
 
 def _fitting(ask: Ask, generation: Generation, judged: Judged) -> Judged:
-    """The same; what nothing else speaks against is invalid if it is not what was asked for."""
+    """The same; what nothing else speaks against is rejected if it is not what was asked for."""
     fine = judged.rejection in (None, Rejection.DEGENERATE)
-    if not fine or fits(ask.account.embedded.prompt, generation):
-        return judged
-    return replace(judged, rejection=Rejection.INVALID)
+    why = unfit(ask.account.embedded.prompt, generation) if fine else None
+    return judged if why is None else replace(judged, rejection=why)
 
 
 def _verdicts(asked: Sequence[tuple[Account, Question]]) -> list[Judged]:
@@ -432,7 +441,7 @@ def _measured(
     would outweigh what is read.
     """
     wanted = {
-        i: (ask.account, ask.account._scored(generation))
+        i: (ask, ask.account._scored(generation))
         for i, ((ask, generation), j) in enumerate(zip(answered, judged, strict=True))
         if ask.origin is not AcceptedFrom.INITIAL
         and ask.measured
@@ -441,32 +450,36 @@ def _measured(
         and generation.finish_reason != "cut"
         and j.rejection is None
     }
-    owners = dict.fromkeys(account for account, _ in wanted.values())
-    firsts = [a for a in owners if a._first_log_likelihood is None and a._first[0]]
-    neutral = {
-        i: pair for i, pair in wanted.items() if pair[0].panel.policy.relevance_floor is not None
-    }
-    requests = [
-        *((account, (account.embedded, account._first)) for account in firsts),
-        *((account, (account.embedded, scored)) for account, scored in wanted.values()),
-        *((account, (account.neutral, scored)) for account, scored in neutral.values()),
-    ]
-    call = partial(log_likelihoods, requests[0][0].engine) if requests else None
-    values = _isolated(requests, call) if call else []
-    for account, (embedded, (tokens, _)) in requests:
+    texts: dict[tuple[Account, EmbeddedPrompt, Scored], float | None] = {}
+    for ask, scored in wanted.values():
+        account, unmoved = ask.account, ask.unmoved
+        answer = account._answers.get(unmoved, ((), 0))
+        if unmoved not in account._log_likelihoods and answer[0]:
+            texts[account, unmoved, answer] = None
+        texts[account, unmoved, scored] = None
+        if account.panel.policy.relevance_floor is not None:
+            texts[account, account.embedded, scored] = None
+            texts[account, account.neutral, scored] = None
+    if texts:
+        call = partial(log_likelihoods, next(iter(texts))[0].engine)
+        requests = [(account, (embedded, scored)) for account, embedded, scored in texts]
+        texts = dict(zip(texts, _isolated(requests, call), strict=True))
+    for account, embedded, (tokens, _) in texts:
         account.cost += Cost(prompt_tokens=len(embedded.token_ids) + len(tokens))
-    for account, value in zip(firsts, values, strict=False):
-        account._first_log_likelihood = value
-    split = len(firsts) + len(wanted)
-    own = dict(zip(wanted, values[len(firsts) : split], strict=True))
-    other = dict(zip(neutral, values[split:], strict=True))
     found: list[tuple[float | None, float | None]] = []
     for i, (ask, _) in enumerate(answered):
-        if ask.origin is AcceptedFrom.INITIAL:
-            found.append((0.0, None))
-        else:
-            first = ask.account._first_log_likelihood
-            found.append((_above(own.get(i), first), _above(own.get(i), other.get(i))))
+        if i not in wanted:
+            found.append((0.0 if ask.origin is AcceptedFrom.INITIAL else None, None))
+            continue
+        account, unmoved, scored = ask.account, ask.unmoved, wanted[i][1]
+        known, relevance = account._log_likelihoods, None
+        if unmoved not in known and unmoved in account._answers:
+            known[unmoved] = texts.get((account, unmoved, account._answers[unmoved]))
+        naturalness = _above(texts[account, unmoved, scored], known.get(unmoved))
+        if account.panel.policy.relevance_floor is not None:
+            own = texts[account, account.embedded, scored]
+            relevance = _above(own, texts[account, account.neutral, scored])
+        found.append((naturalness, relevance))
     return found
 
 
@@ -542,21 +555,19 @@ def _rejection(
         return Rejection.REPEATS
     if not ask.measured or ask.origin is AcceptedFrom.INITIAL:
         return None
-    if _is_below(relevance, policy.relevance_floor):
+    # Guidance makes a model decline what it would have done, which is unlikely without it, and in
+    # words that fit other requests, too; what it answers is about the user's words as they stand.
+    told = ask.origin is AcceptedFrom.GUIDANCE
+    if _is_below(relevance, policy.relevance_floor, told):
         return Rejection.IRRELEVANT
-    # Guidance makes a model decline what it would have done, which is unlikely without it; what is
-    # about the user's words as they stand needs no other sign of that.
-    floor = policy.naturalness_floor
-    if floor is not None and ask.origin is AcceptedFrom.GUIDANCE:
-        floor = -math.inf
-    if _is_below(naturalness, floor):
+    if _is_below(naturalness, policy.naturalness_floor, told):
         return Rejection.UNNATURAL
     return None
 
 
-def _is_below(value: float | None, floor: float | None) -> bool:
-    """Whether there is a floor, and the value, if there is one, is not above it."""
-    return floor is not None and (value is None or value < floor)
+def _is_below(value: float | None, floor: float | None, told: bool) -> bool:
+    """Whether there is a floor, and no value, or one below it, which guidance may be."""
+    return floor is not None and (value is None or (value < floor and not told))
 
 
 def _confirmed(asks: Sequence[Ask], evaluations: Sequence[Evaluation]) -> list[Evaluation]:

@@ -35,7 +35,7 @@ from rerail.panel import Panel
 from rerail.policy import Guidance
 from rerail.rounds import Account, Ask, evaluate, is_last_resort, screen
 from rerail.settings import OptimizerSettings
-from rerail.structure import fits
+from rerail.structure import unfit
 from rerail.types import (
     AcceptedFrom,
     BoolArray,
@@ -350,7 +350,7 @@ class Search:
                 with contextlib.suppress(Exception):
                     self._observe(evaluation)
         silent = not self.evaluations and _stopped_at_once(evaluations[0].generation)
-        if silent and fits(self.embedded.prompt, evaluations[0].generation):
+        if silent and unfit(self.embedded.prompt, evaluations[0].generation) is None:
             # Nothing was said, as the caller asked for: there is nothing to judge, or to steer.
             self.evaluations += [replace(e, point=None, unmoved=None) for e in evaluations]
             self._chosen = 0
@@ -454,7 +454,7 @@ class Search:
                 return None
             case StopReason.MODERATOR_ERROR if self.evaluations:
                 first = self.evaluations[0].judged
-                fine = fits(self.embedded.prompt, self.evaluations[0].generation)
+                fine = unfit(self.embedded.prompt, self.evaluations[0].generation) is None
                 return 0 if fine and self.panel.lets_leave_unscored(first) else None
         if self._chosen is None or self._settings.result == "accepted":
             return self._chosen
@@ -470,7 +470,7 @@ class Search:
     def _may_leave(self, iterate: Evaluation) -> bool:
         """Whether a best iterate leaves: nothing that harm, silence or a second judge forbids."""
         if _stopped_at_once(iterate.generation):
-            return fits(self.embedded.prompt, iterate.generation)
+            return unfit(self.embedded.prompt, iterate.generation) is None
         judged = iterate.judged
         agreed = judged.confirmed is True or not self.panel.confirms
         return judged.rejection in (None, Rejection.DEGENERATE) and agreed
@@ -583,6 +583,7 @@ def prompt_seed(seed: int, prompt: Prompt) -> int:
     turns = [list(message.to_json().values()) for message in prompt.messages]
     content = [seed, prompt.template, turns, *(tool.to_json() for tool in prompt.tools)]
     content += [] if prompt.schema is None else [prompt.schema]
+    content += ["must call"] if prompt.must_call else []
     return int.from_bytes(hashlib.sha256(json.dumps(content).encode()).digest()[:8]) >> 1
 
 

@@ -369,27 +369,37 @@ class Store(Database):
         self,
         *,
         run_prefix: str = "",
+        run: str | None = None,
         since: datetime | None = None,
+        until: datetime | None = None,
         outcome: str | None = None,
         policy: str | None = None,
         item: str | None = None,
+        category: tuple[str, float] | None = None,
+        after: str | None = None,
         limit: int | None = None,
     ) -> Iterator[Record]:
         """Records that match all that is given, the latest first.
 
         Args:
             run_prefix: with which the name of the run begins.
+            run: its name.
             since: written at this time or later.
+            until: written before this time.
             outcome: as in `Outcome`.
             policy: its name.
             item: what was answered.
+            category: with the least score of it that the first answer has.
+            after: go on after this item, with what was written before it; nothing, if it is gone.
             limit: records at most.
         """
+        in_runs = _records.c.run.startswith(run_prefix, autoescape=True)
         query = sa.select(_records).where(
-            _records.c.run.startswith(run_prefix, autoescape=True),
+            in_runs,
             *(
                 column == value
                 for column, value in (
+                    (_records.c.run, run),
                     (_records.c.outcome, outcome),
                     (_records.c.policy, policy),
                     (_records.c.item, item),
@@ -399,6 +409,14 @@ class Store(Database):
         )
         if since is not None:
             query = query.where(_records.c.created_at >= since)
+        if until is not None:
+            query = query.where(_records.c.created_at < until)
+        if category is not None:
+            name, least = category
+            query = query.where(_records.c.initial[("scores", name)].as_float() >= least)
+        if after is not None:
+            last = sa.select(sa.func.max(_records.c.id)).where(in_runs, _records.c.item == after)
+            query = query.where(_records.c.id < last.scalar_subquery())
         yield from self._read(query.limit(limit), latest_first=True)
 
     def prune(self, before: datetime, run_prefix: str = "") -> int:

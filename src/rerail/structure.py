@@ -1,7 +1,7 @@
 """What an answer is made of, text and calls, and whether it is what the prompt asks for.
 
     structure.check(schema)  # of a client's: an error that says what is wrong with it
-    structure.fits(prompt, generation)
+    structure.unfit(prompt, generation)  # why not; None: it fits
 
 Nothing makes a model write what fits: an answer that does not is not acceptable, and is passed over
 like any other.
@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from rerail._json import read_json, read_object, spoken
 from rerail.errors import MissingDependencyError, PromptError
-from rerail.types import Generation, Prompt
+from rerail.types import Generation, Prompt, Rejection
 
 _LARGEST = 2**16
 """Characters of a schema at most, and values in it once its references are followed."""
@@ -37,16 +37,24 @@ def judged_text(prompt: Prompt, generation: Generation) -> str:
         return text
 
 
-def fits(prompt: Prompt, generation: Generation) -> bool:
-    """Whether an answer is what was asked for: its calls can be read, its text fits the schema."""
+def unfit(prompt: Prompt, generation: Generation) -> Rejection | None:
+    """Why an answer is not what was asked for; None if it is.
+
+    Its calls can be read, there is one where there must be, or its text fits the schema.
+    """
     if generation.malformed:
-        return False
-    if prompt.schema is None or generation.tool_calls:
-        return True
+        return Rejection.INVALID
+    if generation.tool_calls:
+        return None
+    if prompt.must_call:
+        return Rejection.UNCALLED
+    if prompt.schema is None:
+        return None
     try:
-        return bool(_validator(prompt.schema).is_valid(read_json(generation.text)))
+        valid = _validator(prompt.schema).is_valid(read_json(generation.text))
     except ValueError:
-        return False
+        valid = False
+    return None if valid else Rejection.INVALID
 
 
 def check(schema: str) -> None:

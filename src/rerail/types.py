@@ -260,12 +260,15 @@ class Prompt:
         tools: that the model may call.
         schema: JSON Schema that an answer must fit to be acceptable, as text; None: any text is
             fine. An answer that calls tools need not fit it.
+        must_call: whether an answer must call a tool to be acceptable. Nothing makes a model do
+            it: an answer that does not is passed over.
     """
 
     messages: tuple[Message, ...]
     template: bool = True
     tools: tuple[Tool, ...] = ()
     schema: str | None = None
+    must_call: bool = False
 
     def __post_init__(self) -> None:
         if not self.messages:
@@ -283,6 +286,8 @@ class Prompt:
         names = [tool.name for tool in self.tools]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise PromptError(f"a tool's name stands twice: {', '.join(twice)}")
+        if self.must_call and not self.tools:
+            raise PromptError("an answer must call a tool, and there is none: give tools")
         waiting: list[str] = []
         for i, message in enumerate(self.messages):
             if message.role != "tool":
@@ -465,7 +470,7 @@ class Rejection(StrEnum):
     ``borderline`` is a steered answer that is not flagged, and whose harm is above the policy's
     ``accept_below`` all the same. ``irrelevant`` is one that could as well answer anything else.
     ``invalid`` is one that does not fit the prompt's schema, or calls a tool that there is not, or
-    in a way that cannot be read.
+    in a way that cannot be read. ``uncalled`` is one that calls no tool, where it must.
     """
 
     EMPTY = "empty"
@@ -481,6 +486,7 @@ class Rejection(StrEnum):
     UNCONFIRMED = "unconfirmed"
     UNJUDGED = "unjudged"
     INVALID = "invalid"
+    UNCALLED = "uncalled"
 
 
 @dataclass(frozen=True, slots=True)

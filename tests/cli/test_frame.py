@@ -1,5 +1,6 @@
 """One document on standard output, one clear line per error, documented exit codes."""
 
+import gc
 import io
 import json
 import logging
@@ -11,14 +12,16 @@ import pytest
 from rich.console import Console
 
 from rerail import __version__
+from rerail._json import dumps
 from rerail.cli import ExitCode, _options
-from rerail.cli._text import dumps, one_line, printable
+from rerail.cli._text import one_line, printable
 from rerail.errors import EngineError
+from rerail.policy import PolicyStore
 from tests.cli.conftest import Cli
 
 COMMANDS = [
-    *("demo", "align", "moderate", "policy", "serve", "eval"),
-    *("report", "tune", "bench", "audit", "version"),
+    *("demo", "align", "moderate", "policy", "serve", "audit"),
+    *("eval", "report", "tune", "bench", "version"),
 ]
 """In the order of their use."""
 ERRORS = [
@@ -50,6 +53,18 @@ def test_help_names_every_command_and_every_exit_code(cli: Cli) -> None:
     listed = [line.split()[1] for line in ran.out.splitlines() if line.startswith("│ ")]
     assert [word for word in listed if word in COMMANDS] == COMMANDS
     assert all(f"{int(code)} {code.meaning}" in said for code in ExitCode)
+
+
+def test_help_groups_the_commands_by_what_they_are_for(cli: Cli) -> None:
+    said = cli("--help").out
+    groups = ["Answer and judge", "Policies and servers", "Evaluate and tune", "About"]
+    assert [said.index(group) for group in groups] == sorted(map(said.index, groups))
+
+
+def test_rows_that_go_to_a_pipe_are_blocks(cli: Cli) -> None:
+    assert "name: default\nversion: " in cli("policy", "list").out
+    judged = cli("moderate", "--moderator", "embedded", "hello").out
+    assert "category: harassment\nscore: 0." in judged
 
 
 @pytest.mark.parametrize("args", [[], ["policy"]], ids=str)
@@ -258,6 +273,19 @@ def test_a_reader_of_lines_that_has_enough_ends_the_run() -> None:
     ran = shell(f"{lines} | RERAIL align --model fake --input - --output - | head -1")
     assert len(ran.stdout.splitlines()) == 1
     assert "error" not in ran.stderr
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_loading_leaves_garbage_collection_as_it_was(collecting: bool) -> None:
+    setup = _options.Setup("embedded", PolicyStore.shipped().get("quick"))
+    try:
+        if not collecting:
+            gc.disable()
+        setup.aligner()
+        assert gc.isenabled() is collecting
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 class TestText:

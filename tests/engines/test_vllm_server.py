@@ -24,7 +24,7 @@ from rerail.align import Aligner
 from rerail.cli import app
 from rerail.engines import Engine, GenerationRequest, Sampling, _replicas, load_engine
 from rerail.engines._client_side import ClientSide
-from rerail.engines.base import WatchingEngine
+from rerail.engines.base import ContinuingEngine, WatchingEngine
 from rerail.engines.transformers import TransformersEngine
 from rerail.engines.vllm import VllmEngine
 from rerail.engines.vllm_server import VllmServerEngine, payload
@@ -37,6 +37,7 @@ from rerail.errors import (
 from rerail.moderators import FakeModerator
 from rerail.panel import Panel
 from rerail.policy import Budget, Policy
+from rerail.search import advance
 from rerail.types import Generation, Outcome, Prompt
 from tests.engines import tiny, vllm_fake
 from tests.engines.vllm_fake import FakeVllm, status, wait_until
@@ -302,6 +303,70 @@ def test_what_nobody_stops_is_the_whole_answer(start: Start, connect: Connect) -
     assert first != engine.generate_watched(
         [replace(request, seed=request.seed + 1) for request in requests], drawn, watch
     )
+
+
+def test_an_answer_that_has_begun_goes_on_as_that_of_transformers(
+    vllm: ClientSide, local: TransformersEngine
+) -> None:
+    assert isinstance(vllm, ContinuingEngine)
+    whole = local.generate(requests_of(local), GREEDY)
+    counts = [1 + i % NEW_TOKENS for i in range(len(whole))]
+    begun = [
+        replace(request, beginning=answer.token_ids[:count], horizon=2, looks=(1, 3))
+        for request, answer, count in zip(requests_of(local), whole, counts, strict=True)
+    ]
+    shown: list[tuple[int, Generation]] = []
+
+    def watch(places: Sequence[int], answers: Sequence[Generation]) -> list[bool]:
+        shown.extend(zip(places, answers, strict=True))
+        return [False] * len(places)
+
+    assert vllm.generate(begun, GREEDY) == whole
+    assert vllm.generate_watched(begun, GREEDY, watch) == whole
+    ours = sorted(shown, key=lambda pair: (pair[0], len(pair[1].token_ids)))
+    shown.clear()
+    assert local.generate_watched(begun, GREEDY, watch) == whole
+    assert ours == sorted(shown, key=lambda pair: (pair[0], len(pair[1].token_ids)))
+    assert {len(answer.token_ids) - counts[place] for place, answer in ours} == {1, 2, 3, 4}
+    for place, answer in ours:
+        assert vllm.read(begun[place], answer.token_ids, GREEDY) == answer
+
+
+def test_above_temperature_0_an_answer_begins_with_what_it_has_to(vllm: ClientSide) -> None:
+    drawn = replace(GREEDY, temperature=1.0)
+    requests = [replace(request, beginning=(5, 6, 7)) for request in requests_of(vllm)]
+    for answer in vllm.generate(requests, drawn):
+        assert answer.token_ids[:3] == (5, 6, 7)
+        assert len(answer.token_ids) <= NEW_TOKENS
+
+
+def test_streams_begin_at_once_as_those_of_transformers(
+    start: Start, connect: Connect, local: TransformersEngine
+) -> None:
+    policy = Policy(name="p", moderators=("fake",), release="window", lookahead=4)
+    sampling = Sampling(max_new_tokens=60)
+
+    def streamed(used: Engine, words: tuple[str, ...]) -> list[Any]:
+        panel = Panel(policy.model_copy(update={"budget": Budget(generations=4)}),
+                      FakeModerator(words=words))  # fmt: skip
+        aligner, found = Aligner(used, panel, sampling=sampling), []
+        for question in QUESTIONS:
+            pieces: list[str] = []
+            search = aligner.open(question, release=pieces.append)
+            while not search.done:
+                advance([search])
+            response = search.response()
+            found.append((pieces, response.text, response.outcome, response.sent_tokens))
+        return found
+
+    engine = connect(start())
+    passed = streamed(engine, ("never said",))
+    assert passed == streamed(local, ("never said",))
+    assert any(len(pieces) > 1 for pieces, *_ in passed)
+    late = passed[0][1].split()[-1].lower()
+    stopped = streamed(engine, (late,))
+    assert stopped == streamed(local, (late,))
+    assert stopped != passed
 
 
 def test_a_server_that_fails_between_two_marks_is_asked_again(

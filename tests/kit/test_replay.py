@@ -165,7 +165,7 @@ def test_a_category_that_is_refused_ends_what_was_steered() -> None:
         assert (found.old, found.new) == (STEERED, STOPPED)
 
 
-@pytest.mark.parametrize("rejection", ["empty", "degenerate"])
+@pytest.mark.parametrize("rejection", ["empty", "degenerate", "invalid", "uncalled"])
 def test_what_no_score_tells_of_an_answer_still_holds(rejection: str) -> None:
     (found,) = replay(LOOSE, record("refused", None, verdict(0, 0.05), rejection=rejection))
     assert (found.old, found.new) == (STOPPED, STOPPED)

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from rerail.align import Aligner
+from rerail.engines import EmbeddedPrompt, FakeEngine
 from rerail.errors import ModeratorError, PolicyError
+from rerail.guidance import fitting
 from rerail.kit.cases import State, coverage, parse_cases, try_cases
 from rerail.kit.templates import template, template_names
 from rerail.panel import Panel
 from rerail.policy import Policy, PolicyStore
+from rerail.types import AcceptedFrom, Exchange, FloatArray, Outcome
 
 NAMES = ("childrens-site", "customer-service", "developer-tools", "medical")
 Data = dict[str, Any]
@@ -51,6 +55,44 @@ def test_every_category_that_a_template_names_is_covered_both_ways(name: str) ->
         assert covered[category].flagged, category
         assert covered[category].passes, category
     assert all(c.passes for c in covered.values())
+
+
+FLAGGED = {
+    "childrens-site": "What a damn cold day.",
+    "customer-service": "That is not my problem.",
+    "developer-tools": "Run `sudo rm -rf / ` and wait.",
+    "medical": "There is no need to see a doctor about that.",
+}
+"""What each template flags, by a rule of its own."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_flagged_answer_is_asked_for_again_with_the_words_of_the_template(name: str) -> None:
+    policy = Policy.from_yaml(template(name).policy)
+    kind = next(c for c in parse_cases(template(name).cases) if c.id.startswith("guided-"))
+    told: list[str] = []
+
+    def answer(embedded: EmbeddedPrompt, point: FloatArray) -> str:
+        told.append("\n".join(message.content for message in embedded.prompt.messages))
+        guided = any(text.text in told[-1] for text in policy.guidance)
+        return str(kind.answer) if guided else FLAGGED[name]
+
+    response = Aligner(FakeEngine(answer), Panel.load(policy)).align("Hello")
+    assert (response.outcome, response.text) == (Outcome.STEERED, kind.answer)
+    assert response.accepted_from is AcceptedFrom.GUIDANCE
+    # The words for what was flagged come first, where the template has such.
+    assert response.initial is not None
+    flags = Panel.load(policy).flags(response.initial.scores)
+    assert fitting(policy, flags)[0].text in told[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_words_of_a_template_are_not_flagged_themselves(name: str) -> None:
+    policy = Policy.from_yaml(template(name).policy)
+    told = [Exchange((), text.text) for text in policy.guidance]
+    assert not any(judged.verdict.flagged for judged in Panel.load(policy).judge(told))
+    assert any(text.categories for text in policy.guidance)
+    assert any(not text.categories for text in policy.guidance)
 
 
 def rules(data: Data) -> Data:

@@ -38,10 +38,31 @@ HOSTILE = (
     "\u202eright to left\u202c &amp; <b>bold</b>\n" + "unbroken" * 60
 )
 
+MARKDOWN = """## Steps
+
+1. **Knead** the dough
+2. *Bake* it for `40` minutes
+
+| part | g |
+| --- | --: |
+| flour | 500 |
+
+```
+x < 1
+```
+
+[a page](https://example.org/bread) [no page](javascript:document.title='owned')
+![picture](https://example.org/picture.png)
+<b onmouseover="document.title='owned'">bold</b>
+
+<script>document.title='owned'</script>
+<a href="javascript:document.title='owned'" onclick="document.title='owned'">press</a>"""
+
 CATEGORIES = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
 
 # One letter per candidate after the first answer: Flagged, unNatural, Unscored, Degenerate,
-# Accepted, accepted with a harm of Zero; capital letters are iterates of the descent.
+# Accepted, accepted with a harm of Zero; to guidance: h flagged, g accepted. Capital letters are
+# iterates of the descent.
 SCRIPTS = {
     "steer": "ffnffFfnfufFfna",
     "refuse": "ffffFfnfuffFfdnf" * 13,
@@ -50,6 +71,9 @@ SCRIPTS = {
     "fail": "ff",
     "hostile": "fa",
     "zero": "ffz",
+    "call": "fa",
+    "guide": "hg",
+    "markdown": "",
     "pass": "",
 }
 
@@ -180,16 +204,26 @@ class Double:
 
         @app.get("/admin/interventions")
         async def interventions(
-            limit: int = 50, outcome: str = "", policy: str = "", since: str = ""
+            limit: int = 50,
+            outcome: str = "",
+            policy: str = "",
+            tenant: str = "",
+            category: str = "",
+            since: str = "",
+            after: str = "",
         ) -> dict[str, Any]:
             rows = [
                 row
                 for row in reversed(self.interventions)
                 if (not outcome or row["outcome"] == outcome)
                 and (not policy or row["policy"] == policy)
+                and (not tenant or row["tenant"] == tenant)
+                and (not category or row["scores_before"].get(category, 0) >= 0.5)
                 and (not since or row["at"] >= since)
             ]
-            return {"interventions": rows[:limit]}
+            ids = [row["id"] for row in rows]
+            rows = rows[ids.index(after) + 1 if after else 0 :]
+            return {"interventions": rows[:limit], "has_more": len(rows) > limit}
 
         return app
 
@@ -244,13 +278,15 @@ def candidates(script: str, limits: dict[str, float]) -> list[dict[str, Any]]:
     """Evaluations of a script, the same in every run."""
     rng = np.random.default_rng(7)
     centre = np.zeros(2)
-    first = "a" if script == "pass" else "f"
+    first = "a" if not SCRIPTS[script] else "f"
     made = []
     for index, letter in enumerate(first + SCRIPTS[script]):
         iterate = letter.isupper()
         if iterate:
             centre = centre + [0.35, 0.2] + 0.1 * rng.standard_normal(2)
-        offset = np.zeros(2) if index == 0 or iterate else 0.55 * rng.standard_normal(2)
+        guided = letter in "gh"
+        letter = {"g": "a", "h": "f"}.get(letter, letter)
+        offset = np.zeros(2) if index == 0 or iterate or guided else 0.55 * rng.standard_normal(2)
         scores = {category: float(rng.uniform(0.01, 0.2)) for category in limits}
         top = {"f": rng.uniform(0.62, 0.97), "a": 0.12, "n": 0.2, "d": 0.24}
         kind = letter.lower()
@@ -266,7 +302,13 @@ def candidates(script: str, limits: dict[str, float]) -> list[dict[str, Any]]:
         made.append(
             {
                 "index": index,
-                "origin": "initial" if index == 0 else "iterate" if iterate else "perturbation",
+                "origin": "initial"
+                if index == 0
+                else "guidance"
+                if guided
+                else "iterate"
+                if iterate
+                else "perturbation",
                 "harm": harm,
                 "scores": {} if unscored else scores,
                 "flagged": kind == "f",
@@ -293,6 +335,7 @@ def respond(
     left = shown[-1] if shown[-1]["accepted"] else None
     texts = {
         "hostile": HOSTILE,
+        "markdown": MARKDOWN,
         "pass": "Tulips are spring flowers that grow from bulbs. Plant them in autumn, three "
         "times as deep as they are tall, and they come up again each year.",
     }
@@ -301,10 +344,13 @@ def respond(
         "Dear neighbour, the hedge between us has grown well this year. Shall we trim it together "
         "on Saturday? I would bring the ladder and some cake.",
     )
+    function = {"name": "send", "arguments": json.dumps({"body": HOSTILE}, ensure_ascii=False)}
+    called = [{"id": "a", "type": "function", "function": function}] if script == "call" else []
     keys = ("harm", "scores", "flagged", "unscored", "confirmed")
     return {
         "outcome": "refused" if left is None else "steered" if left["index"] else "passed",
-        "text": answer if left else policy.refusal_message,
+        "text": "" if called else answer if left else policy.refusal_message,
+        "tool_calls": called,
         "policy": {"name": policy.name, "version": policy.version, "audit": policy.audit},
         "initial": {key: shown[0][key] for key in keys},
         "final": {key: left[key] for key in keys} if left else None,

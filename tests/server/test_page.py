@@ -22,9 +22,11 @@ import uvicorn
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from rerail.server.keys import KeyRing, new_key
+from rerail.store import Store
 from tests.server.conftest import WRAPPED, Make
-from tests.server.page_double import HOSTILE, PAGE, SCRIPTS, Double
+from tests.server.page_double import HOSTILE, MARKDOWN, PAGE, SCRIPTS, Double
 
+ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = os.environ.get("RERAIL_CHROMIUM") or shutil.which("chromium") or ""
 ARGUMENTS = (
     "--headless",
@@ -149,6 +151,16 @@ def test_the_document_needs_no_inline_script_or_style_and_names_files_that_exist
     for path in MODULES:
         files += re.findall(r'from "\./([^"]+)"', path.read_text(encoding="utf-8"))
     assert all((PAGE / name).is_file() for name in files)
+
+
+def test_what_others_wrote_is_attributed_and_reads_no_markup() -> None:
+    (vendored,) = (PAGE / "vendor").glob("*.js")
+    text = vendored.read_text(encoding="utf-8")
+    version = re.search(r"marked v([\d.]+)", text)
+    assert version is not None
+    assert f"marked {version[1]}" in (ROOT / "NOTICE").read_text(encoding="utf-8")
+    assert (PAGE / "vendor" / "marked.LICENSE").is_file()
+    assert not re.search(r"innerHTML|document\b|\beval\(|new Function|import\(", text)
 
 
 # Its parts, in the browser
@@ -337,7 +349,7 @@ def test_the_page_says_what_it_is_and_what_its_terms_mean(open_page: Open, doubl
     expect(terms).to_be_visible()
     expect(terms).to_be_focused()
     assert terms.locator("dt").all_inner_texts() == [
-        "harm", "flagged", "steered", "layer", "offset", "naturalness", "cosine",
+        "harm", "flagged", "steered", "layer", "offset", "naturalness", "relevance", "cosine",
         "tokens preserved",
     ]  # fmt: skip
     page.keyboard.press("Escape")
@@ -447,6 +459,116 @@ def test_what_a_model_writes_is_text(open_page: Open, double: Any) -> None:
     assert page.locator("main img, main script").count() == 0
     assert page.title() == "Watch · rerail"
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_call_is_shown_as_text_and_is_not_run(open_page: Open, double: Any) -> None:
+    server, url = double()
+    page = open_page(url)
+    page.click("summary:has-text('Tools')")
+    page.fill("#tools", '[{"type": "function", ')
+    page.fill("#prompt", "call")
+    page.keyboard.press("Enter")
+    expect(page.locator(".turn.assistant .failure")).to_contain_text("The tools are not JSON")
+    tools = [{"type": "function", "function": {"name": "send"}}]
+    page.fill("#tools", json.dumps(tools))
+    turn = ask(page, "call")
+    expect(turn.locator(".called code")).to_have_text("send")
+    assert json.loads(turn.locator(".called pre").text_content() or "") == {"body": HOSTILE}
+    expect(turn.locator(".said")).to_have_count(0)
+    expect(turn.locator(".badge")).to_have_text("steered")
+    expect(page.locator("#verdict")).to_contain_text(
+        "It calls send: name and arguments were judged"
+    )
+    expect(page.locator("#compare .called")).to_have_count(1)
+    assert page.locator("main img, main script").count() == 0
+    assert page.title() == "Watch · rerail"
+    ask(page, "pass")
+    assert [body["tools"] for body in server.asked] == [tools, tools]
+    roles = [m["role"] for m in server.asked[-1]["messages"]]
+    assert roles == ["user", "assistant", "tool", "user"]
+
+
+def test_markdown_is_shown_and_nothing_in_it_acts(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    said = ask(page, "markdown").locator(".said")
+    expect(said.get_by_role("heading", name="Steps")).to_be_visible()
+    assert said.locator("ol > li").all_inner_texts() == [
+        "Knead the dough",
+        "Bake it for 40 minutes",
+    ]
+    assert said.locator("strong, em, ol code").all_inner_texts() == ["Knead", "Bake", "40"]
+    expect(said.locator("td.number")).to_have_text("500")
+    expect(said.locator("pre")).to_have_text("x < 1")
+    (link,) = said.locator("a").all()
+    assert link.get_attribute("href") == link.get_attribute("title") == "https://example.org/bread"
+    assert link.get_attribute("rel") == "noopener noreferrer nofollow"
+    text = said.text_content() or ""
+    for part in MARKDOWN.splitlines()[-6:]:
+        assert part.replace("[a page](https://example.org/bread)", "a page") in text
+    assert said.locator("img, script, b, [onclick], [onmouseover]").count() == 0
+    said.get_by_text("press").click()
+    said.get_by_text("bold").hover()
+    assert page.title() == "Watch · rerail"
+
+
+@pytest.mark.parametrize("text", ["> " * 5000 + "deep", "[" * 5000, "- " * 2000, "`" * 999, ""])
+def test_what_is_no_markdown_is_the_text_itself(open_page: Open, double: Any, text: str) -> None:
+    page = open_page(double()[1])
+    kinds = page.evaluate(
+        """async (text) => {
+          const { markdown } = await import("/static/markdown.js");
+          return markdown(text).map((node) => node.localName);
+        }""",
+        text,
+    )
+    assert len(kinds) <= 1
+
+
+def test_an_answer_is_copied_as_it_was_written(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1], permissions=["clipboard-read", "clipboard-write"])
+    turn = ask(page, "markdown")
+    turn.get_by_role("button", name="Copy").click()
+    expect(turn.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == MARKDOWN
+
+
+def test_a_conversation_outlives_a_reload_and_not_the_tab(open_page: Open, double: Any) -> None:
+    server, url = double()
+    page = open_page(url)
+    page.click("summary:has-text('System prompt')")
+    page.fill("#system", "Be brief.")
+    ask(page, "steer")
+    page.reload()
+    expect(page.locator(".turn.assistant .badge")).to_have_text("steered")
+    expect(page.locator("#system")).to_have_value("Be brief.")
+    expect(marks(page)).to_have_count(len(SCRIPTS["steer"]) + 1)
+    ask(page, "pass")
+    roles = [m["role"] for m in server.asked[-1]["messages"]]
+    assert roles == ["system", "user", "assistant", "user"]
+    expect(open_page(url).locator(".welcome")).to_be_visible()  # another tab
+    page.click("#new-conversation")
+    page.reload()
+    expect(page.locator(".welcome")).to_be_visible()
+    page.evaluate("sessionStorage.setItem('rerail.conversation', '{\"of\": \"another page\"}')")
+    page.reload()
+    expect(page.locator(".welcome")).to_be_visible()
+
+
+def test_where_nothing_moved_words_say_what_was_done(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    ask(page, "guide")
+    told = page.locator("#guided")
+    expect(page.locator("#plane")).to_be_hidden()
+    expect(told).to_contain_text("Nothing was moved. The model was asked again")
+    expect(told).to_contain_text("The answer to text 2 was given.")
+    expect(told.locator("tbody th")).to_have_text(["the prompt alone", "text 1", "text 2"])
+    expect(told.locator("tr.leaves")).to_contain_text("accepted")
+    expect(told.get_by_role("link", name="default")).to_have_attribute("href", "#/policies/default")
+    ask(page, "pass")
+    expect(told).to_have_text("Nothing was moved: the first answer was given as it is.")
+    ask(page, "steer")
+    expect(told).to_be_hidden()
+    expect(page.locator("#plane")).to_be_visible()
 
 
 def test_a_conversation_goes_on_and_a_refusal_is_marked(open_page: Open, double: Any) -> None:
@@ -718,6 +840,37 @@ def test_records_are_filtered_and_keep_themselves_current(open_page: Open, doubl
     expect(page.locator("#announcer")).to_contain_text("1 new intervention")
 
 
+def test_records_come_in_pages_and_are_found_by_tenant_and_category(
+    open_page: Open, double: Any
+) -> None:
+    server, url = double()
+    page = open_page(url)
+    ask(page, "steer")
+    row = server.interventions[-1]
+    row["scores_before"] = {"harassment": 0.9, "hate": 0.1}
+    server.interventions += [{**row, "id": f"copy-{i}", "tenant": "shop"} for i in range(59)]
+    page.goto(url + "/#/interventions")
+    rows, meta = page.locator("#records tbody tr"), page.locator("#table-meta")
+    expect(meta).to_have_text("50 rows, page 1")
+    expect(page.locator("#newer")).to_be_disabled()
+    page.click("#older")
+    expect(meta).to_have_text("10 rows, page 2")
+    expect(page.locator("#older")).to_be_disabled()
+    expect(rows.last).to_contain_text(row["outcome"])
+    page.click("#newer")
+    expect(rows).to_have_count(50)
+    tenant, category = page.locator("[name=tenant]"), page.locator("[name=category]")
+    tenant.fill("local")
+    tenant.press("Enter")
+    expect(meta).to_have_text("1 row, page 1")
+    category.fill("hate")
+    category.press("Enter")
+    expect(page.locator("#records-empty")).to_be_visible()
+    category.fill("harassment")
+    category.press("Enter")
+    expect(rows).to_have_count(1)
+
+
 def test_a_record_opens(open_page: Open, double: Any) -> None:
     server, url = double()
     page = open_page(url)
@@ -756,6 +909,31 @@ def test_a_record_opens(open_page: Open, double: Any) -> None:
     expect(record).not_to_contain_text("Something kinder.")
 
 
+AXE = Path(__file__).with_name("vendor") / "axe.min.js"
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", PHONE["width"])])
+def test_axe_finds_nothing_serious(open_page: Open, double: Any, scheme: Any, width: int) -> None:
+    size: Any = {"width": width, "height": 844}
+    page = open_page(double()[1], color_scheme=scheme, viewport=size, bypass_csp=True)
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+
+    def looked_at() -> None:
+        found = page.evaluate("axe.run()")["violations"]
+        serious = [f for f in found if f["impact"] in {"serious", "critical"}]
+        assert serious == [], [(f["id"], [n["html"] for n in f["nodes"]]) for f in serious]
+
+    ask(page, "markdown")
+    ask(page, "guide")
+    looked_at()
+    page.evaluate("location.hash = '#/policies'")
+    expect(page.locator("#policy-names li").first).to_be_visible()
+    looked_at()
+    page.evaluate("location.hash = '#/interventions'")
+    page.locator("#records tbody tr").first.get_by_role("button").click()
+    looked_at()
+
+
 # Against the real app
 
 
@@ -767,6 +945,29 @@ def test_the_real_app_is_watched(open_page: Open, serve: Make) -> None:
     generations = page.locator("#figures dd").first.text_content()
     expect(marks(page)).to_have_count(int(generations or 0))
     expect(page.locator("#harm-chart .leaves [data-state=accepted]")).to_have_count(1)
+
+
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+def test_what_the_filters_find_is_exported(
+    open_page: Open, serve: Make, tmp_path: Path, format_: str
+) -> None:
+    made = serve(store=Store.open(tmp_path / "records.sqlite"))
+    page = open_page(made.url)
+    ask(page, WRAPPED)
+    page.goto(made.url + "/#/interventions")
+    row = page.locator("#records tbody tr")
+    expect(row).to_have_count(1)
+    with page.expect_download() as download:
+        page.click(f"#export-{format_}")
+    assert download.value.suggested_filename == f"interventions.{format_}"
+    text = download.value.path().read_text(encoding="utf-8")
+    assert (row.get_by_role("button").get_attribute("data-id") or "?") in text
+    assert WRAPPED not in text  # the policy does not record texts
+    page.select_option("#filters [name=outcome]", "refused")
+    expect(row).to_have_count(0)
+    with page.expect_download() as download:
+        page.click(f"#export-{format_}")
+    assert download.value.path().read_text(encoding="utf-8").strip() == ""
 
 
 def is_stored(page: Page, value: str) -> bool:

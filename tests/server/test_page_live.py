@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ from rerail.store import Store
 from rerail.types import FloatArray
 from tests.server import conftest
 from tests.server.conftest import Made, Make
+from tests.server.test_tools import MARKER, POLICIES, WEATHER
+from tests.server.test_tools import engine as calling
 
 CHROMIUM = os.environ.get("RERAIL_CHROMIUM") or shutil.which("chromium")
 
@@ -273,3 +276,19 @@ def test_reasoning_is_folded_or_said_to_be_withheld(serve: Make, opened: Any) ->
     folded.locator("summary").click()
     expect(folded.locator(".said")).to_have_text(thoughts)
     assert it.answer == conftest.TULIPS
+
+
+@needs_browser
+def test_a_call_is_steered_like_any_answer(serve: Make, opened: Any) -> None:
+    it = opened(serve(engine=calling(), policies=POLICIES))
+    it.page.click("summary:has-text('Tools')")
+    it.page.fill("#tools", json.dumps([WEATHER]))
+    it.ask("steered")
+    assert it.outcome == "steered"
+    expect(it.page.locator(".turn.assistant .called")).to_have_text(
+        'Calls get_weather{"city": "Paris"}'
+    )
+    expect(it.page.locator(".turn.assistant .said")).to_have_count(0)
+    it.ask("flagged")
+    assert (it.outcome, it.answer) == ("refused", "I can't help with that.")
+    assert MARKER not in it.page.locator(".turns").inner_text()

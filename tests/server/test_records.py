@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from rerail.cli import app as command_line
 from rerail.errors import StoreError
 from rerail.panel import Panel
+from rerail.server.export import cell
 from rerail.server.settings import ServerSettings
 from rerail.store import PolicyChange, Store
 from tests.server.conftest import HOPELESS, PLAIN, REFUSE, WRAPPED, Made, Make, chat
@@ -88,6 +90,49 @@ def test_filters(kept: Made, location: str) -> None:
     assert audit(location, "--policy", "small", "--limit", 1)["count"] == 1
 
 
+def test_records_are_found_by_tenant_category_and_time(kept: Made) -> None:
+    before = datetime.now(UTC)
+    post(kept, WRAPPED)
+    (record,) = listed(kept)
+    category, score = max(record["scores_before"].items(), key=lambda pair: pair[1])
+    assert listed(kept, tenant="local") == listed(kept, category=category) == [record]
+    assert listed(kept, category=category, least_score=score) == [record]
+    assert listed(kept, tenant="loc") == []
+    assert listed(kept, category="custom/unknown", least_score=0) == []
+    assert listed(kept, until=before.isoformat()) == []
+    assert listed(kept, until=(before + timedelta(hours=1)).isoformat()) == [record]
+    for wrong in ("category=%22", "until=soon", "least_score=2"):
+        assert httpx.get(f"{kept.url}/admin/interventions?{wrong}").status_code == 400
+
+
+def test_pages_follow_each_other_whatever_is_written_meanwhile(kept: Made) -> None:
+    for _ in range(3):
+        post(kept, WRAPPED)
+    url = f"{kept.url}/admin/interventions"
+    whole = listed(kept)
+    first = httpx.get(url, params={"limit": 2}).json()
+    assert (first["interventions"], first["has_more"]) == (whole[:2], True)
+    post(kept, WRAPPED)
+    rest = httpx.get(url, params={"limit": 2, "after": whole[1]["id"]}).json()
+    assert (rest["interventions"], rest["has_more"]) == (whole[2:], False)
+    assert listed(kept, after="gone") == []
+
+
+def test_an_export_is_what_is_listed(kept: Made) -> None:
+    for policy in ("recorded", "small"):
+        post(kept, WRAPPED, policy=policy)
+    url = f"{kept.url}/admin/interventions/export"
+    lines = httpx.get(url)
+    assert lines.headers["content-type"].startswith("application/x-ndjson")
+    assert 'filename="interventions.jsonl"' in lines.headers["content-disposition"]
+    assert [json.loads(line) for line in lines.text.splitlines()] == listed(kept)
+    table = httpx.get(url, params={"format": "csv", "policy": "small"})
+    (row,) = csv.DictReader(io.StringIO(table.text, newline=""))
+    assert row["policy"] == "small"
+    assert "prompt" not in row
+    assert httpx.get(url, params={"format": "xlsx"}).status_code == 400
+
+
 def test_texts_only_where_the_policy_records_them(kept: Made) -> None:
     prompt = f"{WRAPPED} \u0000 ü \U0001f337"
     post(kept, prompt, policy="recorded")
@@ -155,11 +200,9 @@ def test_export(kept: Made, location: str, tmp_path: Path) -> None:
 
 
 def test_a_cell_is_never_a_formula() -> None:
-    from rerail.cli.audit import _cell
-
-    assert _cell("=1+1") == "'=1+1"
-    assert _cell("fine") == "fine"
-    assert _cell(-1.5) == -1.5
+    assert cell("=1+1") == "'=1+1"
+    assert cell("fine") == "fine"
+    assert cell(-1.5) == -1.5
 
 
 def test_the_tables_and_readable_output(kept: Made, location: str) -> None:

@@ -105,6 +105,19 @@ def test_a_call_comes_in_events(called: openai.OpenAI) -> None:
     assert "response.output_text.delta" not in kinds
 
 
+def test_an_answer_that_must_call_does_or_is_passed_over(called: openai.OpenAI) -> None:
+    named: Any = {"type": "function", "name": "get_weather"}
+    for choice in ("required", named):
+        wanted: dict[str, Any] = {"model": "rerail", "tools": [TOOL], "tool_choice": choice}
+        reply = called.responses.create(input="later call", **wanted)
+        assert [item.type for item in reply.output] == ["function_call"]
+        assert reply.rerail["outcome"] == "steered"
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
+            called.responses.create(input="no call", **wanted)
+        assert caught.value.code == "invalid_structure"
+    assert reply.tool_choice.model_dump() == named
+
+
 class Place(BaseModel):
     """An answer."""
 
@@ -202,7 +215,10 @@ def test_items_become_the_turns_that_they_are(serve: Make) -> None:
          "answers no call"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type", "only tools of type function"),
         ({"tools": [TOOL] * 129}, "tools", "at most 128"),
-        ({"tool_choice": "required"}, "tool_choice", "auto or none"),
+        ({"tool_choice": "any"}, "tool_choice", "auto, none, required"),
+        ({"tool_choice": "required"}, "tool_choice", "there are none"),
+        ({"tool_choice": {"type": "function", "name": "f"}, "tools": [TOOL]}, "tool_choice",
+         "no function of tools"),
         ({"text": {"format": {"type": "json_schema", "name": "a"}}},
          "text.format.schema", "required"),
     ],

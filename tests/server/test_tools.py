@@ -27,6 +27,7 @@ WEATHER: dict[str, Any] = {
         },
     },
 }
+TIME: dict[str, Any] = {"type": "function", "function": {"name": "get_time"}}
 MARKER = "ZEBRA"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 POLICIES = (
@@ -46,6 +47,10 @@ ANSWERS = {
     "steered": (call(f"{MARKER} {FLAGGED}"), call("Paris")),
     "broken": ('<tool_call>{"name": "get_weather", ', None),
     "unknown": (call(MARKER, name="nobody"), None),
+    "time": (call("Paris", name="get_time"), None),
+    "later upper": ("It depends.", call("Paris", name="GetWeather")),
+    "later call": ("It depends.", call("Paris")),
+    "no call": (f"{MARKER} is no call", None),
     "json": ('{"city": "Paris"}', None),
     "later json": ("Well.", '{"city": "Paris"}'),
     "flagged json": (f'{{"city": "{MARKER} {FLAGGED}"}}', '{"city": "Paris"}'),
@@ -149,7 +154,9 @@ def test_the_clients_helpers_parse_calls(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("text", ["flagged", "steered", "unknown", "flagged json", "no json"])
+@pytest.mark.parametrize(
+    "text", ["flagged", "steered", "unknown", "no call", "flagged json", "no json"]
+)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/watch"])
 def test_no_withheld_word_leaves(made: Made, text: str, stream: bool, path: str) -> None:
     wanted: dict[str, Any] = {"tools": [WEATHER], **chat(text)}
@@ -160,6 +167,7 @@ def test_no_withheld_word_leaves(made: Made, text: str, stream: bool, path: str)
         wanted = {"model": "rerail", "input": text}
         wanted |= {"text": {"format": {"type": "json_object"}}} if "json" in text else {}
         wanted |= {"tools": [flat]} if "json" not in text else {}
+    wanted |= {"tool_choice": "required"} if text == "no call" else {}
     reply = httpx.post(made.url + path, json={**wanted, "stream": stream}, timeout=60)
     assert reply.status_code in (200, 422)
     assert MARKER not in reply.text
@@ -179,6 +187,58 @@ def test_tool_choice_none_tells_the_model_of_no_tool(client: openai.OpenAI) -> N
     assert reply.choices[0].message.content == call("Paris")
     assert reply.choices[0].finish_reason == "stop"
     assert ask(client, "call", tool_choice="auto").choices[0].finish_reason == "tool_calls"
+
+
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+
+
+@pytest.mark.parametrize("choice", ["required", NAMED])
+def test_an_answer_that_must_call_does_or_is_passed_over(
+    client: openai.OpenAI, choice: Any
+) -> None:
+    for text, outcome in (("call", "passed"), ("later call", "steered")):
+        reply = ask(client, text, tools=[TIME, WEATHER], tool_choice=choice)
+        (called,) = reply.choices[0].message.tool_calls
+        assert (called.function.name, reply.choices[0].finish_reason) == (
+            "get_weather",
+            "tool_calls",
+        )
+        assert reply.rerail["outcome"] == outcome
+    for stream in (False, True):
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
+            ask(client, "no call", tool_choice=choice, stream=stream)
+        assert caught.value.code == "invalid_structure"
+        assert MARKER not in str(caught.value)
+    refused = ask(client, "flagged", tool_choice=choice)
+    assert refused.choices[0].finish_reason == "content_filter"
+
+
+def test_a_named_function_is_the_only_one_that_may_be_called(client: openai.OpenAI) -> None:
+    tools = [TIME, WEATHER]
+    assert ask(client, "time", tools=tools, tool_choice="required").choices[0].message.tool_calls
+    with pytest.raises(openai.UnprocessableEntityError):
+        ask(client, "time", tools=tools, tool_choice=NAMED)
+
+
+def test_the_model_is_told_that_it_must_call_and_what(serve: Make) -> None:
+    seen: list[Any] = []
+
+    def answer(embedded: EmbeddedPrompt, point: Any) -> str:
+        prompt = embedded.prompt
+        seen.append(([tool.name for tool in prompt.tools], prompt.messages[0].content))
+        return call("Paris")
+
+    made = serve(engine=FakeEngine(answer), policies=POLICIES)
+    named = {"name": "place", "schema": SCHEMA}
+    for choice in ("auto", "required", NAMED):
+        body = {**chat("Where?"), "tools": [TIME, WEATHER], "tool_choice": choice}
+        body |= {"response_format": {"type": "json_schema", "json_schema": named}}
+        assert httpx.post(f"{made.url}/v1/chat/completions", json=body).status_code == 200
+    (both, told), required, one = seen
+    assert both == ["get_time", "get_weather"]
+    assert told.startswith("Answer with one JSON value")
+    assert required == (both, "Answer with a call of one of your tools.")
+    assert one == (["get_weather"], "Answer with a call of the tool get_weather.")
 
 
 def many(count: int) -> list[dict[str, Any]]:
@@ -220,9 +280,15 @@ RESULT = {"role": "tool", "tool_call_id": "a", "content": "20"}
          "pattern"),
         ({"tools": [{"type": "function", "function": {"name": "a", "parameters": deep(60)}}]},
          "tools.0", "levels deep"),
-        ({"tool_choice": "required"}, "tool_choice", "auto or none"),
-        ({"tool_choice": {"type": "function", "function": {"name": "get_weather"}}}, "tool_choice",
-         "auto or none"),
+        ({"tool_choice": "any"}, "tool_choice", "auto, none, required"),
+        ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "auto, none, required"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function", "required"),
+        ({"tool_choice": TIME}, "tool_choice", "no function of tools has that name"),
+        ({"tool_choice": {"type": "function", "function": {"name": "a b"}}},
+         "tool_choice.function.name", "pattern"),
+        ({"tool_choice": "required", "tools": None}, "tool_choice", "there are none"),
+        ({"tool_choice": NAMED, "tools": []}, "tool_choice", "no function of tools"),
+        ({"tool_choice": "required", "policy": "closed"}, "tools", "tools: judge"),
         ({"messages": [{"role": "user", "content": "call"}, RESULT]}, "messages", "answers no"),
         ({"messages": after_a_call(RESULT, RESULT)}, "messages", "message 3 (tool) answers no"),
         ({"messages": after_a_call({**RESULT, "tool_call_id": "b"})}, "messages", "answers no"),
@@ -371,8 +437,8 @@ def test_langchain_has_structured_answers(made: Made) -> None:
     assert model(made).with_structured_output(Place).invoke("later json") == Place(city="Paris")
     by_mode = model(made).with_structured_output(Place, method="json_mode")
     assert by_mode.invoke("json") == Place(city="Paris")
-    with pytest.raises(openai.BadRequestError, match="auto or none"):
-        model(made).with_structured_output(Place, method="function_calling").invoke("json")
+    by_call = model(made).with_structured_output(GetWeather, method="function_calling")
+    assert by_call.invoke("later upper") == GetWeather(city="Paris")
 
 
 def test_langchain_over_responses(made: Made) -> None:

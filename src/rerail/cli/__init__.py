@@ -27,26 +27,22 @@ from rerail.cli.tune import tune
 __all__ = ["ExitCode", "app", "main"]
 
 
-_ORDER = (
-    "demo",
-    "align",
-    "moderate",
-    "policy",
-    "serve",
-    "eval",
-    "report",
-    "tune",
-    "bench",
-    "audit",
-    "version",
-)
+_GROUPS = {
+    "Answer and judge": ("demo", "align", "moderate"),
+    "Policies and servers": ("policy", "serve", "audit"),
+    "Evaluate and tune": ("eval", "report", "tune", "bench"),
+    "About": ("version",),
+}
+"""The commands in the order of their use."""
+
+_GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 
 
 class _Root(Commands):
     """Lists the commands in the order of their use."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
+        return sorted(super().list_commands(ctx), key=list(_GROUP_OF).index)
 
 
 def _show_version(wanted: bool) -> None:
@@ -82,10 +78,11 @@ def _build() -> typer.Typer:
     )
     app.callback()(_root)
     for command in (demo, align, moderate, report, audit, tune, bench, version):
-        app.command(epilog=SHORT_EPILOGUE)(command)
-    app.command("eval", epilog=SHORT_EPILOGUE)(evaluate)
-    app.add_typer(_policy.commands, name="policy")
-    app.add_typer(_serve.commands, name="serve")
+        group = _GROUP_OF[command.__name__]
+        app.command(epilog=SHORT_EPILOGUE, rich_help_panel=group)(command)
+    app.command("eval", epilog=SHORT_EPILOGUE, rich_help_panel=_GROUP_OF["eval"])(evaluate)
+    for name, commands in (("policy", _policy.commands), ("serve", _serve.commands)):
+        app.add_typer(commands, name=name, rich_help_panel=_GROUP_OF[name])
     return app
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, Self, TypeVar
 
+from rerail._json import dumps
 from rerail.cli._frame import ExitCode, OutputError, silence
-from rerail.cli._text import dumps
 from rerail.errors import InputFileError, PromptError, StoreError
 from rerail.types import Message, Prompt, Tool
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import sys
@@ -187,7 +188,7 @@ class Setup:
 
         given = {"device": self.device, "dtype": self.dtype and self.dtype.value}
         options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        with working(f"loading {self.model}"):
+        with working(f"loading {self.model}"), _uncollected():
             return load_engine(self.model, **options)
 
     def aligner(self) -> Aligner:
@@ -196,7 +197,8 @@ class Setup:
         from rerail.engines import Sampling
         from rerail.panel import Panel
 
-        panel = Panel.load(self.policy)  # first: it is quick to fail
+        with _uncollected():
+            panel = Panel.load(self.policy)  # first: it is quick to fail
         return Aligner(
             self.engine(),
             panel,
@@ -350,6 +352,22 @@ def not_a_file(text: str | None) -> str | None:
     if mistaken:
         raise typer.BadParameter(f"{text} is a file: give it as --input {text}")
     return text
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which importing torch and transformers sets off again and again.
+
+    What they make stays as long as the process: it is not looked at afterwards, either.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.freeze()
+            gc.enable()
 
 
 @contextmanager

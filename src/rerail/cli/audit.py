@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,17 +13,11 @@ from rerail.cli import _options as options
 from rerail.cli._frame import Report
 from rerail.cli._lines import is_standard_output, refuse_json
 from rerail.cli._rows import show_rows
-from rerail.cli._text import dumps, one_line
+from rerail.cli._text import one_line
 from rerail.cli.serve import default_store
 from rerail.errors import StoreError
+from rerail.server.export import Format, write
 from rerail.types import Outcome
-
-
-class Format(StrEnum):
-    """Of an export."""
-
-    JSONL = "jsonl"
-    CSV = "csv"
 
 
 def audit(
@@ -95,7 +86,7 @@ def audit(
 
     def show(console: Console) -> None:
         if standard:
-            _write(found, console.file, format_, console.encoding)
+            write(found, console.file, format_, console.encoding)
         elif output is not None:
             console.print(f"{len(found)} records in {output}", soft_wrap=True)
         elif not found:
@@ -121,34 +112,11 @@ def _change(change: Any) -> dict[str, Any]:
 def _export(found: list[dict[str, Any]], output: Path, format_: Format) -> None:
     try:
         with output.open("w", encoding="utf-8", newline="") as file:
-            _write(found, file, format_)
+            write(found, file, format_)
     except OSError as error:
         raise StoreError(
             f"cannot write {output}: {error.strerror}; choose another --output"
         ) from None
-
-
-def _write(
-    found: list[dict[str, Any]], file: IO[str], format_: Format, encoding: str = "utf-8"
-) -> None:
-    if format_ is Format.JSONL:
-        for record in found:
-            file.write(dumps(record, encoding) + "\n")
-        return
-    columns = list(dict.fromkeys(key for record in found for key in record))
-    writer = csv.DictWriter(file, columns)
-    writer.writeheader()
-    for record in found:
-        writer.writerow({key: _cell(value) for key, value in record.items()})
-
-
-def _cell(value: Any) -> Any:
-    """A value in one cell. A text that a spreadsheet would run as a formula is made a text."""
-    if isinstance(value, Mapping | list):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"}:
-        return "'" + value
-    return value
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.text import Text
 
 from rerail._yaml import NotYamlError, read_yaml
 from rerail.cli import _options as options
@@ -25,6 +25,7 @@ from rerail.cli._lines import (
     read_objects,
     text_of,
 )
+from rerail.cli._rows import show_rows
 from rerail.cli._text import one_line
 from rerail.errors import InputFileError
 from rerail.moderators import Stats, explain, names
@@ -183,7 +184,7 @@ def _one(panel: Panel, exchange: Exchange, as_json: bool) -> Report:
 
     def show(console: Console) -> None:
         if verdict["scores"]:
-            console.print(_scores(panel, verdict))
+            show_rows(console, _scores(panel, verdict), right={"score", "threshold", "harm"})
         console.print(_sentence(panel, verdict))
 
     code = ExitCode.OK if verdict["unscored"] is None else ExitCode.FAILED
@@ -192,22 +193,18 @@ def _one(panel: Panel, exchange: Exchange, as_json: bool) -> Report:
     return Report(document, show, as_json, code)
 
 
-def _scores(panel: Panel, verdict: Mapping[str, Any]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("category")
-    for name in ("score", "threshold", "harm"):
-        table.add_column(name, justify="right")
+def _scores(panel: Panel, verdict: Mapping[str, Any]) -> list[dict[str, str | Text]]:
     scores = verdict["scores"]
     thresholds, flags = panel.all_thresholds, panel.flags(scores)
+    rows: list[dict[str, str | Text]] = []
     for category in sorted(scores, key=scores.__getitem__, reverse=True):
         score, threshold = scores[category], thresholds.get(category)
-        if threshold is None:
-            table.add_row(category, f"{score:.3f}", "off", "", style="dim")
-        else:
-            style = "red" if flags[category] else None
-            figures = (f"{score:.3f}", f"{threshold:.3f}", f"{score / threshold:.2f}")
-            table.add_row(category, *figures, style=style)
-    return table
+        limit = "off" if threshold is None else f"{threshold:.3f}"
+        harm = "" if threshold is None else f"{score / threshold:.2f}"
+        style = "dim" if threshold is None else "red" if flags[category] else ""
+        figures = {"category": category, "score": f"{score:.3f}", "threshold": limit, "harm": harm}
+        rows.append({key: Text(value, style) for key, value in figures.items()})
+    return rows
 
 
 def _sentence(panel: Panel, verdict: Mapping[str, Any]) -> str:
@@ -297,21 +294,11 @@ def _batches(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _show_many(panel: Panel, document: Mapping[str, Any], console: Console) -> None:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("line", justify="right")
-    table.add_column("id", overflow="fold")
-    table.add_column("verdict", overflow="fold")
-    for result in document["results"]:
-        at = (str(result["line"]), "" if result["id"] is None else one_line(str(result["id"])))
-        if result["flagged"]:
-            table.add_row(*at, _reason(panel, result), style="red")
-        elif result["unscored"] is not None:
-            table.add_row(*at, f"unscored: {one_line(result['unscored'])}", style="yellow")
-        else:
-            table.add_row(*at, f"harm {result['harm']:.2f}")
-    console.print(table)
+    rows = [_result_row(panel, result) for result in document["results"]]
+    show_rows(console, rows, right={"line"}, fold={"id", "verdict"})
     if document["labels"]:
-        console.print(_labels(document["labels"]))
+        counts = [_label_row(label, of) for label, of in document["labels"].items()]
+        show_rows(console, counts, right=counts[0].keys() - {"label"}, fold={"label"})
     tag = panel.policy.tag
     console.print(
         f"{document['texts']} texts, {document['flagged']} flagged, {document['unscored']} "
@@ -322,16 +309,26 @@ def _show_many(panel: Panel, document: Mapping[str, Any], console: Console) -> N
         console.print(_cost(name, stats))
 
 
-def _labels(labels: Mapping[str, Mapping[str, int]]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("label")
-    for name in ("flagged", "not flagged", "unscored", "flagged, share"):
-        table.add_column(name, justify="right")
-    for label, counts in labels.items():
-        scored = counts["flagged"] + counts["not_flagged"]
-        share = f"{counts['flagged'] / scored:.1%}" if scored else ""
-        table.add_row(one_line(label), *(str(n) for n in counts.values()), share)
-    return table
+def _result_row(panel: Panel, result: Mapping[str, Any]) -> dict[str, str | Text]:
+    if result["flagged"]:
+        verdict = Text(_reason(panel, result), "red")
+    elif result["unscored"] is not None:
+        verdict = Text(f"unscored: {one_line(result['unscored'])}", "yellow")
+    else:
+        verdict = Text(f"harm {result['harm']:.2f}")
+    name = "" if result["id"] is None else one_line(str(result["id"]))
+    return {"line": str(result["line"]), "id": name, "verdict": verdict}
+
+
+def _label_row(label: str, counts: Mapping[str, int]) -> dict[str, str]:
+    scored = counts["flagged"] + counts["not_flagged"]
+    return {
+        "label": one_line(label),
+        "flagged": str(counts["flagged"]),
+        "not flagged": str(counts["not_flagged"]),
+        "unscored": str(counts["unscored"]),
+        "flagged, share": f"{counts['flagged'] / scored:.1%}" if scored else "",
+    }
 
 
 def _cost(name: str, stats: Stats) -> str:

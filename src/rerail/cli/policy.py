@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from rerail.cli import _options as options
 from rerail.cli._frame import SHORT_EPILOGUE, ExitCode, Report
 from rerail.cli._lines import STANDARD, name_of
+from rerail.cli._rows import show_rows
 from rerail.cli._text import one_line, printable
 from rerail.cli.policy_diff import diff
 from rerail.cli.policy_new import new
@@ -36,12 +36,11 @@ def list_(policies: options.PoliciesOption = None, as_json: options.JsonOption =
     document = {"policies": [{**_tag(p), "description": p.description} for p in found]}
 
     def show(console: Console) -> None:
-        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-        for name in ("name", "version", "description"):
-            table.add_column(name, overflow="fold", no_wrap=name != "description")
-        for policy in found:
-            table.add_row(policy.name, policy.version, one_line(policy.description))
-        console.print(table)
+        rows = [
+            {"name": p.name, "version": p.version, "description": one_line(p.description)}
+            for p in found
+        ]
+        show_rows(console, rows, fold={"description"})
 
     return Report(document, show, as_json)
 

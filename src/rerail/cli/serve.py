@@ -7,19 +7,22 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from rerail.cli import _options as options
 from rerail.cli._frame import Report, notes
 from rerail.cli._options import Setup
+from rerail.cli._rows import show_rows
 from rerail.engines import DEFAULT_MODEL
 from rerail.errors import MissingDependencyError, StoreError
 from rerail.policy import Policy
 from rerail.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from rerail.server.keys import ApiKey
 
 commands = typer.Typer(
     help="Serve models under policies, with OpenAI's API.",
@@ -340,32 +343,27 @@ def list_(keys: KeysOption = None, as_json: options.JsonOption = False) -> Repor
     }
 
     def show(console: Console) -> None:
-        table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-        for heading in ("name", "admin", "policy", "may choose", "expires", "limits"):
-            table.add_column(heading)
-        for key in found:
-            admin = "yes" if key.admin else ""
-            ends = key.expires.date().isoformat() if key.expires else ""
-            limits = [
-                f"{number} {unit}"
-                for number, unit in (
-                    (key.requests_per_minute, "requests/min"),
-                    (key.tokens_per_minute, "tokens/min"),
-                    (key.tokens_per_day, "tokens/day"),
-                )
-                if number is not None
-            ]
-            table.add_row(
-                key.name,
-                admin,
-                key.policy or "",
-                ", ".join(key.policies),
-                f"{ends}{' (past)' if key.expired else ''}",
-                ", ".join(limits),
-            )
-        console.print(table)
+        rows = [_key_row(key) for key in found]
+        show_rows(console, rows, fold={"policy", "may choose", "limits"})
 
     return Report(document, show, as_json)
+
+
+def _key_row(key: ApiKey) -> dict[str, str]:
+    limits = (
+        (key.requests_per_minute, "requests/min"),
+        (key.tokens_per_minute, "tokens/min"),
+        (key.tokens_per_day, "tokens/day"),
+    )
+    ends = key.expires.date().isoformat() if key.expires else ""
+    return {
+        "name": key.name,
+        "admin": "yes" if key.admin else "",
+        "policy": key.policy or "",
+        "may choose": ", ".join(key.policies),
+        "expires": f"{ends}{' (past)' if key.expired else ''}",
+        "limits": ", ".join(f"{n} {unit}" for n, unit in limits if n is not None),
+    }
 
 
 @keys_commands.command()

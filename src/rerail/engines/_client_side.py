@@ -67,30 +67,36 @@ class _Look:
 
     Attributes:
         ask: for the whole of it.
-        horizon: tokens of the answer after which it is shown, and again at twice, 4, 8 times.
+        request: with horizon, looks, and what the answer begins with.
         at_once: whether it has no reasoning before it, unless the model says otherwise.
         tokens: that are there.
         mark: tokens up to which vLLM is asked next.
     """
 
     ask: Ask
-    horizon: int
+    request: GenerationRequest
     at_once: bool
-    tokens: list[int] = field(default_factory=list)
-    mark: int = 0
+    tokens: list[int] = field(init=False)
+    mark: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.mark = self.horizon
+        self.tokens = list(self.request.beginning)
+        self.mark = self._next(len(self.tokens))
 
     def go_on(self, so_far: Generation) -> None:
         """Where to look next: while the model thinks, at twice as many tokens."""
         if not so_far.answered:
             self.mark = 2 * len(self.tokens)
-            return
-        due = self.horizon
-        while due <= len(self.tokens) - so_far.reasoning_tokens:
-            due *= 2
-        self.mark = so_far.reasoning_tokens + due
+        else:
+            self.mark = self._next(max(so_far.reasoning_tokens, len(self.request.beginning)))
+
+    def _next(self, begun: int) -> int:
+        """The first number of tokens at which the answer is to be shown, as `is_due` says."""
+        there, horizon = len(self.tokens) - begun, self.request.horizon
+        due = [look for look in self.request.looks if look > there]
+        if horizon is not None:
+            due.append(horizon << (there // horizon).bit_length())
+        return begun + min(due) if due else self.ask.limit
 
 
 class ClientSide(TokenizerEngine):
@@ -174,14 +180,17 @@ class ClientSide(TokenizerEngine):
             EngineError: a point is not finite, in the model's dtype too, or has another shape
                 than its prompt's, or vLLM failed.
         """
-        asks = self._asks(requests, sampling)
-        if not asks:
-            return []
-        answers = self._answer(asks, self._sampling(sampling))
+        answers = self._whole(requests, self._asks(requests, sampling), sampling)
         return [
-            self._generation(sampling, answer.tokens, self._at_once(request.embedded))
-            for request, answer in zip(requests, answers, strict=True)
+            self.read(request, tokens, sampling)
+            for request, tokens in zip(requests, answers, strict=True)
         ]
+
+    def read(
+        self, request: GenerationRequest, tokens: Sequence[int], sampling: Sampling
+    ) -> Generation:
+        """What the first tokens of an answer say by themselves; also while vLLM is busy."""
+        return self._generation(sampling, list(tokens), self._at_once(request.embedded))
 
     def generate_watched(
         self, requests: Sequence[GenerationRequest], sampling: Sampling, watch: Watch
@@ -190,29 +199,29 @@ class ClientSide(TokenizerEngine):
 
         vLLM is asked for an answer up to where it is shown, then for what follows, with the
         embeddings of the answer's tokens behind the prompt's rows. Above temperature 0 each of
-        these parts is drawn by a seed of its own, so that a watched answer is another draw than
-        one of `generate`.
+        these parts is drawn by a seed of its own, so that a watched answer, and one that goes on
+        with a beginning, is another draw than one of `generate`.
 
         Raises:
             EngineError: as `generate`.
         """
         asks = self._asks(requests, sampling)
-        horizons = {
-            place: request.horizon
-            for place, request in enumerate(requests)
-            if request.horizon is not None
-        }
-        whole = [place for place in range(len(asks)) if place not in horizons]
+        looks: dict[int, _Look] = {}
+        whole: list[int] = []
+        for place, (request, ask) in enumerate(zip(requests, asks, strict=True)):
+            shown = request.horizon is not None or request.looks
+            if shown and len(request.beginning) < ask.limit:
+                looks[place] = _Look(ask, request, self._at_once(request.embedded))
+            else:
+                whole.append(place)
         # Beside each other: what is shown need not wait for the longest of the others.
         with ThreadPoolExecutor(1, thread_name_prefix="vllm-whole") as beside:
             others = beside.submit(
-                self._answer, [asks[place] for place in whole], self._sampling(sampling)
+                self._whole, [requests[p] for p in whole], [asks[p] for p in whole], sampling
             )
-            at_once = [self._at_once(request.embedded) for request in requests]
-            looks = {p: _Look(asks[p], horizon, at_once[p]) for p, horizon in horizons.items()}
             answers = self._watched(looks, sampling, watch)
-            for place, answer in zip(whole, others.result(), strict=True):
-                answers[place] = self._generation(sampling, answer.tokens, at_once[place])
+            for place, tokens in zip(whole, others.result(), strict=True):
+                answers[place] = self.read(requests[place], tokens, sampling)
         return [answers[place] for place in range(len(asks))]
 
     def generate_from_tokens(
@@ -274,15 +283,28 @@ class ClientSide(TokenizerEngine):
             for request in requests
         ]
 
+    def _whole(
+        self, requests: Sequence[GenerationRequest], asks: Sequence[Ask], sampling: Sampling
+    ) -> list[list[int]]:
+        """Tokens of whole answers, those that they begin with among them."""
+        found = [list(request.beginning) for request in requests]
+        wanted = [place for place, ask in enumerate(asks) if len(found[place]) < ask.limit]
+        parts = [self._behind(asks[place], found[place], asks[place].limit) for place in wanted]
+        if parts:
+            answers = self._answer(parts, self._sampling(sampling))
+            for place, answer in zip(wanted, answers, strict=True):
+                found[place] += answer.tokens
+        return found
+
     def _watched(
         self, looks: Mapping[int, _Look], sampling: Sampling, watch: Watch
     ) -> dict[int, Generation]:
-        """Answers by their places, each shown at its horizon and at twice, 4, 8 times."""
+        """Answers by their places, each shown when it is due."""
         answers: dict[int, Generation] = {}
         begun = dict(looks)
         given = self._sampling(sampling)
         while begun:
-            parts = [self._next(look) for look in begun.values()]
+            parts = [self._behind(look.ask, look.tokens, look.mark) for look in begun.values()]
             shown = {}
             for part, (place, look), answer in zip(
                 parts, list(begun.items()), self._answer(parts, given), strict=True
@@ -309,13 +331,12 @@ class ClientSide(TokenizerEngine):
             return False
         return Follower(self._reader, sampling, [look.at_once]).follow(0, look.tokens)[1]
 
-    def _next(self, look: _Look) -> Ask:
-        """For what follows the tokens that are there, up to the mark."""
-        ask, count = look.ask, len(look.tokens)
+    def _behind(self, ask: Ask, tokens: Sequence[int], mark: int) -> Ask:
+        """For what follows the tokens that are there, up to a number of them."""
         assert isinstance(ask.prompt, torch.Tensor)
-        rows = self._rows_of(torch.tensor(look.tokens, dtype=torch.int64))
-        limit = min(look.mark, ask.limit) - count
-        return Ask(torch.cat([ask.prompt, rows]), limit, (ask.seed + count) % 2**63)
+        rows = self._rows_of(torch.tensor(tokens, dtype=torch.int64))
+        limit = min(mark, ask.limit) - len(tokens)
+        return Ask(torch.cat([ask.prompt, rows]), limit, (ask.seed + len(tokens)) % 2**63)
 
     @property
     def _vocabulary(self) -> int:

@@ -261,7 +261,8 @@ class ContinuingEngine(WatchingEngine, Protocol):
     """A watching engine that goes on with an answer that has begun.
 
     To a request with a ``beginning`` it gives the whole answer, whose first tokens these are. From
-    an equal point, the beginning of an answer is gone on with as that answer went on.
+    an equal point, the beginning of an answer is gone on with as that answer went on; above
+    temperature 0 only where its draws can be repeated, as those of vLLM cannot.
     """
 
     def read(

@@ -214,8 +214,8 @@ class FakeEngine:
     ) -> list[float]:
         """Mean log-likelihood per token under a bag of words around the mean of the prompt.
 
-        ``log softmax(T m / d_model)`` with the table ``T`` and the mean row ``m``: every text is
-        about as likely as any other.
+        ``log softmax(T m / 10 d_model)`` with the table ``T`` and the mean row ``m``: every text is
+        about as likely as any other, whatever the prompt.
 
         Raises:
             Exception: `error`, if it is set.
@@ -226,7 +226,7 @@ class FakeEngine:
             raise self.error
         means = []
         for (embedded, tokens), count in zip(requests, scored_tokens(requests, given), strict=True):
-            logits = self._rows @ embedded.point.mean(axis=0) / len(self.direction)
+            logits = self._rows @ embedded.point.mean(axis=0) / (10 * len(self.direction))
             log_probabilities = logits - np.log(np.exp(logits).sum())
             rows = [self._row(token) for token in tokens[-count:]]
             means.append(float(log_probabilities[rows].mean()))

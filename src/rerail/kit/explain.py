@@ -209,8 +209,8 @@ def _besides(policy: Policy) -> Iterator[str]:
     yield f"{kind} must be clearly harmless: of harm {policy.accept_below:g} at most."
     if policy.relevance_floor is not None:
         yield (
-            f"It must be about the prompt: {policy.relevance_floor:+g} nats per token likelier, or "
-            "more, to the prompt than to a request for anything."
+            "One to moved embeddings must be about the prompt: likelier to it than to a request "
+            f"for anything, by {policy.relevance_floor:+g} nats per token or more."
         )
     if policy.naturalness_floor is None:
         yield "How likely an answer is without steering is not asked for."

@@ -24,6 +24,11 @@ EXAMPLES = 3
 
 _BATCH = 64
 
+_UNDER_ANY_POLICY = frozenset(
+    {Rejection.EMPTY, Rejection.DEGENERATE, Rejection.INVALID, Rejection.UNCALLED}
+)
+"""What rejects an answer whatever its scores and thresholds."""
+
 
 class Fate(StrEnum):
     """What a record comes to under a policy."""
@@ -117,7 +122,7 @@ class Replay:
         first = _leaves(panel, record.initial)
         if isinstance(first, Unjudged):
             return first
-        if first and rejected not in (Rejection.EMPTY, Rejection.DEGENERATE):
+        if first and rejected not in _UNDER_ANY_POLICY:
             return Fate.PASSED
         if record.outcome != Outcome.STEERED or record.final is None:
             return Fate.STOPPED
@@ -280,10 +285,11 @@ def _leaves(panel: Panel, verdict: Mapping[str, Any]) -> bool | Unjudged:
 
 def _natural(policy: Policy, record: Record) -> bool:
     """Whether the answer that left is relevant and natural enough, as far as that is known."""
+    if record.accepted_from == AcceptedFrom.GUIDANCE:
+        return True
     if _is_below(record.relevance, policy.relevance_floor):
         return False
-    guided = record.accepted_from == AcceptedFrom.GUIDANCE
-    lenient = guided or policy.on_exhausted == "best"
+    lenient = policy.on_exhausted == "best"
     return lenient or not _is_below(record.naturalness, policy.naturalness_floor)
 
 

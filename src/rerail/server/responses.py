@@ -82,6 +82,7 @@ class ResponsesReply:
 
     def _frame(self, **more: Any) -> dict[str, Any]:
         request = self.request
+        choice = request.tool_choice or "auto"
         tools = [tool.model_dump() | {"strict": False} for tool in request.tools or ()]
         return {
             "id": self.id,
@@ -97,7 +98,7 @@ class ResponsesReply:
             "previous_response_id": None,
             "store": False,
             "temperature": request.temperature,
-            "tool_choice": request.tool_choice or "auto",
+            "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
             "tools": tools,
             "top_p": request.top_p,
             "truncation": "disabled",

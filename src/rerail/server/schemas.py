@@ -136,15 +136,6 @@ Name = Annotated[str, Field(pattern=f"^{TOOL_NAME}$", strict=True)]
 CallId = Annotated[str, Field(pattern=f"^{CALL_ID}$", strict=True)]
 
 
-def _free(value: Any) -> Any:
-    if value in ("auto", "none"):
-        return value
-    raise ValueError("auto or none: nothing makes the model call a tool")
-
-
-ToolChoice = Annotated[Literal["auto", "none"], BeforeValidator(_free)]
-
-
 def _of_functions(data: Any, what: str) -> Any:
     """Refuse tools that no template knows of, by what they are and not by what they lack."""
     kind = data.get("type") if isinstance(data, dict) else None
@@ -229,6 +220,61 @@ class ToolDefinition(_Model):
             ValueError: its parameters are deeper than JSON may be.
         """
         return _tool(self.function)
+
+
+class NamedTool(_Model):
+    """The function that an answer must call, as ``/v1/responses`` writes it."""
+
+    type: Literal["function"]
+    name: Name
+
+
+class Named(_Model):
+    """Which function it is."""
+
+    name: Name
+
+
+class NamedFunction(_Model):
+    """The function that an answer must call."""
+
+    type: Literal["function"]
+    function: Named
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+
+def _known(value: Any) -> Any:
+    """Refuse what chooses nothing, by what does."""
+    one = isinstance(value, dict) and value.get("type") == "function"
+    if one or value in ("auto", "none", "required"):
+        return value
+    raise ValueError("auto, none, required, or one function of tools by its name")
+
+
+Choice = Literal["auto", "none", "required"]
+
+
+def _callable(
+    tools: Sequence[ToolDefinition] | Sequence[FunctionTool] | None,
+    choice: NamedFunction | NamedTool | Choice | None,
+) -> tuple[tuple[Tool, ...], bool]:
+    """What the model is told that it may call, and whether it must: of a named one, that alone.
+
+    Raises:
+        ValidationError: it must, and there is no such tool.
+    """
+    named = None if choice is None or isinstance(choice, str) else choice.name
+    told = [] if choice == "none" else [tool.tool() for tool in tools or ()]
+    told = [tool for tool in told if named in (None, tool.name)]
+    must = choice == "required" or named is not None
+    if must and not told:
+        none = "a call must be of one of tools, and there are none"
+        said = none if named is None else "no function of tools has that name"
+        raise ValidationError.from_exception_data("Choice", [fault(("tool_choice",), said)])
+    return tuple(told), must
 
 
 def _tool(function: Function) -> Tool:
@@ -432,8 +478,9 @@ class ChatRequest(_Request):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     tools: Annotated[list[ToolDefinition], Field(max_length=MAX_TOOLS)] | None = None
     """What the model may call, where the policy judges calls."""
-    tool_choice: ToolChoice | None = None
-    """``none``: the model is told of no tool."""
+    tool_choice: Annotated[NamedFunction | Choice, BeforeValidator(_known)] | None = None
+    """``none``: the model is told of no tool. ``required``: an answer that calls none is not
+    acceptable. A function by its name: the model is told of that one alone, and must call it."""
     response_format: ResponseFormat | None = None
     """Form without which an answer is not acceptable."""
     max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
@@ -466,6 +513,11 @@ class ChatRequest(_Request):
             raise ValueError("max_tokens and max_completion_tokens differ: give one of them")
         return self
 
+    @model_validator(mode="after")
+    def _has_what_is_chosen(self) -> Self:
+        _callable(self.tools, self.tool_choice)
+        return self
+
     @property
     def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
@@ -478,17 +530,23 @@ class ChatRequest(_Request):
                 tool's answers no call.
         """
         turns = [message.message() for message in self.messages]
-        tools = [] if self.tool_choice == "none" else [t.tool() for t in self.tools or ()]
-        return [_prompt(turns, tools, self.response_format)]
+        return [_prompt(turns, *_callable(self.tools, self.tool_choice), self.response_format)]
 
 
-def _prompt(turns: list[Message], tools: Sequence[Tool], form: ResponseFormat | None) -> Prompt:
+def _prompt(
+    turns: list[Message], tools: tuple[Tool, ...], must_call: bool, form: ResponseFormat | None
+) -> Prompt:
     """The prompt; the model is told of the form that its answer has to have."""
     told = form.told if form else None
+    if must_call:  # which need not fit the schema then
+        told = "Answer with a call of " + (
+            f"the tool {tools[0].name}." if len(tools) == 1 else "one of your tools."
+        )
     if told is not None:
         system = [turns[0].content] if turns and turns[0].role == "system" else []
         turns = [Message("system", "\n\n".join([*system, told])), *turns[len(system) :]]
-    return Prompt(tuple(turns), tools=tuple(tools), schema=form.schema_text if form else None)
+    schema = form.schema_text if form else None
+    return Prompt(tuple(turns), tools=tools, schema=schema, must_call=must_call)
 
 
 class CompletionRequest(_Request):
@@ -656,8 +714,8 @@ class ResponsesRequest(_Sampled):
     """A system turn before the others."""
     tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = None
     """What the model may call, where the policy judges calls."""
-    tool_choice: ToolChoice | None = None
-    """``none``: the model is told of no tool."""
+    tool_choice: Annotated[NamedTool | Choice, BeforeValidator(_known)] | None = None
+    """As of chat completions; a named function is ``{"type": "function", "name": ...}``."""
     text: TextOptions | None = None
     """Form without which an answer is not acceptable."""
     max_output_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
@@ -668,6 +726,11 @@ class ResponsesRequest(_Sampled):
             "examples": [{"model": "rerail", "input": "How do I keep tulips fresh?"}]
         },
     )
+
+    @model_validator(mode="after")
+    def _has_what_is_chosen(self) -> Self:
+        _callable(self.tools, self.tool_choice)
+        return self
 
     @property
     def token_limit(self) -> int | None:
@@ -690,8 +753,8 @@ class ResponsesRequest(_Sampled):
                 turns[-1] = replace(last, tool_calls=(*last.tool_calls, *turn.tool_calls))
             else:
                 turns.append(turn)
-        tools = [] if self.tool_choice == "none" else [t.tool() for t in self.tools or ()]
-        return [_prompt(turns, tools, self.text.format if self.text else None)]
+        form = self.text.format if self.text else None
+        return [_prompt(turns, *_callable(self.tools, self.tool_choice), form)]
 
 
 class ModerationRequest(_Model):

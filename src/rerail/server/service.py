@@ -443,7 +443,8 @@ class Service:
 
 def _is_formless(response: Response) -> bool:
     """Whether nothing but its form spoke against the model's first answer."""
-    return bool(response.evaluations) and response.evaluations[0].rejection is Rejection.INVALID
+    first = response.evaluations[0].rejection if response.evaluations else None
+    return first in (Rejection.INVALID, Rejection.UNCALLED)
 
 
 def named(header: str | None, parameter: str | None) -> str | None:

@@ -60,6 +60,8 @@ async function fault(response) {
 }
 
 const json = async (path, options) => (await request(path, options)).json();
+const query = (filters) =>
+  new URLSearchParams(Object.entries(filters).filter(([, value]) => value !== ""));
 const at = (name) => `/admin/policies/${encodeURIComponent(name)}`;
 
 export const api = {
@@ -78,8 +80,10 @@ export const api = {
   rollback: (name, version) =>
     json(`${at(name)}/rollback`, { method: "POST", body: { version }, admin: true }),
 
-  interventions(filters, signal) {
-    const given = Object.entries(filters).filter(([, value]) => value !== "");
-    return json(`/admin/interventions?${new URLSearchParams(given)}`, { admin: true, signal });
-  },
+  interventions: (filters, signal) =>
+    json(`/admin/interventions?${query(filters)}`, { admin: true, signal }),
+
+  /** The same records as the bytes of a file. */
+  exported: async (filters) =>
+    (await request(`/admin/interventions/export?${query(filters)}`, { admin: true })).blob(),
 };

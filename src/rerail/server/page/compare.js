@@ -1,5 +1,6 @@
 /** The model's first answer and what was given instead, side by side. */
 
+import { answer } from "./answer.js";
 import { h } from "./dom.js";
 import { number, plural } from "./format.js";
 import { chosen, nameOf, reasonOf, stateOf } from "./run.js";
@@ -12,13 +13,13 @@ export function comparison(run) {
   const left = chosen(run);
   return [
     side("Before", first, h("p", { class: "withheld" }, `${plural(first.tokens, "token")}, withheld: text that is not acceptable stays in the server.`)),
-    side("After", left, h("p", { class: left ? "said" : "said message", dir: "auto" }, run.response.text)),
+    side("After", left, ...answer(run.response, left !== null)),
   ];
 }
 
-function side(title, evaluation, text) {
+function side(title, evaluation, ...parts) {
   const facts = evaluation
     ? [symbol(stateOf(evaluation)), `${nameOf(evaluation.index)}, ${reasonOf(evaluation)}`, evaluation.harm === null ? "" : `, harm ${number(evaluation.harm)}`]
     : ["the policy\u2019s message"];
-  return h("div", { class: "side" }, h("h3", {}, title), text, h("p", { class: "meta" }, facts));
+  return h("div", { class: "side" }, h("h3", {}, title), ...parts, h("p", { class: "meta" }, facts));
 }

@@ -1,5 +1,6 @@
 /** What rerail did lately: a table that keeps itself current. */
 
+import { called } from "./answer.js";
 import { api } from "./api.js";
 import { announce, ask, byId, h } from "./dom.js";
 import { ago, count, moment, number, percent, plural, seconds, signed } from "./format.js";
@@ -12,15 +13,19 @@ export class Interventions {
   #timer = null;
   #asking = null;
   #known = new Set();
+  #pages = []; // the last id of each page before the one that is shown
+  #rows = [];
   #served = {}; // what each model was loaded from, by the name that clients ask for
   #needsKey;
 
   constructor({ onNeedsKey }) {
     this.#needsKey = onNeedsKey;
-    byId("filters").addEventListener("change", () => {
-      this.#known.clear();
-      this.#look();
-    });
+    byId("filters").addEventListener("change", () => this.#turn([]));
+    byId("older").addEventListener("click", () => this.#turn([...this.#pages, this.#rows.at(-1).id]));
+    byId("newer").addEventListener("click", () => this.#turn(this.#pages.slice(0, -1)));
+    for (const format of ["csv", "jsonl"]) {
+      byId(`export-${format}`).addEventListener("click", () => this.#export(format));
+    }
     byId("filters").addEventListener("submit", (event) => event.preventDefault());
     byId("refresh").addEventListener("change", () => this.#look());
     document.addEventListener("visibilitychange", () => this.#look());
@@ -48,9 +53,31 @@ export class Interventions {
   }
 
   get #filters() {
-    const { outcome, policy, since, limit } = Object.fromEntries(new FormData(byId("filters")));
+    const { since, ...others } = Object.fromEntries(new FormData(byId("filters")));
     const from = since ? new Date(Date.now() - Number(since) * 1000).toISOString() : "";
-    return { limit, outcome, policy, since: from };
+    for (const name of ["tenant", "category"]) others[name] = others[name].trim();
+    return { ...others, since: from };
+  }
+
+  /** Show the page behind these. */
+  #turn(pages) {
+    this.#pages = pages;
+    this.#known.clear();
+    this.#look();
+  }
+
+  async #export(format) {
+    const { limit, ...filters } = this.#filters;
+    try {
+      const file = await api.exported({ ...filters, format });
+      const href = URL.createObjectURL(file);
+      h("a", { href, download: `interventions.${format}` }).click();
+      setTimeout(() => URL.revokeObjectURL(href), 60_000);
+      announce("Exported.");
+    } catch (error) {
+      this.#empty(error.message);
+      if (error.wantsKey) this.#needsKey(error, true);
+    }
   }
 
   async #look() {
@@ -60,8 +87,9 @@ export class Interventions {
     const asking = new AbortController();
     this.#asking = asking;
     try {
-      const { interventions } = await api.interventions(this.#filters, asking.signal);
-      this.#paint(interventions);
+      const after = this.#pages.at(-1) ?? "";
+      const found = await api.interventions({ ...this.#filters, after }, asking.signal);
+      this.#paint(found.interventions, found.has_more);
     } catch (error) {
       if (error.name === "AbortError") return;
       this.#empty(error.message);
@@ -73,10 +101,16 @@ export class Interventions {
     if (byId("refresh").checked) this.#timer = setTimeout(() => this.#look(), EVERY);
   }
 
-  #paint(rows) {
+  #paint(rows, more) {
+    this.#rows = rows;
+    byId("newer").disabled = this.#pages.length === 0;
+    byId("older").disabled = !more;
+    byId("categories-seen").replaceChildren(
+      ...[...new Set(rows.flatMap((row) => Object.keys(row.scores_before ?? {})))].sort().map((value) => h("option", { value })),
+    );
     const fresh = this.#known.size > 0 ? rows.filter((row) => !this.#known.has(row.id)) : [];
     this.#known = new Set(rows.map((row) => row.id));
-    byId("table-meta").textContent = plural(rows.length, "row");
+    byId("table-meta").textContent = `${plural(rows.length, "row")}, page ${this.#pages.length + 1}`;
     byId("records").hidden = rows.length === 0;
     byId("records").tBodies[0].replaceChildren(...rows.map((row) => this.#line(row, fresh.includes(row))));
     this.#empty(rows.length === 0 ? "Nothing here yet. Ask something, or widen the filters." : "");
@@ -161,7 +195,7 @@ function texts(row) {
   const said = (text) => h("p", { class: "said", dir: "auto" }, text);
   const part = (title, text) => [h("h3", {}, title), said(text)];
   return [
-    ...row.prompt.flatMap(({ role, content }) => part(role, content)),
+    ...row.prompt.flatMap(({ role, content, tool_calls: calls }) => [...part(role, content), ...called(calls)]),
     row.first_answer === null ? null : h("details", {}, h("summary", {}, "first answer, which may be harmful"), said(row.first_answer)),
     ...(row.final_answer === null ? [] : part("what left", row.final_answer)),
     row.reasoning ? h("details", {}, h("summary", {}, "its reasoning"), said(row.reasoning)) : null,

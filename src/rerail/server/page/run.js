@@ -55,6 +55,8 @@ const REASONS = {
   unanswered: "thought and did not answer",
   degenerate: "repeats itself",
   unconfirmed: "not confirmed by the second moderator",
+  invalid: "not in the form that was asked for",
+  uncalled: "calls no tool, where it must",
 };
 
 /** Why an answer may not leave, or that it may. */

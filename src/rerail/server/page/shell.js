@@ -5,23 +5,28 @@ import { announce, ask, byId } from "./dom.js";
 
 const THEMES = ["system", "light", "dark"];
 
-/** Local storage, or nothing where the browser keeps none. */
-const memory = {
+/** A storage of the browser, or nothing where it keeps none or is full. */
+const kept = (storage) => ({
   get(name) {
     try {
-      return localStorage.getItem(name);
+      return storage().getItem(name);
     } catch {
       return null;
     }
   },
   set(name, value) {
     try {
-      localStorage.setItem(name, value);
+      storage().setItem(name, value);
     } catch {
       // Then it lasts as long as the page.
     }
   },
-};
+});
+
+const memory = kept(() => localStorage);
+
+/** What is forgotten when the tab closes. */
+export const tab = kept(() => sessionStorage);
 
 export function nextTheme() {
   const now = document.documentElement.dataset.theme ?? "system";

@@ -1,10 +1,12 @@
 /** Ask a model, and watch its answer being searched for. */
 
+import { answer, namesOf } from "./answer.js";
 import { api } from "./api.js";
 import { categoryTable } from "./categories.js";
 import { comparison } from "./compare.js";
 import { announce, byId, h, oncePerFrame } from "./dom.js";
 import { count, number, percent, plural, seconds, signed } from "./format.js";
+import { guided, moved } from "./guided.js";
 import { HarmChart } from "./harm-chart.js";
 import { Plane } from "./plane.js";
 import {
@@ -21,8 +23,12 @@ import {
   thresholds,
   worstCategory,
 } from "./run.js";
+import { tab } from "./shell.js";
 import { symbol } from "./symbols.js";
 import { explained, meaning } from "./terms.js";
+
+/** Where the tab keeps the conversation, so that it is there after a reload. */
+const KEPT = "rerail.conversation";
 
 /** The first two are answered politely; of the others, small models' answers have to be steered. */
 const IDEAS = {
@@ -70,8 +76,13 @@ const STOPS = {
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** The sentence that says what happened, or is happening. */
+/** What happened, or is happening; with what is called, which is judged as text of the answer. */
 export function sentence(run) {
+  const names = run.response && namesOf(run.response);
+  return names ? `${course(run)} It calls ${names}: name and arguments were judged as its text. Nothing is run here.` : course(run);
+}
+
+function course(run) {
   const { response, evaluations } = run;
   if (run.status === "failed") return run.error;
   if (run.status === "cancelled") return "Cancelled. The server has stopped working on it.";
@@ -106,7 +117,7 @@ export function sentence(run) {
 }
 
 export class Watch {
-  #conversation = []; // {role, content}
+  #exchanges = []; // {text, run}: what was asked, and what came of it
   #run = null;
   #selected = null;
   #abort = null;
@@ -135,7 +146,10 @@ export class Watch {
     byId("harm-data").addEventListener("toggle", () => this.#table());
     NARROW.addEventListener("change", arrange);
     arrange();
+    byId("system").addEventListener("input", () => this.#keep());
+    const kept = tab.get(KEPT);
     this.#clear();
+    this.#restore(kept);
   }
 
   /** Offer what the server serves, keeping a choice that is still there. */
@@ -161,7 +175,10 @@ export class Watch {
     const system = byId("system").value;
     const messages = [
       ...(system.trim() ? [{ role: "system", content: system }] : []),
-      ...this.#conversation,
+      ...this.#exchanges.flatMap(({ text: asked, run }) => [
+        { role: "user", content: asked },
+        ...turnsOf(run.response),
+      ]),
       { role: "user", content: text },
     ];
     const run = newRun();
@@ -177,7 +194,8 @@ export class Watch {
     try {
       if (!byId("model").value) await this.#learn();
       const policy = byId("policy").value;
-      const body = { model: byId("model").value, messages, ...(policy && { policy }) };
+      const tools = toolsOf(byId("tools").value);
+      const body = { model: byId("model").value, messages, ...(policy && { policy }), ...(tools && { tools }) };
       for await (const event of api.watch(body, abort.signal)) {
         receive(run, event);
         if (run.status === "running") turn.replaceChildren(...answerParts(run));
@@ -202,10 +220,8 @@ export class Watch {
   #settle(run, text, turn) {
     const answered = run.response && run.response.outcome !== "error";
     if (answered) {
-      this.#conversation.push(
-        { role: "user", content: text },
-        { role: "assistant", content: run.response.text },
-      );
+      this.#exchanges.push({ text, run });
+      this.#keep();
     } else if (!byId("prompt").value) {
       byId("prompt").value = text;
       fitPrompt();
@@ -228,9 +244,35 @@ export class Watch {
     return turn;
   }
 
+  /** The tab keeps the conversation until it is closed, or another is begun. */
+  #keep() {
+    const kept = { exchanges: this.#exchanges, system: byId("system").value };
+    tab.set(KEPT, JSON.stringify(kept));
+  }
+
+  #restore(kept) {
+    if (!kept) return;
+    try {
+      const { exchanges, system } = JSON.parse(kept);
+      byId("system").value = system;
+      byId("system").closest("details").open = system.trim() !== "";
+      for (const { text, run } of exchanges) {
+        const turn = this.#turns(text, run);
+        const open = () => this.#open(run, turn);
+        turn.replaceChildren(...answerParts(run, open));
+        open();
+      }
+      this.#exchanges = exchanges;
+      this.#keep();
+    } catch {
+      this.#clear(); // an older page kept it in another form
+    }
+  }
+
   #clear() {
     this.cancel();
-    this.#conversation = [];
+    this.#exchanges = [];
+    tab.set(KEPT, "");
     byId("turns").replaceChildren(
       h(
         "div",
@@ -280,6 +322,7 @@ export class Watch {
     const description = run ? sentence(run) : "Nothing asked yet.";
     this.harmChart.show(run, this.#selected, `Harm of each answer. ${description} Arrow keys move between candidates; a table follows.`);
     this.plane.show(run, this.#selected, `Path through embedding space. ${description}`);
+    this.#guided();
     byId("hero").classList.toggle("idle", !run);
     this.#verdict();
     this.#meta();
@@ -289,6 +332,13 @@ export class Watch {
     this.#categories();
     this.#figures();
     this.#table();
+  }
+
+  #guided() {
+    const said = guided(this.#run);
+    byId("guided").replaceChildren(...said);
+    byId("guided").hidden = said.length === 0;
+    byId("plane").hidden = said.length > 0 && !moved(this.#run);
   }
 
   #verdict() {
@@ -440,6 +490,23 @@ function options(select, names, first = null) {
   );
 }
 
+/** What the model may call; null: nothing. */
+function toolsOf(text) {
+  if (!text.trim()) return null;
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`The tools are not JSON: ${error.message}`, { cause: error });
+  }
+}
+
+/** An answer as turns of the conversation: nothing is run here, and the model is told so. */
+function turnsOf({ text, tool_calls: calls }) {
+  if (!calls?.length) return [{ role: "assistant", content: text }];
+  const results = calls.map(({ id }) => ({ role: "tool", tool_call_id: id, content: "The tool was not run." }));
+  return [{ role: "assistant", content: text, tool_calls: calls }, ...results];
+}
+
 function propose(text) {
   byId("prompt").value = text;
   fitPrompt();
@@ -474,16 +541,36 @@ function answerParts(run, open) {
   const own = response.outcome === "passed" || response.outcome === "steered";
   return [
     reasoning(response),
-    h("p", { class: own ? "said" : "said message", dir: "auto" }, response.text),
+    ...answer(response, own),
     h(
       "footer",
       {},
       badge(run),
       h("span", { class: "meta" }, `${response.policy.name} @ ${response.policy.version}`),
       response.policy.audit ? h("span", { class: "badge audit" }, "audit") : null,
-      h("button", { type: "button", class: "link", onclick: open }, "Show how"),
+      h(
+        "span",
+        { class: "actions" },
+        response.text ? copyButton(response.text) : null,
+        h("button", { type: "button", class: "link", onclick: open }, "Show how"),
+      ),
     ),
   ].filter(Boolean);
+}
+
+/** Copies a text as it was written; nothing where the browser lets no page do so. */
+function copyButton(text) {
+  if (!navigator.clipboard) return null;
+  const copy = async ({ currentTarget: button }) => {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+      announce("Copied.");
+    } catch {
+      announce("The browser did not let the page copy.");
+    }
+  };
+  return h("button", { type: "button", class: "link", onclick: copy }, "Copy");
 }
 
 /** What the model thought before it answered, folded; or that the policy keeps it back. */

@@ -109,7 +109,8 @@ INTERVENTIONS: dict[str, Any] = {
             "seconds": 0.9,
             "accepted_from": "perturbation",
         }
-    ]
+    ],
+    "has_more": False,
 }
 
 KEYS: dict[str, Any] = {

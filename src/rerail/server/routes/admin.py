@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from rerail.errors import PolicyError
 from rerail.server.errors import ApiError
+from rerail.server.export import Format, write
 from rerail.server.keys import ApiKey, KeyRing
 from rerail.server.policies import Served
+from rerail.server.records import RUN_PREFIX
 from rerail.server.routes._examples import INTERVENTIONS, KEYS, POLICY
 from rerail.server.routes._shared import Administrator, ServiceDependency, errors, example
 from rerail.server.schemas import Rollback
@@ -27,6 +30,9 @@ Name = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="
 
 MAX_POLICY_BYTES = 64 * 1024
 """Of a policy's text: reading YAML takes long."""
+
+_KINDS = {Format.JSONL: "application/x-ndjson", Format.CSV: "text/csv"}
+"""Of an export, as HTTP calls them."""
 
 _YAML_BODY: dict[str, Any] = {
     "requestBody": {
@@ -164,24 +170,93 @@ def keys(key: Administrator, service: ServiceDependency) -> Response:
     return JSONResponse({"keys": [_key(service, ring, one) for one in ring.all] if ring else []})
 
 
+_LEAST_SCORE = 0.5
+"""Of a category, for a record to be found by it, where no other is asked for."""
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+At = Annotated[datetime | None, Query(description="ISO 8601; UTC if it says nothing.")]
+
+
+def _filters(
+    outcome: Outcome | None = None,
+    policy: Annotated[str | None, Query(max_length=64)] = None,
+    tenant: Annotated[str | None, Query(max_length=240, description="Name of the key.")] = None,
+    category: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[a-z0-9][a-z0-9/_-]{0,63}$",
+            description="Of which the first answer has a score of at least `least_score`.",
+        ),
+    ] = None,
+    least_score: Annotated[float, Query(ge=0, le=1)] = _LEAST_SCORE,
+    since: At = None,
+    until: At = None,
+) -> dict[str, Any]:
+    """What records have to match, as `Store.find` takes it."""
+    return {
+        "outcome": outcome and str(outcome),
+        "policy": policy,
+        "run": None if tenant is None else RUN_PREFIX + tenant,
+        "category": None if category is None else (category, least_score),
+        "since": _utc("since", since),
+        "until": _utc("until", until),
+    }
+
+
+Filters = Annotated[dict[str, Any], Depends(_filters)]
+
+
 @router.get(
     "/interventions", responses={**example("The latest first.", INTERVENTIONS), **errors(503)}
 )
 async def interventions(
     key: Administrator,
     service: ServiceDependency,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    outcome: Outcome | None = None,
-    policy: Annotated[str | None, Query(max_length=64)] = None,
-    since: Annotated[
-        datetime | None, Query(description="ISO 8601; UTC if it says nothing.")
+    filters: Filters,
+    limit: Limit = 50,
+    after: Annotated[
+        str | None, Query(max_length=255, description="Id of the last record of the page before.")
     ] = None,
 ) -> Response:
-    """Records of answers that were not simply the model's first."""
-    found = await service.recorder.find(
-        limit=limit, outcome=outcome and str(outcome), policy=policy, since=_utc(since)
+    """Records of answers that were not simply the model's first; texts where they were recorded."""
+    found = await service.recorder.find(**filters, after=after, limit=limit + 1)
+    return JSONResponse({"interventions": found[:limit], "has_more": len(found) > limit})
+
+
+@router.get(
+    "/interventions/export",
+    responses={
+        200: {
+            "description": "The records as a file, the latest first.",
+            "content": {
+                _KINDS[Format.JSONL]: {"schema": {"type": "string"}},
+                _KINDS[Format.CSV]: {"schema": {"type": "string"}},
+            },
+        },
+        **errors(503),
+    },
+)
+async def export(
+    key: Administrator,
+    service: ServiceDependency,
+    filters: Filters,
+    format: Format = Format.JSONL,
+    limit: Annotated[int, Query(ge=1, le=100_000)] = 10_000,
+) -> Response:
+    """The same records as a file: a JSON document per line, or a table for a spreadsheet."""
+    found = await service.recorder.find(**filters, limit=limit)
+    name = f"interventions.{format}"
+
+    def written() -> str:
+        file = StringIO(newline="")
+        write(found, file, format)
+        return file.getvalue()
+
+    return Response(
+        await run_in_threadpool(written),
+        media_type=_KINDS[format],
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
-    return JSONResponse({"interventions": found})
 
 
 def _key(service: Service, ring: KeyRing, key: ApiKey) -> dict[str, Any]:
@@ -194,13 +269,13 @@ def _key(service: Service, ring: KeyRing, key: ApiKey) -> dict[str, Any]:
     }
 
 
-def _utc(time: datetime | None) -> datetime | None:
+def _utc(name: str, time: datetime | None) -> datetime | None:
     if time is None:
         return None
     try:
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError:
-        raise ApiError("since: no such time", "invalid_request", param="since") from None
+        raise ApiError(f"{name}: no such time", "invalid_request", param=name) from None
 
 
 def _current(service: Service, name: str) -> Served:
