@@ -98,6 +98,7 @@ def brought(names: set[str]) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("extra", extras.OF_USERS)
 def test_each_command_works_or_names_the_extra_that_is_missing(extra: str, tmp_path: Path) -> None:
     extras.prepare(tmp_path)
@@ -109,7 +110,7 @@ def test_each_command_works_or_names_the_extra_that_is_missing(extra: str, tmp_p
     run = subprocess.run(
         [sys.executable, "-c", RUN, json.dumps([hidden(extra), [t.line for t in tries]])],
         cwd=tmp_path, env={**os.environ, **extras.KEYS}, capture_output=True, text=True,
-        check=True, timeout=170,
+        check=True, timeout=590,
     )  # fmt: skip
     outcomes = [json.loads(line) for line in run.stdout.splitlines()]
     found = {

@@ -145,7 +145,8 @@ def test_any_address_but_loopback_comes_with_keys() -> None:
 def test_the_policies_are_valid() -> None:
     texts = [path.read_text(encoding="utf-8") for path in (DEPLOY / "policies").glob("*.yaml")]
     assert [Policy.from_yaml(text).name for text in texts] == ["default"]
-    # Kustomize reads nothing beyond its folder, so it has a copy.
+    # Kustomize reads nothing beyond its folder, so it has a copy: cp deploy/policies/default.yaml
+    # deploy/kubernetes/base/policies mends this.
     copies = (KUBERNETES / "base" / "policies").glob("*.yaml")
     assert [path.read_text(encoding="utf-8") for path in copies] == texts
 
