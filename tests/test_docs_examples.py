@@ -29,6 +29,7 @@ PAGES = [
 
 _SERVER = "asks a server: tests/server/test_openai_clients.py does the same"
 BLOCKS_NOT_RUN = {
+    ("docs/how-to/clients.md", 0): "needs LlamaIndex and a server: tests/server/test_clients.py",
     ("docs/how-to/evaluate.md", 0): "reads a finished run: tests/eval does the same",
     ("docs/how-to/guard-models.md", 0): "loads weights that one has to ask for",
     ("docs/how-to/harnesses.md", 0): "needs inspect-ai: tests/server/test_harnesses.py",
@@ -49,7 +50,18 @@ COMMANDS_NOT_RUN = {
 
 OTHERS = {
     *("cat", "cd", "curl", "docker", "echo", "export", "garak", "inspect", "kubectl", "lm-eval"),
-    *("make", "mike", "openssl", "pip", "podman", "printf", "python", "scripts/vllm_env.sh"),
+    *(
+        "llm",
+        "npx",
+        "make",
+        "mike",
+        "openssl",
+        "pip",
+        "podman",
+        "printf",
+        "python",
+        "scripts/vllm_env.sh",
+    ),
     *("sudo", "vllm"),
 }
 """Programs that are not ours, or need a network, a cluster, an hour: their lines are not run."""

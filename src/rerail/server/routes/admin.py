@@ -223,14 +223,24 @@ async def interventions(
     return JSONResponse({"interventions": found[:limit], "has_more": len(found) > limit})
 
 
+def _exported(records: list[dict[str, Any]], format_: Format) -> str:
+    file = StringIO(newline="")
+    write(records, file, format_)
+    return file.getvalue()
+
+
 @router.get(
     "/interventions/export",
+    response_class=Response,
     responses={
         200: {
             "description": "The records as a file, the latest first.",
             "content": {
-                _KINDS[Format.JSONL]: {"schema": {"type": "string"}},
-                _KINDS[Format.CSV]: {"schema": {"type": "string"}},
+                kind: {
+                    "schema": {"type": "string"},
+                    "example": _exported(INTERVENTIONS["interventions"], format_),
+                }
+                for format_, kind in _KINDS.items()
             },
         },
         **errors(503),
@@ -246,14 +256,8 @@ async def export(
     """The same records as a file: a JSON document per line, or a table for a spreadsheet."""
     found = await service.recorder.find(**filters, limit=limit)
     name = f"interventions.{format}"
-
-    def written() -> str:
-        file = StringIO(newline="")
-        write(found, file, format)
-        return file.getvalue()
-
     return Response(
-        await run_in_threadpool(written),
+        await run_in_threadpool(_exported, found, format),
         media_type=_KINDS[format],
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
