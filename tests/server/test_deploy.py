@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def of_kind(kind: str) -> Any:
 
 def program(name: str, package: str) -> str:
     """A program's path; without it the test is skipped, and says how to get it."""
-    path = shutil.which(name)
+    beside = str(Path(sys.executable).parent)
+    path = shutil.which(name) or shutil.which(name, path=beside)
     if path is None:
         pytest.skip(f"no {name}: {package}")
     return path
