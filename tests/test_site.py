@@ -127,4 +127,4 @@ def test_the_first_page_shows_an_answer_before_and_after(site: Path) -> None:
 
 def test_a_file_that_is_no_part_of_the_site_is_named(site: Path) -> None:
     page = (site / "how-to" / "watch-it-work.html").read_text(encoding="utf-8")
-    assert "the model card (<code>src/rerail/assets/chat/MODEL_CARD.md</code>)" in page
+    assert "the model card (<code>src/rerail/assets/smollm2-safe/MODEL_CARD.md</code>)" in page
