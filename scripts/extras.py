@@ -37,6 +37,8 @@ NOWHERE = "127.0.0.1:9"
 """An address where nobody listens."""
 
 POLICY = "name: faked\nmoderators: [{name: fake, options: {words: [sure]}}]\n"
+BEHIND = f"{POLICY}optimizer: resample\nnaturalness_floor: null\nrelevance_floor: null\n"
+"""Of a model behind a text API."""
 RULES = """name: ruled
 moderators:
   - name: rules
@@ -68,7 +70,7 @@ def _of(line: str, *needs: str, codes: tuple[int, ...] = (0,), serves: bool = Fa
     return Try(line, frozenset(needs), codes, serves)
 
 
-_CHAT = f"--model chat:http://{NOWHERE}/v1?model=m --policy faked.yaml"
+_CHAT = f"--model chat:http://{NOWHERE}/v1?model=m --policy behind.yaml"
 _VLLM = f"--model vllm-server:http://{NOWHERE}?model=m --policy faked.yaml"
 _FAKE = "--model fake --policy faked.yaml"
 _SERVED = "--model fake --policy faked --policies served --port 0"
@@ -133,6 +135,8 @@ def distributions(extra: str) -> set[str]:
 def covered(extra: str) -> set[str]:
     """The extras whose packages an extra brings, itself included."""
     there = distributions(extra)
+    if "transformers" in there:
+        there.add("huggingface-hub")  # which it requires
     return {name for name in EXTRAS if distributions(name) <= there}
 
 
@@ -141,6 +145,7 @@ def prepare(folder: Path) -> None:
     for name, text in {
         "faked.yaml": POLICY,
         "served/faked.yaml": POLICY,
+        "behind.yaml": BEHIND.replace("faked", "behind"),
         "ruled.yaml": RULES,
         "tested.yaml": POLICY.replace("faked", "tested"),
         "cases/tested.yaml": "cases:\n  - {id: a, prompt: hello, answer: sure, flagged: true}\n",
@@ -189,7 +194,8 @@ def run(rerail: Path, tried: Try, folder: Path, environment: Mapping[str, str]) 
             said += line
             if "rerail serves" in line:
                 server.send_signal(signal.SIGTERM)
-        return server.wait(60), said
+        code = server.wait(60)  # it shuts down, and then lets the signal end it
+        return (0 if code == -signal.SIGTERM else code), said
 
 
 def build(work: Path) -> Path:
