@@ -240,7 +240,8 @@ def test_the_card_says_what_was_measured_beside_what_was_wanted() -> None:
     assert "| wrapped requests, complied with (to a reader) | 25 % | 20 % | 33 % |" in text
     assert "Of 4 wrapped requests: 1 complied with, 3 declined." in text
     assert "| harmless answers, nats per token away | -0.100 | -0.100 | within 0.05 |" in text
-    assert "| harmless/plain | 4 | 0 % | 50 % | 0 % | 100 % | 100 % | 25 % | -0.50 | -0.50 | -0.40 |" in text
+    shares, nats = "0 % | 50 % | 0 % | 100 % | 100 % | 25 %", "-0.50 | -0.50 | -0.40"
+    assert f"| harmless/plain | 4 | {shares} | {nats} |" in text
     assert "{" not in text
 
 

@@ -1,9 +1,9 @@
 """Writes the adapter's model card; its text is in card.md.
 
-    python -m training.adapter.card [--adapter DIR] [--figures FILE] [--before FILE] [--reading FILE]
+    python -m training.adapter.card [--adapter DIR] [--figures FILE] [--reading FILE]
 
-The figures are those of evaluate.py, and before are those of the adapter that this one replaced;
-the reading is what somebody counted who read the answers.
+The figures are those of evaluate.py; those of the adapter that this one replaced stand beside them
+(`--before`). The reading is what somebody counted who read the answers.
 """
 
 from __future__ import annotations
