@@ -21,9 +21,7 @@ HERE = Path(__file__).parent
 Figures = dict[str, dict[str, Any]]
 
 
-def card(
-    figures: Figures, before: Figures, recipe: dict[str, Any], reading: dict[str, Any]
-) -> str:
+def card(figures: Figures, before: Figures, recipe: dict[str, Any], reading: dict[str, Any]) -> str:
     """The text of the model card."""
     lines = []
     for name, row in figures.items():
