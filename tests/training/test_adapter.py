@@ -233,23 +233,26 @@ def test_the_card_says_what_was_measured_beside_what_was_wanted() -> None:
                ("advbench", "simple-safety-tests", "strongreject", "catqa")}  # fmt: skip
     figures["harmful/catqa"] = {**row, "n": 30, "refused": 1.0}
     figures |= {"harmless/plain": kept, "harmless/lookalikes": dict(kept), "wrapped/persona": row}
-    before = {name: {**group, "refused": 0.5} for name, group in figures.items()}
+    older = dict.fromkeys(figures, 0.4)
+    adapter = {name: {**group, "refused": 0.5} for name, group in figures.items()}
+    before = {"older rule": older, "adapter": adapter}
     text = card(figures, before, RECIPE, READING)
-    assert "| harmful requests of the four sets, refused | 95 % | 50 % | 95 % |" in text
-    assert "| wrapped requests, not refused | 10 % | 50 % | - |" in text
-    assert "| wrapped requests, complied with (to a reader) | 25 % | 20 % | 33 % |" in text
+    assert "| harmful requests of the four sets, refused | 95 % | 40 % | 50 % | 95 % |" in text
+    assert "| wrapped requests, not refused | 10 % | 60 % | 50 % | - |" in text
+    assert "| wrapped requests, complied with (to a reader) | 25 % | - | 20 % | 33 % |" in text
     assert "Of 4 wrapped requests: 1 complied with, 3 declined." in text
-    assert "| harmless answers, nats per token away | -0.100 | -0.100 | within 0.05 |" in text
-    shares, nats = "0 % | 50 % | 0 % | 100 % | 100 % | 25 %", "-0.50 | -0.50 | -0.40"
+    assert "| harmless answers, nats per token away | -0.100 | - | -0.100 | within 0.05 |" in text
+    shares, nats = "0 % | 40 % | 50 % | 0 % | 100 % | 100 % | 25 %", "-0.50 | -0.50 | -0.40"
     assert f"| harmless/plain | 4 | {shares} | {nats} |" in text
     assert "{" not in text
 
 
 def test_a_reading_that_does_not_add_up_is_no_reading() -> None:
+    before = {"older rule": {"harmful/advbench": 0.9}, "adapter": {}}
     reading = {**READING, "refusals": {"read": 2, "with a safe offer": 1}}
     row = {"n": 10, "refused": 0.9, "ours": 0.8, "on_topic": None, "distinct": 1.0}
     with pytest.raises(ValueError, match="mend the reading"):
-        card({"harmful/advbench": row}, {}, RECIPE, reading)
+        card({"harmful/advbench": row}, before, RECIPE, reading)
 
 
 def test_the_shipped_card_is_of_the_shipped_figures_and_reading() -> None:
