@@ -143,6 +143,43 @@ def test_a_neutral_prompt_has_the_system_turn_and_no_earlier_one():
     assert seen == [prompt, prompt, neutral]
 
 
+@pytest.mark.parametrize("error", [PromptError("no room"), RuntimeError("SECRET")])
+def test_a_neutral_prompt_that_cannot_be_embedded_ends_its_own_search_alone(error):
+    class Fragile(Indifferent):
+        def embed(self, prompt):
+            turns = [message.content for message in prompt.messages]
+            if turns == ["You are odd.", NEUTRAL]:
+                raise error
+            return super().embed(prompt)
+
+    model = Fragile(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    odd = Prompt((Message("system", "You are odd."), Message("user", "please do it")))
+    aligner = make(KIND, model=model, relevance_floor=-9.0, optimizer=NO_SEARCH)
+    one, failed, other = aligner.align_many(["please do it", odd, "please do that"])
+    assert (failed.outcome, failed.stop_reason) == (Outcome.ERROR, StopReason.ENGINE_ERROR)
+    assert (failed.text, failed.error) == (aligner.policy.error_message, type(error).__name__)
+    assert one.outcome is other.outcome is Outcome.STEERED
+    assert None not in (one.relevance, other.relevance)
+    assert aligner.align(odd).error == failed.error
+
+
+def test_a_neutral_prompt_that_fails_for_a_search_cancelled_meanwhile_fails_nothing():
+    class Fragile(Indifferent):
+        def embed(self, prompt):
+            if prompt.messages[-1].content == NEUTRAL:
+                for search in searches:
+                    search.cancel()
+                raise RuntimeError
+            return super().embed(prompt)
+
+    model = Fragile(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    aligner = make(KIND, model=model, relevance_floor=-9.0, optimizer=NO_SEARCH)
+    searches = [aligner.open(prompt) for prompt in ("please do it", "please do that")]
+    while not all(search.done for search in searches):
+        advance(searches)
+    assert {search.response().stop_reason for search in searches} == {StopReason.CANCELLED}
+
+
 def moves(model, **changes):
     """A response to a prompt that no text helps with, and the points that were moved for it."""
     seen = []

@@ -450,6 +450,8 @@ def _measured(
         and generation.finish_reason != "cut"
         and j.rejection is None
     }
+    lost = _without_neutral([ask.account for ask, _ in wanted.values()])
+    wanted = {i: asked for i, asked in wanted.items() if asked[0].account not in lost}
     texts: dict[tuple[Account, EmbeddedPrompt, Scored], float | None] = {}
     for ask, scored in wanted.values():
         account, unmoved = ask.account, ask.unmoved
@@ -481,6 +483,13 @@ def _measured(
             relevance = _above(own, texts[account, account.neutral, scored])
         found.append((naturalness, relevance))
     return found
+
+
+def _without_neutral(accounts: Sequence[Account]) -> set[Account]:
+    """Those whose neutral prompt relevance needs and that cannot have it: each fails alone."""
+    held = [a for a in dict.fromkeys(accounts) if a.panel.policy.relevance_floor is not None]
+    embedded = _isolated([(a, a) for a in held], lambda owners: [a.neutral for a in owners])
+    return {account for account, found in zip(held, embedded, strict=True) if found is None}
 
 
 def _is_measured(policy: Policy) -> bool:
