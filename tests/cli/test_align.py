@@ -224,3 +224,16 @@ def test_an_answer_cannot_command_the_terminal(
     )
     ran = cli("align", *fake, "--prompt", "hello")
     assert ran.out == "[bold]fine[/bold] \ufffd[2J :smile:\n"
+
+
+def test_a_first_answer_that_is_steered_and_not_flagged_says_why(
+    cli: Cli, fake: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "first answer" not in cli("align", *fake, "--prompt", "sing").err
+    monkeypatch.setattr(
+        "rerail.engines.FakeEngine",
+        lambda: FakeEngine(lambda e, p: "la " * 40 if (p == e.point).all() else "A song."),
+    )
+    told = cli("align", *fake, "--prompt", "sing").err
+    assert "degenerate" in told
+    assert "first answer" in told

@@ -32,7 +32,7 @@ from rerail.cli._options import Setup
 from rerail.cli._text import one_line, printable
 from rerail.engines import DEFAULT_MODEL
 from rerail.errors import InputFileError
-from rerail.types import Layer, Message, Outcome, Prompt, Response, Verdict
+from rerail.types import Layer, Message, Outcome, Prompt, Rejection, Response, Verdict
 
 if TYPE_CHECKING:
     from rerail.align import Aligner
@@ -305,6 +305,9 @@ def _figures(response: Response) -> Table:
     if response.layer is not Layer.NONE or response.noted:
         noted = f", noted: {', '.join(response.noted)}" if response.noted else ""
         table.add_row("layer", f"{response.layer}{noted}")
+    why = response.evaluations[0].rejection if response.evaluations else None
+    if why not in (None, Rejection.FLAGGED):
+        table.add_row("first answer", str(why))
     table.add_row("harm", f"{_harm(response.initial)} → {_harm(response.final)} (1 is flagged)")
     table.add_row(
         "cost",
