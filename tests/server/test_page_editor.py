@@ -41,14 +41,14 @@ def opened(page: Page) -> Page:
 MARKED = {
     "name: default\nmoderators: [\n": [""],
     "name: default # 😀 \tx: y: z\nbudget: *no": ["*no"],
-    "name: default\ncolour: red\n": ["colour:"],
-    "name: default\nbudget:\n  gens: 4 # none\n  generations: -3\n": ["gens:", "generations:"],
-    YAML.replace("  options", "  optoins"): ["optoins:"],
-    YAML + "- kind: rules\n  name:\n": ["name:"],
-    "name: default\ncategories:\n  'hate/threatening': 4\n": ["'hate/threatening':"],
-    "name: default\ncategories: {hate: 4}\n": ["categories:"],
+    "name: default\ncolour: red\n": ["colour"],
+    "name: default\nbudget:\n  gens: 4 # none\n  generations: -3\n": ["gens", "generations"],
+    YAML.replace("  options", "  optoins"): ["optoins"],
+    YAML + "- kind: rules\n  name:\n": ["name"],
+    "name: default\ncategories:\n  'hate/threatening': 4\n": ["'hate/threatening'"],
+    "name: default\ncategories: {hate: 4}\n": ["categories"],
     "name: default\nguidance:\n  -  # a list\n    text: |\n      gens: 4\n    words: 3\n": [
-        "words:"
+        "words"
     ],
     "- a\n": [],
 }
@@ -128,7 +128,7 @@ def test_typing_marks_a_fault_and_mending_it_takes_the_mark_away(
     write(page, "name: default\n")
     page.keyboard.type("colour: red")
     expect(mark).to_have_count(1)
-    expect(page.locator(".cm-lintRange-error")).to_have_text("colour:")
+    expect(page.locator(".cm-lintRange-error")).to_have_text("colour")
     expect(page.locator("#save")).to_be_disabled()
     page.keyboard.press("Control+Home")
     page.keyboard.press("F8")
@@ -172,7 +172,7 @@ def test_what_is_saved_is_what_was_written(
 def test_a_long_policy_stays_usable(open_page: Open, double: Any) -> None:
     server, url = double()
     page = opened(open_page(url, "/#/policies/default"))
-    rows = "".join(f"  custom/c{i}: 0.5 # {'x' * 20}\n" for i in range(4500))
+    rows = "".join(f"  custom/c{i}: 0.5 # {'x' * 20}\n" for i in range(4800))
     text = f"name: default\ncategories:\n{rows}"
     assert len(text) > 200_000
     write(page, text)

@@ -98,6 +98,20 @@ const PANEL = EditorView.theme({
   },
 });
 
+/** Enter after a key goes on below it, two columns to the right; elsewhere it keeps the indent. */
+const BELOW = {
+  key: "Enter",
+  run({ state, dispatch }) {
+    const { head, empty } = state.selection.main;
+    const line = state.doc.lineAt(head);
+    const before = line.text.slice(0, head - line.from);
+    if (!empty || !/^[^#]*:\s*$/.test(before)) return false;
+    const indent = " ".repeat(/^\s*(?:- +)*/.exec(before)[0].length + 2);
+    dispatch(state.update(state.replaceSelection(state.lineBreak + indent), { scrollIntoView: true, userEvent: "input" }));
+    return true;
+  },
+};
+
 /**
  * Chromium would keep the looks of what is typed over in a style attribute, which the server's rules
  * do not admit.
@@ -141,7 +155,7 @@ export class Editor {
       history(),
       indentOnInput(),
       // Tab stays what it is elsewhere: the way out.
-      keymap.of([...completionKeymap, ...defaultKeymap, ...historyKeymap, ...lintKeymap, ...searchKeymap]),
+      keymap.of([BELOW, ...completionKeymap, ...defaultKeymap, ...historyKeymap, ...lintKeymap, ...searchKeymap]),
       lineNumbers(),
       lintGutter(),
       search(),

@@ -23,7 +23,6 @@ export function outline(lines) {
   lines.forEach((line, i) => {
     const text = line.trimEnd();
     const [dashes] = DASHES.exec(text);
-    if (text === "" || text[dashes.length] === "#") return;
     for (const { index } of dashes.matchAll(DASH)) {
       const list = (leave(index, true), open.at(-1));
       enter(i, index, list ? list.items++ : 0, text.length);

@@ -2,7 +2,7 @@
 
 import { api } from "./api.js";
 import { diffView } from "./diff.js";
-import { announce, ask, byId, h } from "./dom.js";
+import { announce, ask, byId, h, redraw } from "./dom.js";
 import { ago, moment } from "./format.js";
 
 const QUIET = 300; // milliseconds without a key before the text is checked
@@ -137,6 +137,7 @@ export class Policies {
       this.#refused(error);
     } finally {
       this.#buttons();
+      if (document.activeElement === document.body) this.#editor.focus(); // the button cannot be pressed any more
     }
   }
 
@@ -247,14 +248,15 @@ export class Policies {
 
   #paintList() {
     const unsaved = this.#open?.version === null ? [this.#open] : [];
-    byId("policy-names").replaceChildren(
+    redraw(
+      byId("policy-names"),
       ...[...this.#names, ...unsaved].map(({ name, version, audit }) =>
         h(
           "li",
           {},
           h(
             "a",
-            { href: `#/policies/${encodeURIComponent(name)}`, "aria-current": name === this.#open?.name ? "page" : null },
+            { href: `#/policies/${encodeURIComponent(name)}`, "data-id": name, "aria-current": name === this.#open?.name ? "page" : null },
             h("span", { class: "policy-name" }, name),
             this.#drafts.has(name) ? h("span", { class: "draft", title: "Not saved" }, h("span", { class: "visually-hidden" }, "not saved")) : null,
             name === this.#default ? h("span", { class: "tag" }, "default") : null,
@@ -269,14 +271,15 @@ export class Policies {
   #paintHistory() {
     const { history, version } = this.#open;
     const newestFirst = [...history].sort((a, b) => new Date(b.at) - new Date(a.at));
-    byId("history").replaceChildren(
+    redraw(
+      byId("history"),
       ...newestFirst.map((entry, i) =>
         h(
           "li",
           {},
           h(
             "button",
-            { type: "button", class: "version", onclick: () => this.#version(entry) },
+            { type: "button", class: "version", "data-id": entry.at, onclick: () => this.#version(entry) },
             h("span", { class: "visually-hidden" }, "version "),
             h("code", {}, entry.version),
             i === 0 && entry.version === version ? h("span", { class: "tag" }, "in force") : null,
