@@ -315,6 +315,22 @@ def test_a_mark_hides_no_number(open_page: Open, double: Any, width: int) -> Non
         assert apart, number.text_content()
 
 
+@pytest.mark.parametrize("width", [1280, PHONE["width"]])
+def test_the_first_answers_name_hides_no_mark(open_page: Open, double: Any, width: int) -> None:
+    page = open_page(double()[1], viewport={"width": width, "height": 844}, reduced_motion="reduce")
+    ask(page, "steer")
+    hidden = page.evaluate(
+        """() => {
+          const box = (node) => node.getBoundingClientRect();
+          const names = [...document.querySelectorAll("#harm-chart .label.flagged")].map(box);
+          const marks = [...document.querySelectorAll("#harm-chart .mark")].map(box);
+          return marks.filter((m) => names.some((n) => m.left < n.right && n.left < m.right
+            && m.top < n.bottom - 2 && n.top + 2 < m.bottom)).length;
+        }"""
+    )
+    assert hidden == 0
+
+
 def test_before_and_after_stand_side_by_side(open_page: Open, double: Any) -> None:
     page = open_page(double()[1])
     sides = page.locator("#compare .side")
