@@ -141,7 +141,7 @@ export class Interventions {
       cell("Generations", { class: "number" }, count(row.generations)),
       cell("Time", { class: "number" }, seconds(row.seconds)),
       cell("Accepted from", {}, row.accepted_from),
-      cell("Policy", {}, h("a", { href: `#/policies/${encodeURIComponent(row.policy)}` }, row.policy), " ", h("code", {}, row.version)),
+      cell("Policy", {}, h("a", { href: `#/policies/${encodeURIComponent(row.policy)}`, "data-id": `${row.id}/policy` }, row.policy), " ", h("code", {}, row.version)),
       cell("Model", { class: "model", title: row.model }, this.#model(row)),
       h("td", {}, h("button", { type: "button", class: "link", "data-id": row.id, "aria-label": `Open ${row.id}`, onclick: () => this.#open(row) }, "Open")),
     );
