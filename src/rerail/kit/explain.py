@@ -206,7 +206,7 @@ def _besides(policy: Policy) -> Iterator[str]:
         when = f", where {_listed(each.categories)} flags the answer" if each.categories else ""
         yield f"The model is also given words of the policy's own{when}: {each.text}"
     if policy.guidance and optimizer.use_guidance and optimizer.around_guidance:
-        yield "What moves after that moves beside the first of these texts, whose words stay as they are."
+        yield "What moves next moves beside the first of these texts, whose own words stay."
     if optimizer.use_fades:
         yield "Before any iteration the words that move fade: a quarter, a half, then all in part."
     kind = "A steered answer" if optimizer.moves else "What takes its place"
