@@ -143,6 +143,8 @@ def chromium() -> Iterator[Any]:
         yield running
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(chromium: Any, site: Path, scheme: str) -> None:
     """A page of each kind, and the search with what it found."""
