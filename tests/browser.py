@@ -44,6 +44,6 @@ def hindrances(page: Any) -> list[tuple[str, list[str]]]:
     """
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run()")["violations"]
+    found = page.evaluate("axe.run().then((found) => found.violations)")
     serious = [rule for rule in found if rule["impact"] in {"serious", "critical"}]
     return [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in serious]
