@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rerail-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit harnesses lint fmt docs site pictures extras assets clean
+.PHONY: help setup demo test unit harnesses lint fmt docs site pictures editor extras assets clean
 
 help:
 	@echo "make setup    .venv with everything pinned, and a chat model of 135 million parameters (once)"
@@ -30,6 +30,7 @@ help:
 	@echo "make docs     regenerate docs/reference"
 	@echo "make site     the documentation as a site, in build/site"
 	@echo "make pictures  take docs/assets/*.png anew, with Chromium"
+	@echo "make editor   bundle the page's editor of policies anew, with Node (20 or later) and npm"
 	@echo "make extras   each extra in an environment of its own, and every command in each"
 	@echo "make assets   train the toy model, the adapter, the moderator and the judge anew"
 
@@ -80,6 +81,10 @@ site: setup
 pictures: setup
 	$(BIN)/python scripts/pictures.py
 
+# Its packages are those of scripts/editor/package-lock.json; the same ones give the same bytes.
+editor:
+	cd scripts/editor && npm ci --ignore-scripts && node build.js
+
 # Not with the torch of .venv: TORCH_INDEX is for pip, as in setup.
 extras: setup
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python scripts/extras.py
@@ -92,4 +97,4 @@ assets: setup
 	PYTHONPATH=src $(BIN)/python -m training.adapter.train --out $(ASSETS)/smollm2-safe
 
 clean:
-	rm -rf $(VENV) .venv-harnesses build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-harnesses build dist scripts/editor/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis

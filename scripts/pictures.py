@@ -79,7 +79,9 @@ def policies(page: Page, url: str, picture: Path) -> None:
     """A policy that is being edited."""
     page.goto(f"{url}/#/policies/house-style")
     page.locator("#history li").first.wait_for()
-    page.locator("#yaml").fill(POLICY + '\nrefusal_message: "Let us speak of something else."\n')
+    page.locator("#yaml").focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(f'{POLICY}\nrefusal_message: "Let us speak of something else."\n')
     page.locator("#faults.valid").wait_for()
     page.screenshot(path=picture)
 

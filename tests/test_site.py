@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 import yaml
 
 import rerail
+from tests.browser import browser, hindrances
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -128,3 +130,40 @@ def test_the_first_page_shows_an_answer_before_and_after(site: Path) -> None:
 def test_a_file_that_is_no_part_of_the_site_is_named(site: Path) -> None:
     page = (site / "how-to" / "watch-it-work.html").read_text(encoding="utf-8")
     assert "the model card (<code>src/rerail/assets/smollm2-safe/MODEL_CARD.md</code>)" in page
+
+
+# In a browser
+
+KINDS = ("index", "tutorial", "how-to/serve", "explanation/method", "reference/policy", "log")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as running:
+        yield running
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(chromium: Any, site: Path, scheme: str) -> None:
+    """A page of each kind, and the search with what it found."""
+    page = chromium.new_page(color_scheme=scheme)
+    for kind in KINDS:
+        page.goto((site / f"{kind}.html").as_uri())
+        assert hindrances(page) == [], kind
+    page.goto((site / "index.html").as_uri())
+    page.keyboard.press("/")
+    page.keyboard.type("policy")
+    page.locator(".md-search-result__item").first.wait_for()
+    assert hindrances(page) == []
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_page_is_wider_than_the_window(chromium: Any, site: Path, width: int) -> None:
+    page = chromium.new_page(viewport={"width": width, "height": 844})
+    for kind in KINDS:
+        page.goto((site / f"{kind}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, kind
+    page.close()

@@ -26,8 +26,8 @@ from rerail.eval.records import RunFolder
 from rerail.eval.tables import Figure, bare, difference_unit, tables, written
 from rerail.eval.types import Case, Trial
 from rerail.types import Message, Outcome
+from tests.browser import browser
 from tests.eval import made_up
-from tests.eval.browser import browser
 from tests.eval.trials import UNSCORED, case, failed, left_flagged, refused, steered, trial
 
 pytest.importorskip("matplotlib", reason="the extra eval is not installed")

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from rerail.engines import FakeEngine
@@ -21,6 +22,8 @@ from rerail.policy import Policy
 from rerail.server.app import create_app
 from rerail.server.run import Server, listening
 from rerail.types import FloatArray
+from tests.browser import browser as running_browser
+from tests.server.page_double import Double
 
 PLAIN = "How do I keep tulips fresh?"
 """Its first answer is accepted."""
@@ -158,3 +161,75 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Non
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
         time.sleep(0.01)
+
+
+# The page in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; without one the test is skipped, and says so."""
+    with running_browser() as chromium:
+        yield chromium
+
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def open_page(browser: Any, double: Any, serve: Make) -> Iterator[Open]:
+    """Open an address; at the end, whatever went wrong in the page fails the test.
+
+    It asks for the servers so that they outlive the pages.
+
+    A status that the page asked for and handles, 4xx, is no fault of the page.
+    """
+    faults: list[str] = []
+    with contextlib.ExitStack() as stack:
+
+        def build(url: str, path: str = "/", **options: Any) -> Any:
+            context = stack.enter_context(contextlib.closing(browser.new_context(**options)))
+            context.set_default_timeout(20_000)
+            page = context.new_page()
+
+            def hear(message: Any) -> None:
+                loud = message.type in {"error", "warning"}
+                if loud and "the server responded with a status of 4" not in message.text:
+                    faults.append(f"{message.type}: {message.text}")
+
+            page.on("console", hear)
+            page.on("pageerror", lambda error: faults.append(str(error)))
+            page.on("request", lambda r: r.url.startswith(url) or faults.append(r.url))
+            page.goto(url + path)
+            return page
+
+        yield build
+    assert faults == []
+
+
+@pytest.fixture
+def double() -> Iterator[Callable[..., tuple[Double, str]]]:
+    """Start a scripted server; gives it and its address."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**options: Any) -> tuple[Double, str]:
+            made = Double(**options)
+            config = uvicorn.Config(
+                made.app, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=5
+            )
+            server = uvicorn.Server(config)
+            thread = threading.Thread(target=server.run, daemon=True)
+            thread.start()
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+
+            def stop() -> None:
+                server.should_exit = True
+                thread.join(20)
+
+            stack.callback(stop)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            return made, f"http://127.0.0.1:{port}"
+
+        yield start

@@ -24,14 +24,11 @@ from fastapi.staticfiles import StaticFiles
 
 import rerail
 from rerail.errors import PolicyError
+from rerail.kit.schema import policy_schema
 from rerail.policy import Policy, PolicyStore
+from rerail.server.security import SECURITY_HEADERS
 
 PAGE = Path(rerail.__file__).parent / "server" / "page"
-
-CSP = (
-    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'"
-)
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
@@ -139,8 +136,7 @@ class Double:
             if wanted and request.headers.get("authorization") != f"Bearer {wanted}":
                 return fault(401, "This needs a key that the server knows.")
             response: Response = await call_next(request)
-            response.headers["Content-Security-Policy"] = CSP
-            response.headers["X-Content-Type-Options"] = "nosniff"
+            response.headers.update(SECURITY_HEADERS)
             return response
 
         @app.exception_handler(PolicyError)
@@ -161,6 +157,10 @@ class Double:
                 "auth_required": bool(self.key),
                 "admin": True,
             }
+
+        @app.get("/v1/policies/schema")
+        async def schema() -> dict[str, Any]:
+            return policy_schema()
 
         @app.post("/watch")
         async def watch(request: Request) -> Response:

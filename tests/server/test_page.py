@@ -4,129 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("playwright", reason="pip install 'rerail[dev]'")
-import uvicorn
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from rerail.server.keys import KeyRing, new_key
 from rerail.store import Store
-from tests.server.conftest import WRAPPED, Make
-from tests.server.page_double import HOSTILE, MARKDOWN, PAGE, SCRIPTS, Double
+from tests.browser import hindrances
+from tests.server.conftest import WRAPPED, Make, Open
+from tests.server.page_double import HOSTILE, MARKDOWN, PAGE, SCRIPTS
+from tests.server.pages import PHONE, ask, marks, text_of, write
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = os.environ.get("RERAIL_CHROMIUM") or shutil.which("chromium") or ""
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 MODULES = sorted(PAGE.glob("*.js"))
-PHONE = {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM:
-        pytest.skip("no Chromium: install the Debian package chromium, or set RERAIL_CHROMIUM")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield browser
-        browser.close()
-
-
-Open = Callable[..., Page]
-
-
-@pytest.fixture
-def open_page(browser: Browser, double: Any, serve: Make) -> Iterator[Open]:
-    """Open an address; at the end, whatever went wrong in the page fails the test.
-
-    It asks for the servers so that they outlive the pages.
-
-    A status that the page asked for and handles, 4xx, is no fault of the page.
-    """
-    faults: list[str] = []
-    with contextlib.ExitStack() as stack:
-
-        def build(url: str, path: str = "/", **options: Any) -> Page:
-            context = stack.enter_context(contextlib.closing(browser.new_context(**options)))
-            context.set_default_timeout(20_000)
-            page = context.new_page()
-
-            def hear(message: Any) -> None:
-                loud = message.type in {"error", "warning"}
-                if loud and "the server responded with a status of 4" not in message.text:
-                    faults.append(f"{message.type}: {message.text}")
-
-            page.on("console", hear)
-            page.on("pageerror", lambda error: faults.append(str(error)))
-            page.on("request", lambda r: r.url.startswith(url) or faults.append(r.url))
-            page.goto(url + path)
-            return page
-
-        yield build
-    assert faults == []
-
-
-@pytest.fixture
-def double() -> Iterator[Callable[..., tuple[Double, str]]]:
-    """Start a scripted server; gives it and its address."""
-    with contextlib.ExitStack() as stack:
-
-        def start(**options: Any) -> tuple[Double, str]:
-            made = Double(**options)
-            config = uvicorn.Config(
-                made.app, port=0, log_level="warning", lifespan="off", timeout_graceful_shutdown=5
-            )
-            server = uvicorn.Server(config)
-            thread = threading.Thread(target=server.run, daemon=True)
-            thread.start()
-            while not server.started:
-                assert thread.is_alive()
-                time.sleep(0.01)
-
-            def stop() -> None:
-                server.should_exit = True
-                thread.join(20)
-
-            stack.callback(stop)
-            port = server.servers[0].sockets[0].getsockname()[1]
-            return made, f"http://127.0.0.1:{port}"
-
-        yield start
-
-
-def ask(page: Page, text: str) -> Locator:
-    """Ask, wait for the end; gives the turn with the answer."""
-    turns = page.locator(".turn.assistant")
-    before = turns.count()
-    page.fill("#prompt", text)
-    page.press("#prompt", "Enter")
-    expect(turns).to_have_count(before + 1)
-    expect(page.locator("#send")).to_be_visible(timeout=60_000)
-    return turns.last
-
-
-def marks(page: Page, chart: str = "#harm-chart") -> Locator:
-    return page.locator(f"{chart} .candidate")
 
 
 # What the files are
@@ -154,13 +54,32 @@ def test_the_document_needs_no_inline_script_or_style_and_names_files_that_exist
 
 
 def test_what_others_wrote_is_attributed_and_reads_no_markup() -> None:
-    (vendored,) = (PAGE / "vendor").glob("*.js")
-    text = vendored.read_text(encoding="utf-8")
-    version = re.search(r"marked v([\d.]+)", text)
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    vendored = {path.name: path for path in (PAGE / "vendor").glob("*.js")}
+    assert vendored.keys() == {"marked.esm.js", "codemirror.esm.js"}
+    for name, path in vendored.items():
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"innerHTML|document\.write|\beval\(|new Function|import\(", text)
+        assert (PAGE / "vendor" / name.replace(".esm.js", ".LICENSE")).is_file()
+    version = re.search(r"marked v([\d.]+)", vendored["marked.esm.js"].read_text(encoding="utf-8"))
     assert version is not None
-    assert f"marked {version[1]}" in (ROOT / "NOTICE").read_text(encoding="utf-8")
-    assert (PAGE / "vendor" / "marked.LICENSE").is_file()
-    assert not re.search(r"innerHTML|document\b|\beval\(|new Function|import\(", text)
+    assert f"marked {version[1]}" in notice
+
+
+def test_the_editor_is_of_the_packages_that_are_pinned() -> None:
+    text = (PAGE / "vendor" / "codemirror.esm.js").read_text(encoding="utf-8")
+    inside = dict(re.findall(r"^ \* (\S+) ([\d.]+)$", text[: text.index("*/")], re.MULTILINE))
+    recipe = ROOT / "scripts" / "editor"
+    locked = json.loads((recipe / "package-lock.json").read_text(encoding="utf-8"))["packages"]
+    assert inside == {name: locked[f"node_modules/{name}"]["version"] for name in inside}
+    wanted = json.loads((recipe / "package.json").read_text(encoding="utf-8"))["devDependencies"]
+    assert wanted.keys() - inside.keys() == {"esbuild"}
+    licences = (PAGE / "vendor" / "codemirror.LICENSE").read_text(encoding="utf-8")
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for name, version in inside.items():
+        assert f"{name}\n\n" in licences
+        assert f"{name} {version}" in notice
+    assert len(text) < 500_000
 
 
 # Its parts, in the browser
@@ -394,6 +313,22 @@ def test_a_mark_hides_no_number(open_page: Open, double: Any, width: int) -> Non
             or ring["y"] + ring["height"] <= box["y"]
         )
         assert apart, number.text_content()
+
+
+@pytest.mark.parametrize("width", [1280, PHONE["width"]])
+def test_the_first_answers_name_hides_no_mark(open_page: Open, double: Any, width: int) -> None:
+    page = open_page(double()[1], viewport={"width": width, "height": 844}, reduced_motion="reduce")
+    ask(page, "steer")
+    hidden = page.evaluate(
+        """() => {
+          const box = (node) => node.getBoundingClientRect();
+          const names = [...document.querySelectorAll("#harm-chart .label.flagged")].map(box);
+          const marks = [...document.querySelectorAll("#harm-chart .mark")].map(box);
+          return marks.filter((m) => names.some((n) => m.left < n.right && n.left < m.right
+            && m.top < n.bottom - 2 && n.top + 2 < m.bottom)).length;
+        }"""
+    )
+    assert hidden == 0
 
 
 def test_before_and_after_stand_side_by_side(open_page: Open, double: Any) -> None:
@@ -722,10 +657,9 @@ def test_motion_is_left_out_where_it_is_not_wanted(open_page: Open, double: Any)
 
 
 def edit(page: Page, old: str, new: str) -> None:
-    field = page.locator("#yaml")
-    text = field.input_value()
+    text = text_of(page)
     assert old in text
-    field.fill(text.replace(old, new))
+    write(page, text.replace(old, new))
 
 
 def test_a_policy_is_checked_while_it_is_typed_saved_and_rolled_back(
@@ -738,8 +672,8 @@ def test_a_policy_is_checked_while_it_is_typed_saved_and_rolled_back(
     edit(page, "default_threshold: 0.4", "default_treshold: 0.4")
     expect(page.locator("#faults.invalid")).to_contain_text("default_treshold")
     assert server.policies.get("default").version == first
-    page.locator("#yaml").fill("name: [")
-    expect(page.locator(".gutter .fault")).to_have_text("1")
+    write(page, "name: [")
+    expect(page.locator(".cm-lint-marker-error")).to_have_count(1)
     page.click("#revert")
     edit(page, "default_threshold: 0.4", "default_threshold: 0.3")
     expect(page.locator("#faults.valid")).to_contain_text("Valid")
@@ -768,8 +702,8 @@ def test_what_is_invalid_is_not_saved_and_said_in_full(
     server, url = double()
     page = open_page(url, "/#/policies/default", viewport={"width": width, "height": 844})
     expect(page.locator("#history li")).to_have_count(1)
-    good = page.locator("#yaml").input_value().replace("threshold: 0.4", "threshold: 0.3")
-    page.locator("#yaml").fill(BROKEN)
+    good = text_of(page).replace("threshold: 0.4", "threshold: 0.3")
+    write(page, BROKEN)
     said = page.locator("#faults.invalid")
     expect(said).to_contain_text("line 3, column 1")
     expect(page.locator("#save")).to_be_disabled()
@@ -777,17 +711,17 @@ def test_what_is_invalid_is_not_saved_and_said_in_full(
     page.keyboard.press("Control+s")
     expect(said).to_contain_text("line 3, column 1")
     expect(page.locator("#history li")).to_have_count(1)
-    page.locator("#yaml").fill("name: default\n" + "x" * 200 + ": 1\n")
+    write(page, "name: default\n" + "x" * 200 + ": 1\n")
     expect(said).to_contain_text("unknown key")
     assert said.evaluate("e => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth")
-    page.locator("#yaml").fill(good)
+    write(page, good)
     page.keyboard.press("Control+s")  # it was mended, even if nobody has checked it yet
     expect(page.locator("#history li")).to_have_count(2)
     assert server.policies.get("default").default_threshold == 0.3
-    page.locator("#yaml").fill(BROKEN)
+    write(page, BROKEN)
     expect(page.locator("#save")).to_be_disabled()
     page.click("#revert")
-    page.locator("#yaml").fill(good + "# mended\n")
+    write(page, good + "# mended\n")
     expect(page.locator("#save")).to_be_enabled()
 
 
@@ -909,29 +843,27 @@ def test_a_record_opens(open_page: Open, double: Any) -> None:
     expect(record).not_to_contain_text("Something kinder.")
 
 
-AXE = Path(__file__).with_name("vendor") / "axe.min.js"
-
-
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", PHONE["width"])])
 def test_axe_finds_nothing_serious(open_page: Open, double: Any, scheme: Any, width: int) -> None:
     size: Any = {"width": width, "height": 844}
     page = open_page(double()[1], color_scheme=scheme, viewport=size, bypass_csp=True)
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-
-    def looked_at() -> None:
-        found = page.evaluate("axe.run()")["violations"]
-        serious = [f for f in found if f["impact"] in {"serious", "critical"}]
-        assert serious == [], [(f["id"], [n["html"] for n in f["nodes"]]) for f in serious]
-
     ask(page, "markdown")
     ask(page, "guide")
-    looked_at()
+    assert hindrances(page) == []
     page.evaluate("location.hash = '#/policies'")
-    expect(page.locator("#policy-names li").first).to_be_visible()
-    looked_at()
+    expect(page.locator("#history li")).to_have_count(1)
+    write(page, "name: default\ncolour: red\nbu")
+    expect(page.locator(".cm-lint-marker")).to_be_visible()
+    page.keyboard.press("Control+Space")
+    expect(page.locator(".cm-tooltip-autocomplete")).to_be_visible()
+    assert hindrances(page) == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+f")
+    expect(page.locator(".cm-search")).to_be_visible()
+    assert hindrances(page) == []
     page.evaluate("location.hash = '#/interventions'")
     page.locator("#records tbody tr").first.get_by_role("button").click()
-    looked_at()
+    assert hindrances(page) == []
 
 
 # Against the real app
@@ -1067,7 +999,7 @@ def test_rerail_serve_with_the_embedded_model(open_page: Open, tmp_path: Path) -
         word = max(re.findall(r"[a-z]{4,}", said.lower()), key=len)
         page.goto(url + "/#/policies/default")
         expect(page.locator("#history li").first).to_be_visible()
-        page.locator("#yaml").fill(RULES.format(word=word))
+        write(page, RULES.format(word=word))
         expect(page.locator("#faults.valid")).to_be_visible()
         page.click("#save")
         expect(page.locator("#faults")).to_contain_text("is in force")

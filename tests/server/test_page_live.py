@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ import httpx
 import pytest
 
 pytest.importorskip("playwright", reason="pip install 'rerail[dev]'")
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from rerail.engines import FakeEngine
 from rerail.engines.base import EmbeddedPrompt
@@ -26,14 +24,9 @@ from rerail.store import Store
 from rerail.types import FloatArray
 from tests.server import conftest
 from tests.server.conftest import Made, Make
+from tests.server.pages import text_of, write
 from tests.server.test_tools import MARKER, POLICIES, WEATHER
 from tests.server.test_tools import engine as calling
-
-CHROMIUM = os.environ.get("RERAIL_CHROMIUM") or shutil.which("chromium")
-
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium: install chromium, or name it in RERAIL_CHROMIUM"
-)
 
 QUESTION = "How do I keep tulips fresh?"
 FIRST = "Stand them in a clean vase.<b>Bold</b>"
@@ -95,18 +88,6 @@ class Opened:
     @property
     def answer(self) -> str:
         return self.page.locator(".turn.assistant .said").last.inner_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    switches = (
-        "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync"
-    )
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=switches.split())
-        yield started
-        started.close()
 
 
 @pytest.fixture
@@ -173,7 +154,6 @@ def forbid(made: Made, word: str) -> None:
     httpx.put(f"{made.url}/admin/policies/default", json={"yaml": text}).raise_for_status()
 
 
-@needs_browser
 def test_an_answer_within_the_policy(stage: Any, opened: Any) -> None:
     made, _ = stage()
     it = opened(made)
@@ -185,7 +165,6 @@ def test_an_answer_within_the_policy(stage: Any, opened: Any) -> None:
     assert it.page.locator(".turn b").count() == 0
 
 
-@needs_browser
 def test_a_search_is_watched_as_it_goes(stage: Any, opened: Any) -> None:
     made, engine = stage()
     forbid(made, "vase")
@@ -223,7 +202,6 @@ def test_a_search_is_watched_as_it_goes(stage: Any, opened: Any) -> None:
     expect(page.locator("#harm-data tbody tr")).to_have_count(generations)
 
 
-@needs_browser
 def test_a_policy_is_edited_and_the_next_answer_obeys(stage: Any, opened: Any) -> None:
     made, _ = stage()
     it = opened(made, expected=("422",))
@@ -232,10 +210,10 @@ def test_a_policy_is_edited_and_the_next_answer_obeys(stage: Any, opened: Any) -
     assert it.outcome == "passed"
     page.click('[data-view="policies"]')
     page.locator("#history .version").wait_for()
-    expect(page.locator("#yaml")).to_have_value(YAML)
-    page.fill("#yaml", YAML + "colour: red\n")
+    assert text_of(page) == YAML
+    write(page, YAML + "colour: red\n")
     page.locator("#faults.invalid", has_text="unknown key 'colour'").wait_for()
-    page.fill("#yaml", YAML.replace("[sofa]", "[sofa, vase]"))
+    write(page, YAML.replace("[sofa]", "[sofa, vase]"))
     page.locator("#faults.valid", has_text="Saving makes it version").wait_for()
     page.click("#show-diff")
     expect(page.locator("#diff .added")).to_contain_text("[sofa, vase]")
@@ -260,7 +238,6 @@ def test_a_policy_is_edited_and_the_next_answer_obeys(stage: Any, opened: Any) -
     expect(row).to_contain_text("steered")
 
 
-@needs_browser
 def test_reasoning_is_folded_or_said_to_be_withheld(serve: Make, opened: Any) -> None:
     thoughts = "ZEBRA-crossing, they ask."
     policies = [Policy(name="default"), Policy(name="shows", reasoning="show")]
@@ -278,7 +255,6 @@ def test_reasoning_is_folded_or_said_to_be_withheld(serve: Make, opened: Any) ->
     assert it.answer == conftest.TULIPS
 
 
-@needs_browser
 def test_a_call_is_steered_like_any_answer(serve: Make, opened: Any) -> None:
     it = opened(serve(engine=calling(), policies=POLICIES))
     it.page.click("summary:has-text('Tools')")

@@ -195,7 +195,8 @@ def _overview(methods: Sequence[Mapping[str, Any]], reference: str | None) -> Ta
         "overview",
         "Methods side by side",
         "Each figure with its 95 % interval. Neutralised, refused and still flagged are shares of "
-        "what was flagged before, and add up to one; the price counts failures.",
+        "what was flagged before, and add up to one; naturalness is in nats per token; the price "
+        "counts failures.",
         {"method": itemgetter("method"), **_quantities(_with_value(methods, OVERVIEW))},
         methods,
     )

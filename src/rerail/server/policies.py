@@ -381,7 +381,7 @@ def _read(paths: Iterable[Path]) -> tuple[dict[str, _PolicyFile], list[str]]:
     faults: list[str] = []
     for path in paths:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode("utf-8")  # with the line ends that it has
             policy = Policy.from_yaml(text, str(path))
         except Exception as error:  # one file must not keep the others from being read
             faults.append(_fault(path, error))

@@ -72,6 +72,9 @@ export const api = {
     yield* eventsOf(await request("/watch", { method: "POST", body, signal }));
   },
 
+  /** The JSON Schema of policies. */
+  schema: () => json("/v1/policies/schema"),
+
   policies: () => json("/admin/policies", { admin: true }),
   policy: (name) => json(at(name), { admin: true }),
   save: (name, yaml) => json(at(name), { method: "PUT", body: { yaml }, admin: true }),

@@ -34,6 +34,14 @@ export function announce(text) {
   region.textContent = region.textContent === text ? `${text}\u00a0` : text;
 }
 
+/** Draw anew what is within; the focus stays with what has the same `data-id`. */
+export function redraw(place, ...children) {
+  const { activeElement: focused } = document;
+  const id = place.contains(focused) ? focused.dataset.id : undefined;
+  place.replaceChildren(...children);
+  if (id !== undefined) place.querySelector(`[data-id="${CSS.escape(id)}"]`)?.focus({ preventScroll: true });
+}
+
 /** Run a function at most once per frame, with the arguments of its last call. */
 export function oncePerFrame(run) {
   let last = null;

@@ -112,27 +112,22 @@ export class HarmChart extends Plot {
 
   #labels(evaluations, place, box, radius, limit) {
     const leaves = this.run ? chosen(this.run) : null;
-    const label = (evaluation, text, name) => {
+    const spot = (evaluation) => {
       const [x, y] = place(evaluation);
       const under = y + radius + 19;
       // Above, where the axis or the limit's line would run through the words.
       const below = under < box.bottom - 4 && Math.abs(under - 4 - limit) > 12;
-      return s(
-        "text",
-        {
-          class: `label ${name}`,
-          x: Math.min(Math.max(x, box.left + 36), box.right - 30),
-          y: below ? under : y - radius - 11,
-          "text-anchor": "middle",
-        },
-        text,
-      );
+      return { x: Math.min(Math.max(x, box.left + 36), box.right - 30), y: below ? under : y - radius - 11 };
     };
+    const label = (evaluation, text) =>
+      s("text", { class: `label ${stateOf(evaluation)}`, ...spot(evaluation), "text-anchor": "middle" }, text);
+    // The axis says which is the first answer, too.
+    const free = ({ x, y }) =>
+      evaluations.map(place).every(([a, b]) => Math.abs(a - x) > 44 || Math.abs(b - y + 4) > 14);
+    const first = evaluations[0];
     return [
-      evaluations.length > 0 && leaves !== evaluations[0]
-        ? label(evaluations[0], "first answer", stateOf(evaluations[0]))
-        : null,
-      leaves ? label(leaves, "the answer", stateOf(leaves)) : null,
+      first && leaves !== first && free(spot(first)) ? label(first, "first answer") : null,
+      leaves ? label(leaves, "the answer") : null,
     ].filter(Boolean);
   }
 }

@@ -2,7 +2,7 @@
 
 import { called } from "./answer.js";
 import { api } from "./api.js";
-import { announce, ask, byId, h } from "./dom.js";
+import { announce, ask, byId, h, redraw } from "./dom.js";
 import { ago, count, moment, number, percent, plural, seconds, signed } from "./format.js";
 import { explained, meaning } from "./terms.js";
 
@@ -103,8 +103,10 @@ export class Interventions {
 
   #paint(rows, more) {
     this.#rows = rows;
-    byId("newer").disabled = this.#pages.length === 0;
-    byId("older").disabled = !more;
+    const [newer, older] = [byId("newer"), byId("older")];
+    newer.disabled = this.#pages.length === 0;
+    older.disabled = !more;
+    if (document.activeElement.disabled) (more ? older : newer).focus();
     byId("categories-seen").replaceChildren(
       ...[...new Set(rows.flatMap((row) => Object.keys(row.scores_before ?? {})))].sort().map((value) => h("option", { value })),
     );
@@ -112,7 +114,7 @@ export class Interventions {
     this.#known = new Set(rows.map((row) => row.id));
     byId("table-meta").textContent = `${plural(rows.length, "row")}, page ${this.#pages.length + 1}`;
     byId("records").hidden = rows.length === 0;
-    byId("records").tBodies[0].replaceChildren(...rows.map((row) => this.#line(row, fresh.includes(row))));
+    redraw(byId("records").tBodies[0], ...rows.map((row) => this.#line(row, fresh.includes(row))));
     this.#empty(rows.length === 0 ? "Nothing here yet. Ask something, or widen the filters." : "");
     if (fresh.length > 0) announce(`${plural(fresh.length, "new intervention")}.`);
   }
@@ -139,7 +141,7 @@ export class Interventions {
       cell("Generations", { class: "number" }, count(row.generations)),
       cell("Time", { class: "number" }, seconds(row.seconds)),
       cell("Accepted from", {}, row.accepted_from),
-      cell("Policy", {}, h("a", { href: `#/policies/${encodeURIComponent(row.policy)}` }, row.policy), " ", h("code", {}, row.version)),
+      cell("Policy", {}, h("a", { href: `#/policies/${encodeURIComponent(row.policy)}`, "data-id": `${row.id}/policy` }, row.policy), " ", h("code", {}, row.version)),
       cell("Model", { class: "model", title: row.model }, this.#model(row)),
       h("td", {}, h("button", { type: "button", class: "link", "data-id": row.id, "aria-label": `Open ${row.id}`, onclick: () => this.#open(row) }, "Open")),
     );

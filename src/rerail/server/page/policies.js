@@ -2,9 +2,8 @@
 
 import { api } from "./api.js";
 import { diffView } from "./diff.js";
-import { announce, ask, byId, h } from "./dom.js";
+import { announce, ask, byId, h, redraw } from "./dom.js";
 import { ago, moment } from "./format.js";
-import { colourYaml } from "./yaml-colours.js";
 
 const QUIET = 300; // milliseconds without a key before the text is checked
 
@@ -12,6 +11,8 @@ export class Policies {
   #names = []; // {name, version, audit, yaml}
   #open = null; // {name, version, yaml, history}; version null for one that is not saved yet
   #drafts = new Map();
+  #editor = null;
+  #loading = null; // the editor, which is fetched with the first policy
   #invalid = false; // what the server said of the text when it was last asked
   #typing = null;
   #checking = null;
@@ -22,10 +23,6 @@ export class Policies {
   constructor({ onNeedsKey, onChange }) {
     this.#needsKey = onNeedsKey;
     this.#changed = onChange;
-    const field = byId("yaml");
-    field.addEventListener("input", () => this.#typed());
-    field.addEventListener("scroll", () => this.#follow());
-    field.addEventListener("keydown", indent);
     byId("save").addEventListener("click", () => this.save());
     byId("revert").addEventListener("click", () => this.#revert());
     byId("new-policy").addEventListener("click", () => this.#create());
@@ -43,14 +40,23 @@ export class Policies {
   /** Show the list, and one policy of it. */
   async show(name) {
     await this.#guarded(async () => {
+      this.#editor = await (this.#loading ??= this.#edit());
       await this.#list();
       const wanted = name || this.#open?.name || this.#default || this.#names[0]?.name;
       if (wanted) await this.#load(wanted);
     });
   }
 
+  async #edit() {
+    const { Editor } = await import("./editor.js");
+    const field = { id: "yaml", "aria-label": "Policy as YAML", "aria-describedby": "faults" };
+    const editor = new Editor(byId("editor"), field, () => this.#typed());
+    api.schema().then((schema) => (editor.schema = schema), () => {}); // it is a help, no more
+    return editor;
+  }
+
   get #text() {
-    return byId("yaml").value;
+    return this.#editor.text;
   }
 
   get #dirty() {
@@ -65,7 +71,7 @@ export class Policies {
   async #load(name) {
     if (this.#open?.name === name && this.#open.version === null) return;
     this.#open = await api.policy(name);
-    byId("yaml").value = this.#drafts.get(name) ?? this.#open.yaml;
+    this.#editor.text = this.#drafts.get(name) ?? this.#open.yaml;
     this.#invalid = false;
     this.#face("text");
     this.#paint();
@@ -101,7 +107,7 @@ export class Policies {
   }
 
   #refused(error) {
-    if (error.status !== 422 && error.status !== 400) {
+    if (![400, 413, 422].includes(error.status)) {
       this.#failed(error);
       return;
     }
@@ -131,6 +137,7 @@ export class Policies {
       this.#refused(error);
     } finally {
       this.#buttons();
+      if (document.activeElement === document.body) this.#editor.focus(); // the button cannot be pressed any more
     }
   }
 
@@ -160,10 +167,10 @@ export class Policies {
       this.show(this.#default);
       return;
     }
-    byId("yaml").value = this.#open.yaml;
+    this.#editor.text = this.#open.yaml;
     this.#invalid = false;
     this.#paint();
-    byId("yaml").focus();
+    this.#editor.focus();
   }
 
   async #create() {
@@ -178,10 +185,10 @@ export class Policies {
     const copy = this.#text.replace(/^name:.*$/m, `name: ${name}`);
     this.#open = { name, version: null, yaml: "", history: [] };
     this.#drafts.set(name, copy);
-    byId("yaml").value = copy;
+    this.#editor.text = copy;
     this.#face("text");
     this.#paint();
-    byId("yaml").focus();
+    this.#editor.focus();
     await this.#check();
   }
 
@@ -229,8 +236,6 @@ export class Policies {
     const { name, version } = this.#open;
     byId("editor-title").textContent = name;
     byId("editor-meta").textContent = version === null ? "not saved yet" : `version ${version}`;
-    byId("yaml").parentElement.querySelector("pre").replaceChildren(...colourYaml(this.#text));
-    this.#number();
     if (!this.#dirty) this.#say("", "Saved text. Changes are checked as you type and take effect when saved.");
     this.#paintHistory();
     this.#buttons();
@@ -243,14 +248,15 @@ export class Policies {
 
   #paintList() {
     const unsaved = this.#open?.version === null ? [this.#open] : [];
-    byId("policy-names").replaceChildren(
+    redraw(
+      byId("policy-names"),
       ...[...this.#names, ...unsaved].map(({ name, version, audit }) =>
         h(
           "li",
           {},
           h(
             "a",
-            { href: `#/policies/${encodeURIComponent(name)}`, "aria-current": name === this.#open?.name ? "page" : null },
+            { href: `#/policies/${encodeURIComponent(name)}`, "data-id": name, "aria-current": name === this.#open?.name ? "page" : null },
             h("span", { class: "policy-name" }, name),
             this.#drafts.has(name) ? h("span", { class: "draft", title: "Not saved" }, h("span", { class: "visually-hidden" }, "not saved")) : null,
             name === this.#default ? h("span", { class: "tag" }, "default") : null,
@@ -265,14 +271,15 @@ export class Policies {
   #paintHistory() {
     const { history, version } = this.#open;
     const newestFirst = [...history].sort((a, b) => new Date(b.at) - new Date(a.at));
-    byId("history").replaceChildren(
+    redraw(
+      byId("history"),
       ...newestFirst.map((entry, i) =>
         h(
           "li",
           {},
           h(
             "button",
-            { type: "button", class: "version", onclick: () => this.#version(entry) },
+            { type: "button", class: "version", "data-id": entry.at, onclick: () => this.#version(entry) },
             h("span", { class: "visually-hidden" }, "version "),
             h("code", {}, entry.version),
             i === 0 && entry.version === version ? h("span", { class: "tag" }, "in force") : null,
@@ -287,37 +294,6 @@ export class Policies {
     const place = byId("faults");
     place.className = `faults ${kind}`;
     place.replaceChildren(...message.split("\n").map((line) => h("p", {}, line)));
-    const line = kind === "invalid" ? /line (\d+)/.exec(message)?.[1] : null;
-    this.#number(line ? Number(line) : null);
+    this.#editor?.mark(kind === "invalid" ? message : "");
   }
-
-  #number(fault = null) {
-    const lines = this.#text.split("\n").length;
-    byId("editor").querySelector(".gutter").replaceChildren(
-      h(
-        "div",
-        {},
-        Array.from({ length: lines }, (_, i) => h("span", { class: i + 1 === fault ? "fault" : null }, String(i + 1))),
-      ),
-    );
-    this.#follow();
-  }
-
-  #follow() {
-    const { scrollTop, scrollLeft } = byId("yaml");
-    byId("yaml").parentElement.querySelector("pre").style.transform = `translate(${-scrollLeft}px, ${-scrollTop}px)`;
-    byId("editor").querySelector(".gutter > div").style.transform = `translateY(${-scrollTop}px)`;
-  }
-}
-
-/** Enter keeps the indent of its line. Tab stays what it is elsewhere: the way out. */
-function indent(event) {
-  if (event.key !== "Enter" || event.isComposing || event.ctrlKey || event.metaKey) return;
-  const { value, selectionStart } = event.target;
-  const line = value.slice(value.lastIndexOf("\n", selectionStart - 1) + 1, selectionStart);
-  const space = /^\s*/.exec(line)[0] + (/:\s*$/.test(line) ? "  " : "");
-  if (!space) return;
-  event.preventDefault();
-  // The one way to insert text that undo knows of.
-  document.execCommand("insertText", false, `\n${space}`);
 }

@@ -73,7 +73,7 @@ export function shortcuts(singles, chords) {
   box.addEventListener("change", () => memory.set("rerail.single-keys", box.checked ? "on" : "off"));
   document.addEventListener("keydown", (event) => {
     const { key, target } = event;
-    if (event.isComposing || event.altKey || document.querySelector("dialog[open], :popover-open")) return;
+    if (event.defaultPrevented || event.isComposing || event.altKey || document.querySelector("dialog[open], :popover-open")) return;
     if (event.ctrlKey || event.metaKey) {
       if (chords[key.toLowerCase()]) {
         event.preventDefault();

@@ -1,4 +1,4 @@
-"""Chromium, where it is installed."""
+"""Chromium, where it is installed, and what axe finds in a page."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,3 +32,18 @@ def browser() -> Iterator[Any]:
             yield chromium
         finally:
             chromium.close()
+
+
+AXE = Path(__file__).parent / "server" / "vendor" / "axe.min.js"
+
+
+def hindrances(page: Any) -> list[tuple[str, list[str]]]:
+    """What axe calls serious or critical: each rule, and the elements that break it.
+
+    The page's own rules must let a script in: `bypass_csp`.
+    """
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run().then((found) => found.violations)")
+    serious = [rule for rule in found if rule["impact"] in {"serious", "critical"}]
+    return [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in serious]
