@@ -125,8 +125,11 @@ class OptimizerSettings(Frozen):
     use_guidance: bool
     """Whether the policy's guidance is tried next, before the first iteration."""
     around_guidance: bool
-    """Whether iterations then move the prompt with the first guidance, its words and the user's, in
-    place of the prompt alone."""
+    """Whether what follows then moves the user's words within the prompt with the first guidance,
+    whose own words stay, in place of the prompt alone."""
+    use_fades: bool
+    """Whether the words fade before the first iteration: all by a part, then a quarter after the
+    other wholly."""
     descend: bool
     """Whether the centre moves. False is undirected random search around the original point."""
     accept_perturbations: bool
@@ -217,6 +220,7 @@ _FAST: dict[str, Any] = {
     "use_offsets": True,
     "use_guidance": True,
     "around_guidance": True,
+    "use_fades": True,
     "descend": True,
     "accept_perturbations": True,
     "redraw_temperature": None,
@@ -249,6 +253,7 @@ _TSA: dict[str, Any] = {
     "use_offsets": False,
     "use_guidance": False,
     "around_guidance": False,
+    "use_fades": False,
     "descend": True,
     "accept_perturbations": False,
     "redraw_temperature": None,
@@ -274,11 +279,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "use_offsets": False,
         "use_guidance": False,
         "around_guidance": False,
+        "use_fades": False,
         "descend": False,
     },
     "resample": {
         **_FAST,
         "use_offsets": False,
+        "use_fades": False,
         "descend": False,
         "max_iterations": 1,
         "redraw_temperature": 1.0,

@@ -431,6 +431,7 @@ class AcceptedFrom(StrEnum):
     INITIAL = "initial"
     OFFSET = "offset"
     GUIDANCE = "guidance"
+    FADE = "fade"
     PERTURBATION = "perturbation"
     ITERATE = "iterate"
     RESAMPLE = "resample"
