@@ -31,11 +31,10 @@ if TYPE_CHECKING:
     from rerail.settings import OptimizerSettings
 
 
-FADES = ((0.0, 1.0, 0.4), *((k / 4, (k + 1) / 4, 1.0) for k in range(4)))
+FADES = ((0.0, 0.25, 1.0), (0.0, 0.5, 1.0), (0.0, 1.0, 0.5), (0.0, 1.0, 0.6))
 """From and to which part of the steered rows a fade reaches, and how far it goes towards zero.
 
-All of them by a part leave the most of what was asked for; a quarter that is gone may be the one
-that talked the model into its answer (docs/log.md)."""
+The beginning, which often talks the model into its answer, before all words (docs/log.md)."""
 
 
 @dataclass(frozen=True)
