@@ -565,6 +565,20 @@ def test_what_an_engine_cannot_run_is_left_out_and_said(tmp_path: Path) -> None:
         Run(only, tmp_path / "only", loaders(lambda name: FakeEngine(name=name)))
 
 
+def test_what_a_model_behind_a_text_api_cannot_do_is_left_out_and_said(tmp_path: Path) -> None:
+    class Behind(FakeEngine):
+        abilities = frozenset({"extends"})
+
+    text = policy(optimizer="resample", naturalness_floor=None)
+    asked = settings(tmp_path, methods=("none", "fast", "tide", "policy"), policy=text)
+    given = loaders(lambda name: Behind(name=name))
+    with Run(asked, tmp_path / "run", given) as evaluation:
+        left_out = evaluation.left_out["fake"]
+    assert left_out.keys() == {"fast", "tide"}
+    assert all("its embeddings cannot be moved" in why for why in left_out.values())
+    assert {t.method for t in run(asked, tmp_path / "run", given)} == {"none", "policy"}
+
+
 def test_a_method_without_step_sizes_is_told_before_anything_is_answered(tmp_path: Path) -> None:
     engine = FakeEngine()
     with pytest.raises(PolicyError, match="rerail tune --preset tsa"):

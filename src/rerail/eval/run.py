@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rerail import __version__
+from rerail.align import lacks
 from rerail.engines.base import EmbeddedPrompt, Engine, GenerationRequest, Sampling, abilities
 from rerail.errors import EngineError, InputFileError, MissingDependencyError, PromptError
 from rerail.eval.benchmarks import draw, load_benchmark, put_as, without_template
@@ -218,10 +219,16 @@ class Run:
             EngineError: no method is left.
         """
         lacking: dict[str, str] = {}
+        policy = self.settings.policy
         for method in self.methods:
+            why = None
             if isinstance(method, Aligned):
-                method.require(self.settings.policy, engine.name)
-            elif isinstance(method, Stepwise) and (why := method.lacks(engine)):
+                why = lacks(engine, method.policy(policy, engine.name))
+                if why is None:
+                    method.require(policy, engine.name)
+            elif isinstance(method, Stepwise):
+                why = method.lacks(engine)
+            if why is not None:
                 lacking[method.name] = why
         if len(lacking) == len(self.methods):
             raise EngineError("; ".join(lacking.values()))
