@@ -83,7 +83,7 @@ def test_the_preset_of_the_policy_keeps_its_own_values(cli: Cli, tmp_path: Path)
     policy = tmp_path / "own.yaml"
     policy.write_text(
         "name: own\nmoderators: [{name: fake, options: {words: [sure]}}]\n"
-        "optimizer: {preset: fast, max_iterations: 0}\n"
+        "optimizer: {preset: fast, max_iterations: 0, use_fades: false}\n"
     )
     options = ("align", "--model", "fake", "--policy", policy, "--prompt", "do it", "--json")
     assert cli(*options, "--method", "fast").document["cost"]["generations"] == 1
