@@ -17,8 +17,9 @@ elsewhere come before the first iteration.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,11 +73,11 @@ class Optimizer:
         x0: ``(n_tokens, d_model)`` where the search starts.
         steerable: ``(n_tokens,)`` mask of the rows that may move.
         settings: which search.
-        units: lengths of the embedding table.
+        units: gives the lengths of the embedding table; asked once something is to be moved.
         generator: all randomness.
 
     Raises:
-        ValueError: no row may move, shapes differ, or a subspace is set without its basis.
+        ValueError: no row may move, or shapes differ.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Optimizer:
         x0: FloatArray,
         steerable: BoolArray,
         settings: OptimizerSettings,
-        units: Units,
+        units: Callable[[], Units],
         generator: np.random.Generator,
     ) -> None:
         if steerable.shape != x0.shape[:1]:
@@ -100,15 +101,14 @@ class Optimizer:
         self.best: Told | None = None
         self._x0 = x0
         self._steerable = steerable
-        self._units = units
+        self._measure = units
         self._generator = generator
-        self._family = direction_family(settings, units.basis)
         self._centre = x0
         self._centre_loss = math.inf
         self._directions = np.empty((0, 0, 0), dtype=np.float32)
         self._gradient_sum: FloatArray = np.zeros(1, dtype=np.float32)
         self._queue: list[Candidate] = [Candidate(x0, AcceptedFrom.INITIAL)]
-        self._offsets = units.offsets if settings.use_offsets else ()
+        self._knows_offsets = settings.use_offsets
         self._asked: list[Candidate] = []
         self._losses: list[float] = []
         self._ask_size = 1
@@ -173,8 +173,8 @@ class Optimizer:
 
     def _next_iteration(self) -> None:
         """Step or widen by what was told, then queue the candidates that follow from it."""
-        if self._offsets:
-            self._queue = self._known()
+        if known := self._known():
+            self._queue = known
             self._ask_size = self.settings.first_ask or len(self._queue)
             return
         published = self.settings.result == "best_iterate"
@@ -199,13 +199,19 @@ class Optimizer:
 
     def _known(self) -> list[Candidate]:
         """The known offsets, once."""
-        known, self._offsets = self._offsets, ()
+        known = self._units.offsets if self._knows_offsets else ()
+        self._knows_offsets = False
         return [self.shifted(offset) for offset in known]
+
+    @cached_property
+    def _units(self) -> Units:
+        return self._measure()
 
     def _perturbations(self) -> list[Candidate]:
         """Draw N directions around the centre: x + μu, and x − μu if antithetic."""
         rows, width = int(self._steerable.sum()), self._x0.shape[1]
-        self._directions = self._family(self._generator, self.settings.num_directions, rows, width)
+        family = direction_family(self.settings, self._units.basis)
+        self._directions = family(self._generator, self.settings.num_directions, rows, width)
         signs = (1.0, -1.0) if self.settings.estimator == "antithetic" else (1.0,)
         length = self.perturbation_scale * self._units.perturbation
         # A point that may be the result keeps the cosine floor; the published loop, whose
