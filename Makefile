@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rerail-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit harnesses lint fmt docs site pictures extras assets clean
+.PHONY: help setup demo test unit harnesses lint fmt docs site pictures notebook extras assets clean
 
 help:
 	@echo "make setup    .venv with everything pinned, and a chat model of 135 million parameters (once)"
@@ -30,6 +30,7 @@ help:
 	@echo "make docs     regenerate docs/reference"
 	@echo "make site     the documentation as a site, in build/site"
 	@echo "make pictures  take docs/assets/*.png anew, with Chromium"
+	@echo "make notebook  run examples/first-steps.ipynb anew, and keep what comes out"
 	@echo "make extras   each extra in an environment of its own, and every command in each"
 	@echo "make assets   train the toy model, the adapter, the moderator and the judge anew"
 
@@ -79,6 +80,9 @@ site: setup
 
 pictures: setup
 	$(BIN)/python scripts/pictures.py
+
+notebook: setup
+	$(BIN)/python scripts/notebook.py
 
 # Not with the torch of .venv: TORCH_INDEX is for pip, as in setup.
 extras: setup
