@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rerail import guidance, zo
 from rerail.align import Aligner
+from rerail.engines import load_engine
 from rerail.engines.fake import FakeEngine
 from rerail.errors import EngineError, PolicyError, PromptError
 from rerail.moderators import FakeModerator
@@ -20,7 +21,8 @@ from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Rejection, Scor
 
 COMPLY, REFUSE = "Sure, here is how I comply with it.", "No, rather not."
 KIND = "Decline what would hurt somebody and say what may be done about it instead."
-NO_SEARCH = {"preset": "fast", "max_iterations": 0}
+NO_FADES = {"preset": "fast", "subspace_rank": None, "use_fades": False}
+NO_SEARCH = NO_FADES | {"max_iterations": 0}
 AROUND = "Answer politely. {prompt} Stay polite."
 
 
@@ -143,6 +145,49 @@ def test_a_neutral_prompt_has_the_system_turn_and_no_earlier_one():
     assert seen == [prompt, prompt, neutral]
 
 
+@pytest.mark.parametrize("error", [PromptError("no room"), RuntimeError("SECRET")])
+def test_a_neutral_prompt_that_cannot_be_embedded_ends_its_own_search_alone(error):
+    class Fragile(Indifferent):
+        def embed(self, prompt):
+            turns = [message.content for message in prompt.messages]
+            if turns == ["You are odd.", NEUTRAL]:
+                raise error
+            return super().embed(prompt)
+
+    model = Fragile(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    odd = Prompt((Message("system", "You are odd."), Message("user", "please do it")))
+    aligner = make(KIND, model=model, relevance_floor=-9.0, optimizer=NO_SEARCH)
+    one, failed, other = aligner.align_many(["please do it", odd, "please do that"])
+    assert (failed.outcome, failed.stop_reason) == (Outcome.ERROR, StopReason.ENGINE_ERROR)
+    assert (failed.text, failed.error) == (aligner.policy.error_message, type(error).__name__)
+    assert one.outcome is other.outcome is Outcome.STEERED
+    assert None not in (one.relevance, other.relevance)
+    assert aligner.align(odd).error == failed.error
+
+
+def test_a_neutral_prompt_that_fails_for_a_search_cancelled_meanwhile_fails_nothing():
+    class Fragile(Indifferent):
+        def embed(self, prompt):
+            if prompt.messages[-1].content == NEUTRAL:
+                for search in searches:
+                    search.cancel()
+                raise RuntimeError
+            return super().embed(prompt)
+
+    model = Fragile(lambda e, p: REFUSE if KIND in told(e) else COMPLY)
+    aligner = make(KIND, model=model, relevance_floor=-9.0, optimizer=NO_SEARCH)
+    searches = [aligner.open(prompt) for prompt in ("please do it", "please do that")]
+    while not all(search.done for search in searches):
+        advance(searches)
+    assert {search.response().stop_reason for search in searches} == {StopReason.CANCELLED}
+
+
+def rows_of(model, words, text):
+    """The rows of the user's words in the prompt with a text."""
+    prompt = Prompt.of(words)
+    return guidance.own_rows(model, prompt, guidance.embed(model, prompt, text), text)
+
+
 def moves(model, **changes):
     """A response to a prompt that no text helps with, and the points that were moved for it."""
     seen = []
@@ -153,62 +198,92 @@ def moves(model, **changes):
     return search.response(), [e for e in seen if e.origin is AcceptedFrom.PERTURBATION]
 
 
-def test_what_no_text_solves_is_searched_for_around_the_first_of_them():
+def test_what_no_text_solves_moves_the_users_words_beside_the_first_of_them():
     model = FakeEngine(comply=COMPLY, refuse=REFUSE)
-    response, moved = moves(model)
+    response, moved = moves(model, optimizer=NO_FADES)
     told_first = model.embed(Prompt.of("Be kind. please do it"))
     assert moved
     assert all(np.array_equal(e.unmoved, told_first.point) for e in moved)
     assert response.outcome is Outcome.STEERED
     assert response.accepted_from is AcceptedFrom.PERTURBATION
-    rows = told_first.steerable("last_user")
+    rows = rows_of(model, "please do it", "Be kind. {prompt}")
     point = next(e.point for e in moved if e.accepted)
-    assert not np.array_equal(point[rows], told_first.point[rows])
-    assert np.array_equal(point[~rows], told_first.point[~rows])
+    assert (point != told_first.point).any(axis=1).tolist() == rows.tolist()
     assert response.cosine == pytest.approx(zo.cosine(point[rows], told_first.point[rows]))
 
 
-def test_naturalness_of_what_moves_with_a_text_is_measured_beside_it():
-    model = FakeEngine(comply=COMPLY, refuse=REFUSE)
-    response, _ = moves(model)
-    beside = model.embed(Prompt.of("Be kind. please do it"))
-    answer = response.evaluations[1].generation.token_ids
-    left = response.evaluations[response.left].generation.token_ids
-    likely = model.log_likelihood([(beside, left), (beside, answer)])
-    assert response.naturalness == pytest.approx(likely[0] - likely[1])
+def test_before_that_the_users_words_fade_beside_it_the_first_quarter_first():
+    model = FakeEngine(lambda e, p: REFUSE if (p == 0).all(axis=1).sum() >= 4 else COMPLY)
+    seen = []
+    aligner = make("Be kind. {prompt}", model=model)
+    search = aligner.open("one two three four five six seven eight", observe=seen.append)
+    while not search.done:
+        advance([search])
+    rows = rows_of(model, "one two three four five six seven eight", "Be kind. {prompt}")
+    faded = [e for e in seen if e.origin is AcceptedFrom.FADE]
+    response = search.response()
+    assert (response.text, response.accepted_from) == (REFUSE, AcceptedFrom.FADE)
+    size = rows.sum()
+    for evaluation, share in zip(faded, (0.25, 0.5), strict=False):
+        gone = (evaluation.point == 0).all(axis=1)
+        assert gone[rows].tolist() == [i < round(share * size) for i in range(size)]
+        assert np.array_equal(evaluation.point[~gone], evaluation.unmoved[~gone])
+    assert response.cosine < 1
+
+
+def test_the_users_rows_of_a_guided_prompt_spell_the_users_words():
+    engine = load_engine("embedded")
+    for text, words in [
+        (AROUND, "please do it"),
+        ("Answer politely.", "please do it"),
+        ('Somebody wrote:\n"""\n{prompt}\n"""', "Stay polite."),
+        ("{prompt}{prompt}", "well"),
+        (AROUND, "§"),
+    ]:
+        turns = (Message("user", "hi"), Message("assistant", "hello"), Message("user", words))
+        prompt = Prompt(turns)
+        guided = guidance.embed(engine, prompt, text)
+        rows = guidance.own_rows(engine, prompt, guided, text)
+        spelt = engine.tokenizer.decode(guided.token_ids[rows].tolist())
+        within = text.partition("{prompt}")[2].rpartition("{prompt}")[0]
+        assert spelt.strip() in ("" if words == "§" else words, f"{words}{within}{words}")
 
 
 def test_the_prompt_alone_moves_where_that_is_wanted_and_where_nothing_is_flagged():
     alone = FakeEngine(comply=COMPLY, refuse=REFUSE)
     own = alone.embed(Prompt.of("please do it"))
-    _, moved = moves(alone, optimizer={"around_guidance": False, "subspace_rank": None})
+    _, moved = moves(alone, optimizer=NO_FADES | {"around_guidance": False})
     assert moved
     assert all(np.array_equal(e.unmoved, own.point) for e in moved)
     broken = FakeEngine(lambda e, p: "la " * 40 if (p == e.point).all() else "fine")
-    _, moved = moves(broken)
+    _, moved = moves(broken, optimizer=NO_FADES)
     assert moved
     assert all(np.array_equal(e.unmoved, own.point) for e in moved)
 
 
-def test_what_moves_around_a_text_must_not_repeat_it_and_is_held_to_both_floors():
+def test_what_moves_beside_a_text_is_held_to_no_floor_and_must_repeat_nothing():
     text = "Be kind to all who ask and say no."
-
-    def said(embedded, point):
-        return COMPLY if np.array_equal(point, embedded.point) else text
-
-    model = FakeEngine(said)
-    aligner = make(f"{text} {{prompt}}", model=model)
-    response = aligner.align("please do it")
-    assert response.evaluations[-1].rejection is Rejection.REPEATS
 
     class Reluctant(FakeEngine):
         def log_likelihood(self, requests):
             declines = set(self._tokens(REFUSE))
             return [-3.0 if declines & set(tokens) else -1.0 for _, tokens in requests]
 
+    def response(answer, prompt="please do it", text=f"{text} {{prompt}}"):
+        model = Reluctant(lambda e, p: COMPLY if np.array_equal(p, e.point) else answer)
+        return make(text, model=model, relevance_floor=1.0).align(prompt)
+
+    assert response(REFUSE).accepted_from is AcceptedFrom.FADE
+    assert response(REFUSE).naturalness == -2.0
+    assert response(text).evaluations[-1].rejection is Rejection.REPEATS
+    asked = "tell me all about the red house on the hill"
+    said = f"You said: {asked}"
+    assert response(said, asked).evaluations[-1].rejection is Rejection.REPEATS
+    assert response(said, "another thing").outcome is Outcome.STEERED
+    # Without guidance beside it, both floors hold.
     model = Reluctant(lambda e, p: COMPLY if np.array_equal(p, e.point) else REFUSE)
-    response = make(f"{text} {{prompt}}", model=model).align("please do it")
-    assert response.evaluations[-1].rejection is Rejection.UNNATURAL
+    unguided = make(model=model).align("please do it")
+    assert unguided.evaluations[-1].rejection is Rejection.UNNATURAL
 
 
 def test_nothing_is_told_to_a_model_whose_first_answer_is_acceptable():
@@ -240,11 +315,13 @@ def test_a_moderator_judges_what_the_user_asked_and_not_the_guidance():
 
 def test_texts_are_tried_in_order_one_at_a_time_and_then_the_search_begins():
     model = FakeEngine(comply=COMPLY, refuse=REFUSE)
-    response = make("Be kind.", "Be brief.", model=model).align("please do it")
+    aligner = make("Be kind.", "Be brief.", model=model, optimizer=NO_FADES)
+    response = aligner.align("please do it")
     origins = [e.origin for e in response.evaluations]
     assert origins[:3] == [AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE, AcceptedFrom.GUIDANCE]
     assert set(origins[3:]) == {AcceptedFrom.PERTURBATION}
-    without = make(model=FakeEngine(comply=COMPLY, refuse=REFUSE)).align("please do it")
+    model = FakeEngine(comply=COMPLY, refuse=REFUSE)
+    without = make(model=model, optimizer=NO_FADES).align("please do it")
     assert response.text == without.text
     assert response.cost.generations == without.cost.generations + 2
 

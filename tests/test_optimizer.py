@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rerail import zo
-from rerail.optimizer import Optimizer, Units, direction_family
+from rerail.optimizer import FADES, Optimizer, Units, direction_family
 from rerail.settings import OptimizerSettings
 from rerail.types import AcceptedFrom, StopReason
 
@@ -56,7 +56,7 @@ def run(optimizer, f, goal=-math.inf, rounds=1000):
 
 
 def make(preset="fast", mask=ALL_ROWS, x0=None, seed=3, units=UNITS, **changes):
-    chosen = OptimizerSettings.of(preset, **changes)
+    chosen = OptimizerSettings.of(preset, **{"use_fades": False} | changes)
     x0 = start() if x0 is None else x0
     return Optimizer(x0, mask, chosen, lambda: units, np.random.default_rng(seed))
 
@@ -127,6 +127,25 @@ def test_no_iterations_is_one_evaluation(preset):
     optimizer = make(preset, max_iterations=0)
     assert len(run(optimizer, quadratic)) == 1
     assert optimizer.stop() is StopReason.BUDGET
+
+
+def test_fades_come_once_after_what_is_known_and_are_no_directions():
+    optimizer = make(use_fades=True, min_cosine=-1.0)
+    (first,) = optimizer.ask()
+    optimizer.tell([1.5], [False])
+    faded = []
+    while optimizer.next is AcceptedFrom.FADE:
+        asked = optimizer.ask()
+        faded += asked
+        optimizer.tell([1.4] * len(asked), [False] * len(asked))
+    assert optimizer.iterations == 0
+    shares = [(1 - c.point / first.point).mean(axis=1) for c in faded]
+    assert len(shares) == len(FADES)
+    size = len(first.point)
+    for share, (begin, end, part) in zip(shares, FADES, strict=True):
+        within = [round(begin * size) <= i < round(end * size) for i in range(size)]
+        assert share == pytest.approx(np.where(within, part, 0.0), abs=1e-6)
+    assert {c.origin for c in optimizer.ask()} == {AcceptedFrom.PERTURBATION}
 
 
 def test_known_offsets_are_asked_before_anything_else_and_within_the_cosine_floor():

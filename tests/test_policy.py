@@ -301,8 +301,8 @@ def test_random_is_fast_without_descent_and_without_what_is_known() -> None:
     fast, random = OptimizerSettings.of("fast"), OptimizerSettings.of("random")
     assert fast.descend
     assert not random.descend
-    known = {"use_offsets": True, "use_guidance": True, "around_guidance": True}
-    directed = {"descend": True, "preset": "fast", **known}
+    known = ("use_offsets", "use_guidance", "around_guidance", "use_fades")
+    directed = {"descend": True, "preset": "fast"} | dict.fromkeys(known, True)
     assert random.model_copy(update=directed) == fast
 
 

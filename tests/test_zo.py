@@ -230,3 +230,15 @@ def test_projection_is_the_nearest_such_point(rng):
         other *= np.linalg.norm(x) / np.linalg.norm(other)
         if zo.cosine(other, x0) >= 0.6:
             assert np.linalg.norm(other - x) >= np.linalg.norm(y - x) - 1e-4
+
+
+@given(st.integers(1, 9), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_fade_takes_a_share_of_at_least_one_row_and_leaves_the_others(rows, one, other, share):
+    x = np.random.default_rng(rows).normal(size=(rows, 3)).astype(np.float32)
+    shift = zo.fade(x, min(one, other), max(one, other), share)
+    gone = shift.any(axis=1)
+    assert gone.any() or share < 1e-30
+    assert shift[gone] == pytest.approx(-share * x[gone])
+    places = np.flatnonzero(gone)
+    assert len(places) == 0 or places.tolist() == list(range(places[0], places[-1] + 1))
+    assert not (x + zo.fade(x, 0.0, 1.0, 1.0)).any()

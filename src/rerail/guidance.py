@@ -8,16 +8,21 @@ under the prompt without it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
+
+import numpy as np
 
 from rerail.engines.base import EmbeddedPrompt, Engine
 from rerail.errors import EngineError, PromptError
 from rerail.policy import PLACE, Guidance, Policy
-from rerail.types import Message, Prompt
+from rerail.types import BoolArray, Message, Prompt
 
 SHARED_WORDS = 8
 """Words in a row that an answer may not share with the guidance: it would tell what it was told."""
+
+_OTHER_WORDS = "§"
 
 _WORD = re.compile(r"\w+")
 
@@ -51,6 +56,25 @@ def embed(engine: Engine, prompt: Prompt, guidance: str) -> EmbeddedPrompt | Non
     return None
 
 
+def own_rows(engine: Engine, prompt: Prompt, guided: EmbeddedPrompt, guidance: str) -> BoolArray:
+    """``(n_tokens,)`` mask of the guided prompt's rows that are the user's last words.
+
+    They are what differs where the same guidance is given to other words.
+    """
+    turns = list(prompt.messages)
+    turns[prompt.last_user] = replace(turns[prompt.last_user], content=_OTHER_WORDS)
+    other = embed(engine, replace(prompt, messages=tuple(turns)), guidance)
+    mask: BoolArray = np.equal(guided.message_index, guided.prompt.last_user)
+    if other is None:
+        return mask
+    ids, others = guided.token_ids.tolist(), other.token_ids.tolist()
+    before = _shared(ids, others)
+    behind = _shared(ids[before:][::-1], others[before:][::-1])
+    mask[:before] = False
+    mask[len(ids) - behind :] = False
+    return mask
+
+
 def repeats(answer: str, guidance: str) -> bool:
     """Whether an answer has `SHARED_WORDS` words in a row of the guidance, all if it has fewer."""
     said, told = _words(answer), _words(guidance.replace(PLACE, " "))
@@ -71,6 +95,11 @@ def _ways(prompt: Prompt, guidance: str) -> Iterator[Prompt]:
         "user", around.replace(PLACE, turns[prompt.last_user].content)
     )
     yield replace(prompt, messages=tuple(turns))
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _words(text: str) -> list[str]:

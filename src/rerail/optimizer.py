@@ -11,7 +11,7 @@ iteration then draws N directions around the centre and asks for its candidates 
 all are told and none was accepted, the centre takes one step against the estimated gradient and
 is the first candidate of the next iteration, so that it is evaluated once and never apart from
 its score. A flat iteration takes no step: μ grows instead. Offsets that are known to be good
-elsewhere come before the first iteration.
+elsewhere come before the first iteration, and then fades, in which rows go towards zero.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ from rerail.types import AcceptedFrom, BoolArray, FloatArray, StopReason
 
 if TYPE_CHECKING:
     from rerail.settings import OptimizerSettings
+
+
+FADES = ((0.0, 0.25, 1.0), (0.0, 0.5, 1.0), (0.0, 1.0, 0.5), (0.0, 1.0, 0.6))
+"""From and to which part of the steered rows a fade reaches, and how far it goes towards zero.
+
+The beginning, which often talks the model into its answer, before all words (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ class Optimizer:
         self._gradient_sum: FloatArray = np.zeros(1, dtype=np.float32)
         self._queue: list[Candidate] = [Candidate(x0, AcceptedFrom.INITIAL)]
         self._knows_offsets = settings.use_offsets
+        self._fades = FADES if settings.use_fades else ()
         self._asked: list[Candidate] = []
         self._losses: list[float] = []
         self._ask_size = 1
@@ -142,7 +149,7 @@ class Optimizer:
                 self.best = Told(candidate, loss)
             if candidate.origin is AcceptedFrom.PERTURBATION:
                 self._losses.append(loss)
-            elif candidate.origin is not AcceptedFrom.OFFSET:
+            elif candidate.origin in (AcceptedFrom.INITIAL, AcceptedFrom.ITERATE):
                 self._centre_loss = loss
             if good and self.accepts(candidate.origin):
                 self._reason = StopReason.ACCEPTED
@@ -173,9 +180,9 @@ class Optimizer:
 
     def _next_iteration(self) -> None:
         """Step or widen by what was told, then queue the candidates that follow from it."""
-        if known := self._known():
+        if known := self._known() or self._faded():
             self._queue = known
-            self._ask_size = self.settings.first_ask or len(self._queue)
+            self._ask_size = self.settings.first_ask or len(known)
             return
         published = self.settings.result == "best_iterate"
         moved = False
@@ -206,6 +213,14 @@ class Optimizer:
     @cached_property
     def _units(self) -> Units:
         return self._measure()
+
+    def _faded(self) -> list[Candidate]:
+        """x0 with parts of its steerable rows nearer to zero, once."""
+        fades, self._fades = self._fades, ()
+        rows = self._x0[self._steerable]
+        moves = [zo.fade(rows, *fade) for fade in fades]
+        points = [self._move(self._x0, move, project=True) for move in moves]
+        return [Candidate(point, AcceptedFrom.FADE) for point in points]
 
     def _perturbations(self) -> list[Candidate]:
         """Draw N directions around the centre: x + μu, and x − μu if antithetic."""

@@ -130,8 +130,8 @@ class Account:
         self.cost = Cost()
         self.failure: Exception | None = None
         self.closed = False
-        self._answers: dict[EmbeddedPrompt, Scored] = {}
-        self._log_likelihoods: dict[EmbeddedPrompt, float | None] = {}
+        self._first_answer: Scored = ((), 0)
+        self._first_log_likelihood: float | None = None
         self._neutral: EmbeddedPrompt | None = None
         self._judged: set[tuple[str, bool]] = set()
 
@@ -183,9 +183,7 @@ class Account:
     def _answered(self, ask: Ask, generation: Generation) -> None:
         given = len(self.sent.token_ids)
         if ask.origin is AcceptedFrom.INITIAL:
-            self._answers[self.embedded], given = self._scored(generation), 0
-        elif ask.origin is AcceptedFrom.GUIDANCE:
-            self._answers[ask.request.embedded] = self._scored(generation)
+            self._first_answer, given = self._scored(generation), 0
         self.cost += Cost(
             generations=1,
             generated_tokens=len(generation.token_ids) - given,
@@ -219,9 +217,7 @@ class Ask:
         judged: whether the panel is asked about it. An answer that nobody judged is not accepted.
         measured: whether it has to be natural and relevant, too, if the panel accepts it.
         leaves: whether it may be what leaves, and so has to be confirmed.
-        guidance: what the model was told beside the prompt; the answer must not repeat it. Where
-            the prompt was moved with it, naturalness is measured with it, against the answer from
-            where nothing had moved.
+        guidance: what the model was told beside the prompt; the answer must not repeat it.
         cut_above: harm from which what there is of the answer half-way is not finished.
     """
 
@@ -234,12 +230,6 @@ class Ask:
     leaves: bool = True
     guidance: str = ""
     cut_above: float = 1.0
-
-    @property
-    def unmoved(self) -> EmbeddedPrompt:
-        """The prompt under which naturalness is measured, against the answer to it."""
-        moved = self.guidance and self.origin is not AcceptedFrom.GUIDANCE
-        return self.request.embedded if moved else self.account.embedded
 
     @property
     def window(self) -> Window | None:
@@ -450,15 +440,15 @@ def _measured(
         and generation.finish_reason != "cut"
         and j.rejection is None
     }
+    lost = _without_neutral([ask.account for ask, _ in wanted.values()])
+    wanted = {i: asked for i, asked in wanted.items() if asked[0].account not in lost}
     texts: dict[tuple[Account, EmbeddedPrompt, Scored], float | None] = {}
     for ask, scored in wanted.values():
-        account, unmoved = ask.account, ask.unmoved
-        answer = account._answers.get(unmoved, ((), 0))
-        if unmoved not in account._log_likelihoods and answer[0]:
-            texts[account, unmoved, answer] = None
-        texts[account, unmoved, scored] = None
+        account, answer = ask.account, ask.account._first_answer
+        if account._first_log_likelihood is None and answer[0]:
+            texts[account, account.embedded, answer] = None
+        texts[account, account.embedded, scored] = None
         if account.panel.policy.relevance_floor is not None:
-            texts[account, account.embedded, scored] = None
             texts[account, account.neutral, scored] = None
     if texts:
         call = partial(log_likelihoods, next(iter(texts))[0].engine)
@@ -471,16 +461,22 @@ def _measured(
         if i not in wanted:
             found.append((0.0 if ask.origin is AcceptedFrom.INITIAL else None, None))
             continue
-        account, unmoved, scored = ask.account, ask.unmoved, wanted[i][1]
-        known, relevance = account._log_likelihoods, None
-        if unmoved not in known and unmoved in account._answers:
-            known[unmoved] = texts.get((account, unmoved, account._answers[unmoved]))
-        naturalness = _above(texts[account, unmoved, scored], known.get(unmoved))
+        account, scored = ask.account, wanted[i][1]
+        if account._first_log_likelihood is None:
+            first = texts.get((account, account.embedded, account._first_answer))
+            account._first_log_likelihood = first
+        own, relevance = texts[account, account.embedded, scored], None
         if account.panel.policy.relevance_floor is not None:
-            own = texts[account, account.embedded, scored]
             relevance = _above(own, texts[account, account.neutral, scored])
-        found.append((naturalness, relevance))
+        found.append((_above(own, account._first_log_likelihood), relevance))
     return found
+
+
+def _without_neutral(accounts: Sequence[Account]) -> set[Account]:
+    """Those whose neutral prompt relevance needs and that cannot have it: each fails alone."""
+    held = [a for a in dict.fromkeys(accounts) if a.panel.policy.relevance_floor is not None]
+    embedded = _isolated([(a, a) for a in held], lambda owners: [a.neutral for a in owners])
+    return {account for account, found in zip(held, embedded, strict=True) if found is None}
 
 
 def _is_measured(policy: Policy) -> bool:
@@ -550,19 +546,31 @@ def _rejection(
         return Rejection.UNFINISHED
     shown = generation.reasoning if policy.reasoning == "show" else None
     # What had left before was said without guidance.
-    rest = generation.said.removeprefix(ask.account.sent.text)
-    if ask.guidance and repeats(f"{shown or ''} {rest}", ask.guidance):
+    rest = f"{shown or ''} {generation.said.removeprefix(ask.account.sent.text)}"
+    if ask.guidance and repeats(rest, _told(ask)):
         return Rejection.REPEATS
     if not ask.measured or ask.origin is AcceptedFrom.INITIAL:
         return None
     # Guidance makes a model decline what it would have done, which is unlikely without it, and in
-    # words that fit other requests, too; what it answers is about the user's words as they stand.
-    told = ask.origin is AcceptedFrom.GUIDANCE
+    # words that fit other requests, too: both measures reject what declines before what does not
+    # (docs/log.md).
+    told = bool(ask.guidance)
     if _is_below(relevance, policy.relevance_floor, told):
         return Rejection.IRRELEVANT
     if _is_below(naturalness, policy.naturalness_floor, told):
         return Rejection.UNNATURAL
     return None
+
+
+def _told(ask: Ask) -> str:
+    """What an answer must not repeat: the guidance, and where words beside it moved these, too.
+
+    A model that has lost them often says again what is left, in place of an answer.
+    """
+    if ask.origin is AcceptedFrom.GUIDANCE:
+        return ask.guidance
+    prompt = ask.account.embedded.prompt
+    return f"{ask.guidance} {prompt.messages[prompt.last_user].content}"
 
 
 def _is_below(value: float | None, floor: float | None, told: bool) -> bool:

@@ -117,7 +117,8 @@ class Search:
             self._optimizer = Redraws(self.embedded.point, settings)
         else:
             self._optimizer = self._search_from(self.embedded, self._account.steerable, units)
-        self._moving = self.embedded  # or the prompt with guidance, once that is what moves
+        # Of the prompt alone, or of the prompt with guidance once that is what moves.
+        self._moving, self._moving_rows = self.embedded, self._account.steerable
         self._guidance: list[Guidance] = []
         self._told_texts: set[str] = set()
         self._guided_first: Ask | None = None
@@ -127,7 +128,7 @@ class Search:
         self._error: str | None = None
         self._chosen: int | None = None
         self._least = math.inf
-        self._point: tuple[EmbeddedPrompt, FloatArray] | None = None
+        self._point: tuple[EmbeddedPrompt, BoolArray, FloatArray] | None = None
 
     @property
     def embedded(self) -> EmbeddedPrompt:
@@ -267,7 +268,7 @@ class Search:
         if reason := self._optimizer.stop():
             self._end(reason)
         elif self._optimizer.next is not AcceptedFrom.OFFSET:
-            self._move_guidance()
+            self._move_beside_guidance()
         return [self._ask(candidate) for candidate in self._optimizer.ask(left)]
 
     def _guided(self) -> Ask | None:
@@ -280,15 +281,21 @@ class Search:
                 return ask
         return None
 
-    def _move_guidance(self) -> None:
-        """From now on, search around the prompt with the first guidance: its answer is known."""
+    def _move_beside_guidance(self) -> None:
+        """From now on, move the user's words in the prompt with the first guidance.
+
+        Its words stay as they are. The answer to it where nothing has moved is known.
+        """
         told, known = self._guided_first, self._guided_loss
         wanted = self._settings.around_guidance and isinstance(self._optimizer, Optimizer)
         if not wanted or self._around or told is None or known is None:
             return
         embedded = told.request.embedded
-        if not (rows := self._steerable(embedded)).any():
+        own = guidance.own_rows(self.engine, self.embedded.prompt, embedded, told.guidance)
+        rows = own & self._steerable(embedded)
+        if not rows.any():
             return
+        self._moving_rows = rows
         self._moving, self._around = embedded, told.guidance
         self._optimizer = self._search_from(
             embedded, rows, lambda: replace(self._units(), offsets=())
@@ -432,7 +439,7 @@ class Search:
         """What may leave is the evaluation at a place of a round, from a point of its own."""
         assert evaluation.point is not None
         self._chosen = len(self.evaluations) + place
-        self._point = self._moving, evaluation.point
+        self._point = self._moving, self._moving_rows, evaluation.point
 
     def _loss(self, evaluation: Evaluation) -> float:
         return loss(evaluation) if self._settings.objective == "harm" else worst_score(evaluation)
@@ -505,8 +512,8 @@ class Search:
         unmoved = (AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE, AcceptedFrom.RESAMPLE)
         if chosen.origin in unmoved or self._point is None:
             return 1.0, 1.0
-        embedded, point = self._point
-        return movement(self.engine, embedded, point, self._steerable(embedded))
+        embedded, rows, point = self._point
+        return movement(self.engine, embedded, point, rows)
 
     def _end(self, reason: StopReason) -> None:
         if not self.done:

@@ -117,7 +117,7 @@ class OptimizerSettings(Frozen):
     answers are always finished. So they are where looking could change them (vLLM), and where a
     moderator that steers is not quick (services, guard models)."""
     max_iterations: Annotated[int, Field(ge=0, strict=True)]
-    """Iterations at most; 0: no search. Offsets and guidance are tried all the same."""
+    """Iterations at most; 0: none. Offsets, guidance and fades are tried all the same."""
     min_cosine: Annotated[float, Field(ge=-1, le=1, strict=True)]
     """τ: floor of the cosine between the moved and the original point, both flattened."""
     use_offsets: bool
@@ -125,8 +125,11 @@ class OptimizerSettings(Frozen):
     use_guidance: bool
     """Whether the policy's guidance is tried next, before the first iteration."""
     around_guidance: bool
-    """Whether iterations then move the prompt with the first guidance, its words and the user's, in
-    place of the prompt alone."""
+    """Whether what follows then moves the user's words within the prompt with the first guidance,
+    whose own words stay, in place of the prompt alone."""
+    use_fades: bool
+    """Whether the words that may move fade before the first iteration: the first quarter of them
+    is gone, the first half, then all of them go half of the way to zero, and more."""
     descend: bool
     """Whether the centre moves. False is undirected random search around the original point."""
     accept_perturbations: bool
@@ -170,14 +173,14 @@ class OptimizerSettings(Frozen):
             raise ValueError("stop_below belongs to result: best_iterate")
         if self.result == "best_iterate" and self.accept_perturbations:
             raise ValueError("result: best_iterate accepts no perturbations")
-        if self.result == "best_iterate" and self.use_guidance:
-            raise ValueError("result: best_iterate takes no guidance")
+        if self.result == "best_iterate" and (self.use_guidance or self.use_fades):
+            raise ValueError("result: best_iterate takes no guidance and no fades")
         if self.redraw_temperature is not None and (
-            self.use_offsets or self.result == "best_iterate"
+            self.use_offsets or self.use_fades or self.result == "best_iterate"
         ):
             raise ValueError(
-                "redraw_temperature moves nothing: it goes with use_offsets: false and result: "
-                "accepted"
+                "redraw_temperature moves nothing: it goes with use_offsets: false, use_fades: "
+                "false and result: accepted"
             )
         if self.estimator == "centered" and self.num_directions < 2:
             raise ValueError("estimator: centered needs num_directions of 2 or more")
@@ -186,7 +189,8 @@ class OptimizerSettings(Frozen):
     @property
     def moves(self) -> bool:
         """Whether embeddings are moved."""
-        return self.redraw_temperature is None and (self.max_iterations > 0 or self.use_offsets)
+        moved = self.max_iterations > 0 or self.use_offsets or self.use_fades
+        return self.redraw_temperature is None and moved
 
     @classmethod
     def of(cls, preset: Preset = "fast", **changes: Any) -> Self:
@@ -217,6 +221,7 @@ _FAST: dict[str, Any] = {
     "use_offsets": True,
     "use_guidance": True,
     "around_guidance": True,
+    "use_fades": True,
     "descend": True,
     "accept_perturbations": True,
     "redraw_temperature": None,
@@ -249,6 +254,7 @@ _TSA: dict[str, Any] = {
     "use_offsets": False,
     "use_guidance": False,
     "around_guidance": False,
+    "use_fades": False,
     "descend": True,
     "accept_perturbations": False,
     "redraw_temperature": None,
@@ -274,11 +280,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "use_offsets": False,
         "use_guidance": False,
         "around_guidance": False,
+        "use_fades": False,
         "descend": False,
     },
     "resample": {
         **_FAST,
         "use_offsets": False,
+        "use_fades": False,
         "descend": False,
         "max_iterations": 1,
         "redraw_temperature": 1.0,

@@ -431,6 +431,7 @@ class AcceptedFrom(StrEnum):
     INITIAL = "initial"
     OFFSET = "offset"
     GUIDANCE = "guidance"
+    FADE = "fade"
     PERTURBATION = "perturbation"
     ITERATE = "iterate"
     RESAMPLE = "resample"
@@ -632,8 +633,7 @@ class Evaluation:
         judged: what the policy's moderators make of the answer.
         naturalness: mean log-likelihood per token (nats) of the answer under the original,
             unmoved prompt and behind its own reasoning, minus that of the model's first answer.
-            Of a prompt that was moved with guidance, both are beside that guidance, and the answer
-            is the one to it unmoved. None where it was not needed.
+            None where it was not needed.
         rejection: why the answer is not acceptable; None if it is accepted.
         relevance: mean log-likelihood per token (nats) of the answer under the original, unmoved
             prompt, minus that under a neutral one: the information, per token, that the prompt

@@ -109,6 +109,22 @@ def orthogonal(family: Directions) -> Directions:
     return draw
 
 
+def fade(x: FloatArray, first: float, last: float, share: float) -> FloatArray:
+    """The shift −s·xᵢ of the rows between two parts of x, and none of the others.
+
+    Args:
+        x: ``(n_rows, d_model)``.
+        first: part of n_rows, in [0, 1], behind which rows fade.
+        last: part behind which they do not; at least one row does.
+        share: s; where it is 1 nothing is left of them.
+    """
+    start = min(round(first * len(x)), len(x) - 1)
+    rows = slice(start, max(round(last * len(x)), start + 1))
+    shift = np.zeros_like(x)
+    shift[rows] = -share * x[rows]
+    return shift
+
+
 def forward_difference(
     base: float, values: NDArray[np.float64], directions: FloatArray, scale: float
 ) -> FloatArray:

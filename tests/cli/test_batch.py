@@ -329,6 +329,87 @@ def test_lines_may_have_tools(cli: Cli, faked: Path, tmp_path: Path, output: Pat
     assert "'tools' must be a list" in ran.err
 
 
+LOOK = {"type": "function", "function": {"name": "look"}}
+GO = {"type": "function", "function": {"name": "go"}}
+NAMED = {"type": "function", "function": {"name": "go"}}
+
+
+def test_a_line_may_say_what_is_called_and_what_form_its_answer_has(
+    cli: Cli, faked: Path, tmp_path: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerail.engines import FakeEngine
+
+    told = {}
+
+    def answer(embedded: Any, point: Any) -> str:
+        prompt = embedded.prompt
+        *before, asked = [turn.content for turn in prompt.messages]
+        told[asked] = [tool.name for tool in prompt.tools], *before
+        call = '<tool_call>{"name": "go", "arguments": {}}</tool_call>'
+        return "{}" if asked == "json" else call if "call" in asked else "No."
+
+    monkeypatch.setattr("rerail.engines.FakeEngine", lambda: FakeEngine(answer))
+    tools = [LOOK, GO]
+    source = write_jsonl(
+        tmp_path / "in.jsonl",
+        {"prompt": "call any", "tools": tools, "tool_choice": "required"},
+        {"messages": [{"role": "user", "content": "call go"}], "tools": tools,
+         "tool_choice": NAMED},
+        {"prompt": "silent", "tools": tools, "tool_choice": "required"},
+        {"prompt": "none", "tools": tools, "tool_choice": "none"},
+        {"prompt": "auto", "tools": tools, "tool_choice": "auto"},
+        {"prompt": "null", "tools": None, "tool_choice": None, "response_format": None},
+        {"prompt": "json", "response_format": {"type": "json_object"}},
+        {"prompt": "no form", "response_format": {"type": "json_object"}},
+    )  # fmt: skip
+    write_policy(faked, "name: agent\nmoderators: [fake]\ntools: judge\n")
+    ran = cli("align", "--model", "fake", "--policy", faked, "--input", source, "--output", output)
+    assert ran.code == ExitCode.OK
+    lines = {line["line"]: line for line in read_jsonl(output)}
+    outcomes = [lines[number]["outcome"] for number in range(1, 9)]
+    passed, refused = "passed", "refused"
+    assert outcomes == [passed, passed, refused, passed, passed, passed, passed, refused]
+    called = [[c["function"]["name"] for c in lines[n]["tool_calls"]] for n in range(1, 9)]
+    assert called == [["go"], ["go"], [], [], [], [], [], []]
+    both = ["look", "go"]
+    assert told["call any"] == (both, "Answer with a call of one of your tools.")
+    assert told["call go"] == (["go"], "Answer with a call of the tool go.")
+    assert (told["none"], told["auto"]) == (([],), (both,))
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ({"tool_choice": "any"}, "tool_choice: auto, none, required, or one function of tools"),
+        ({"tool_choice": "required"}, "tool_choice: a call must be of one of tools"),
+        ({"tool_choice": NAMED, "tools": [LOOK]}, "tool_choice: no function of tools has that"),
+        ({"tool_choice": {"type": "function"}, "tools": [LOOK]},
+         "tool_choice.function: Field required"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function: Field required"),
+        ({"tools": [LOOK] * 129}, "tools: List should have at most 128 items"),
+        ({"tools": [LOOK, LOOK]}, "a tool's name stands twice: look"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type: only tools of type function"),
+        ({"response_format": "json"}, "response_format: Input should be"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema: goes with"),
+    ],
+)  # fmt: skip
+def test_what_a_line_may_not_say_is_told_as_the_server_tells_it(
+    cli: Cli, fake: list[str], tmp_path: Path, output: Path, beside: Any, said: str
+) -> None:
+    turns = [{"role": "user", "content": "SECRET"}]
+    source = write_jsonl(
+        tmp_path / "in.jsonl", {"prompt": "x"}, {"prompt": "SECRET", **beside},
+        {"messages": turns, **beside}, {"messages": [{"role": "user", "content": 1}]},
+        {"messages": [{"role": "tool", "content": "SECRET"}]},
+    )  # fmt: skip
+    ran = cli("align", *fake, "--input", source, "--output", output)
+    assert (ran.code, len(read_jsonl(output))) == (ExitCode.PARTLY, 1)
+    faults = " ".join(ran.err.split())
+    assert faults.count(said) == 2
+    assert "line 4: messages.0.content: Input should be a valid string" in faults
+    assert "SECRET" not in ran.err
+
+
 def test_a_run_does_not_change_what_its_lines_have(
     cli: Cli, fake: list[str], tmp_path: Path, output: Path
 ) -> None:

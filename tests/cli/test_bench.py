@@ -46,9 +46,13 @@ def test_bench_measures_memory_on_demand(cli: Cli, fake: list[str], lines: Path)
 
 def test_bench_measures_streams_on_demand(cli: Cli, fake: list[str], lines: Path) -> None:
     given = ("bench", *fake, "--input", lines, "--stream", "--max-new-tokens", 4)
-    document = cli(*given, "--json").document
-    assert set(document["streams"]) == {"1", "8"}
-    assert "time to first text" in cli(*given).out
+    ran = cli(*given, "--json")
+    assert set(ran.document["streams"]) == {"1", "8"}
+    steps = ["answers that pass", "streams, 1 at once", "streams, 8 at once"]
+    assert ran.err.splitlines() == steps
+    own = cli(*given, "--sizes", "2")
+    assert "time to first text" in own.out
+    assert own.err.splitlines() == ["answers that pass", "streams, 2 at once"]
     none = cli(*given[:-1], 100)
     assert none.code == ExitCode.BAD_INPUT
     assert "no answer passes" in none.err

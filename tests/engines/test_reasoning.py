@@ -115,6 +115,44 @@ CASES = [
     Case("gpt-oss", True, f"Two.<|end|><|start|>assistant{ANALYSIS}hm", None, "Two."),
 ]  # fmt: skip
 
+SPELT = {
+    "qwen3": (True, "<think>\n{}\n</think>\n\n{}"),
+    "smollm3": (True, "<think>\n{}\n</think>\n{}"),
+    "deepseek-r1": (False, "{}\n</think>\n\n{}"),
+    "mistral": (True, "[THINK]{}[/THINK]{}"),
+    "gpt-oss": (False, f"{ANALYSIS}{{}}<|end|>{FINAL}{{}}<|return|>"),
+}
+"""How a model of the format writes what it thinks and what it answers."""
+THOUGHTS = [
+    "hm",
+    "First this.\n\nThen that.",
+    "  - a\n  - b",
+    "Zürich, 東京 and 😀",
+    '{"answer": "none"}',
+    "Is < / think > or /think> it?",
+    "analysis, commentary, final: assistantfinal",
+    "<b>&amp;</b> and `code`",
+]
+SAID = [
+    "",
+    "Two.",
+    "Two,\n\nor three. \n",
+    "Grüße, 東京 😀",
+    '{"city": "Paris"}',
+    "So < think > is no tag, and [ THINK ] is none.",
+]
+CASES += [
+    Case(form, at_once, spelling.format(thought, said), thought.strip(), said)
+    for form, (at_once, spelling) in SPELT.items()
+    for thought in THOUGHTS
+    for said in SAID
+]
+
+
+def test_each_format_of_the_known_models_has_forty_cases() -> None:
+    counts = {form: sum(case.form == form for case in CASES) for form in SPELT}
+    assert min(counts.values()) >= 40, counts
+
 
 @cache
 def tokenizer_of(form: str, template: str | None = None) -> Any:

@@ -45,6 +45,7 @@ POLICIES = [
         "unrecorded": {"reasoning": "show"},
         "hasty": {"record_text": True, "max_reasoning_tokens": 2},
         "audit": {"record_text": True, "audit": True, "on_moderator_error": "open"},
+        "window": {"record_text": True, "release": "window"},
     }.items()
 ]
 
@@ -53,6 +54,8 @@ def post(made: Made, text: str, path: str = "/v1/chat/completions", **more: Any)
     body = chat(text, **more)
     if path == "/v1/completions":
         body = {"model": "rerail", "prompt": text, **more}
+    if path == "/v1/responses":
+        body = {"model": "rerail", "input": text, **more}
     return httpx.post(f"{made.url}{path}", json=body, timeout=60)
 
 
@@ -74,13 +77,15 @@ def test_withheld_reasoning_is_in_nothing_that_the_server_says_or_keeps(
     store = Store.open(tmp_path / "records.sqlite")
     made = serve(engine=thinking(), policies=POLICIES, store=store, tracing=Tracing(provider))
     said = []
-    for policy in ("default", "judges", "hasty", "audit"):
+    for policy in ("default", "judges", "hasty", "audit", "window"):
         for text in (PLAIN, WRAPPED, HOPELESS):
             said.append(post(made, text, policy=policy))
         streamed = {"stream": True, "stream_options": {"include_progress": True}}
         said.append(post(made, WRAPPED, policy=policy, **streamed))
         said.append(post(made, WRAPPED, "/watch", policy=policy))
         said.append(post(made, WRAPPED, "/v1/completions", policy=policy))
+        said.append(post(made, WRAPPED, "/v1/responses", policy=policy))
+        said.append(post(made, WRAPPED, "/v1/responses", policy=policy, stream=True))
     for error in (RuntimeError(THOUGHTS), None):
         made.moderators.fake.error = error
         said.append(post(made, f"{PLAIN} {error is None}", policy="judges", n=2))

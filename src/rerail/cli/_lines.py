@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, Self, TypeVar
 from rerail._json import dumps
 from rerail.cli._frame import ExitCode, OutputError, silence
 from rerail.errors import InputFileError, PromptError, StoreError
-from rerail.types import Message, Prompt, Tool
+from rerail.types import Message, Prompt
 
 Parsed = TypeVar("Parsed")
 
@@ -181,8 +181,12 @@ def text_of(data: Mapping[str, Any], key: str) -> str:
     return value
 
 
+_BESIDE = ("tools", "tool_choice", "response_format")
+"""What a line may have beside its prompt, as a chat request has it."""
+
+
 def prompt_of(data: Mapping[str, Any]) -> Prompt:
-    """The prompt of a line: either ``prompt``, a text, or ``messages``; with its ``tools``.
+    """The prompt of a line: either ``prompt``, a text, or ``messages``; with what goes beside it.
 
     Raises:
         PromptError: there is none, or it cannot be answered.
@@ -192,11 +196,13 @@ def prompt_of(data: Mapping[str, Any]) -> Prompt:
     for key in ("messages", "tools"):
         if not isinstance(data.get(key) or [], list):
             raise InputFileError(f"{key!r} must be a list")
-    tools = tuple(map(Tool.of, data.get("tools") or ()))
-    if data.get("prompt") is not None:
-        return Prompt((Message("user", text_of(data, "prompt")),), tools=tools)
-    turns = tuple(_message(i, turn) for i, turn in enumerate(data["messages"], 1))
-    return Prompt(turns, tools=tools)
+    beside = {key: data[key] for key in _BESIDE if data.get(key) is not None}
+    if data.get("prompt") is None:
+        return _asked({"messages": [_known(turn) for turn in data["messages"]]} | beside)
+    text = text_of(data, "prompt")
+    if beside:
+        return _asked({"messages": [{"role": "user", "content": text}]} | beside)
+    return Prompt((Message("user", text),))
 
 
 def has_prompt(data: Mapping[str, Any]) -> bool:
@@ -211,20 +217,29 @@ def has_prompt(data: Mapping[str, Any]) -> bool:
     return bool(given)
 
 
-def _message(number: int, data: Any) -> Message:
-    """A turn as the server takes it; keys that it does not know are left out."""
-    from pydantic import ValidationError
-
+def _known(turn: Any) -> Any:
+    """A turn without the keys that the server does not know."""
     from rerail.server.schemas import ChatMessage
 
-    if isinstance(data, Mapping):
-        data = {key: data[key] for key in data.keys() & ChatMessage.model_fields.keys()}
+    if not isinstance(turn, Mapping):
+        return turn
+    return {key: turn[key] for key in turn.keys() & ChatMessage.model_fields.keys()}
+
+
+def _asked(body: dict[str, Any]) -> Prompt:
+    """The prompt of a chat request, checked as the server checks it."""
+    from pydantic import ValidationError
+
+    from rerail.server.faults import by_place, in_words
+    from rerail.server.schemas import ChatRequest
+
     try:
-        return ChatMessage.model_validate(data).message()
+        (prompt,) = ChatRequest.model_validate({"model": "", **body}).prompts()
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in fault["loc"][:1])
-        raise InputFileError(f"'messages', turn {number}: {where}: {fault['msg']}") from None
+        found = error.errors(include_url=False, include_input=False)
+        faults = by_place([{**fault, "loc": ("body", *fault["loc"])} for fault in found], body)
+        raise InputFileError(in_words(faults)) from None
+    return prompt
 
 
 def id_of(data: Mapping[str, Any]) -> str | int | None:

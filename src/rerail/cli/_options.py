@@ -372,10 +372,10 @@ def _uncollected() -> Iterator[None]:
 
 @contextmanager
 def steps() -> Iterator[Callable[[str], None]]:
-    """Say which of many steps has begun, where somebody watches."""
+    """Say which of many steps has begun: at a terminal in one place, else each on a line."""
     console = notes()
     if not console.is_terminal:
-        yield lambda step: None
+        yield lambda step: console.print(step, soft_wrap=True)
         return
     with console.status("") as status:
         yield lambda step: status.update(step)

@@ -64,7 +64,7 @@ def align(
         typer.Option(
             "--input",
             help="JSONL, - for standard input: each line has 'prompt' or 'messages', and may "
-            "have an 'id' and 'tools'.",
+            "have an 'id', 'tools', 'tool_choice' and 'response_format'.",
             rich_help_panel=_PROMPTS,
         ),
     ] = None,

@@ -13,13 +13,11 @@ from rerail.cli._frame import Report
 from rerail.cli._options import Method, Setup
 from rerail.engines import DEFAULT_MODEL
 
-_DEFAULT_SIZES = "1,8,64,512"
 
-
-def _sizes(value: str) -> str:
-    parts = value.split(",")
+def _sizes(value: str | None) -> str | None:
+    parts = [] if value is None else value.split(",")
     if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{value!r}: give whole numbers like {_DEFAULT_SIZES}")
+        raise typer.BadParameter(f"{value!r}: give whole numbers like 1,8,64,512")
     return value
 
 
@@ -35,8 +33,13 @@ def bench(
         ),
     ] = None,
     sizes: Annotated[
-        str, typer.Option("--sizes", help="Prompts at once, with commas.", callback=_sizes)
-    ] = _DEFAULT_SIZES,
+        str | None,
+        typer.Option(
+            "--sizes",
+            help="Prompts at once, with commas; by default 1,8,64,512, and 1,8 of streams.",
+            callback=_sizes,
+        ),
+    ] = None,
     method: Annotated[
         list[Method] | None,
         typer.Option("--method", help="Only this method; may be repeated."),
@@ -70,7 +73,7 @@ def bench(
     Prints a Markdown table of ratios with 95 % intervals. Run it on a machine that does nothing
     else.
     """
-    from rerail.bench import Bench, markdown, stream_markdown
+    from rerail.bench import SIZES, STREAM_SIZES, Bench, markdown, stream_markdown
     from rerail.bench import soak as soaked
     from rerail.cli._lines import read_prompts
     from rerail.demo import KINDS, demo_prompts
@@ -105,14 +108,15 @@ def bench(
         repetitions=repetitions,
         seed=seed,
     )
+    at_once = [int(size) for size in sizes.split(",")] if sizes else None
     if stream:
         with options.steps() as told:
-            measured = what.stream(said=told)
+            measured = what.stream(at_once or STREAM_SIZES, told)
         table = stream_markdown(measured)
         return Report(measured, lambda console: console.print(table, soft_wrap=True), as_json)
     chosen = list(dict.fromkeys(m.value for m in method)) if method else None
     with options.steps() as said:
-        document = what.run(chosen, [int(size) for size in sizes.split(",")], said)
+        document = what.run(chosen, at_once or SIZES, said)
     return Report(
         document, lambda console: console.print(markdown(document), soft_wrap=True), as_json
     )

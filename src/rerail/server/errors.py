@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from rerail.errors import PolicyError, PromptError, PromptTooLongError, StoreError
+from rerail.server.faults import by_place, in_words
 
 CODES: dict[str, tuple[int, str]] = {
     "invalid_request": (400, "A parameter is missing, unknown or wrong; `param` names it."),
@@ -175,44 +176,5 @@ def add_handlers(app: FastAPI, api: APIRouter) -> None:
 
 def _invalid(error: RequestValidationError) -> ApiError:
     """The first fault as `param`, all of them in the message; what was sent is not quoted."""
-    said: dict[str, list[str]] = {}
-    for fault in error.errors():
-        unknown = fault["type"] == "extra_forbidden"
-        message = "unknown parameter" if unknown else fault["msg"].removeprefix("Value error, ")
-        said.setdefault(_where(fault, error.body), []).append(message)
-    # A value may be of several kinds. Where it is of one, and has a fault inside, that is told.
-    inner = {place for place in said if any(p.startswith(f"{place}.") for p in said)}
-    faults = {place: _joined(messages) for place, messages in said.items() if place not in inner}
-    message = "; ".join(f"{place}: {text}" if place else text for place, text in faults.items())
-    return ApiError(message, "invalid_request", param=next(iter(faults)) or None)
-
-
-def _where(fault: Mapping[str, Any], body: Any) -> str:
-    """The place of a fault in what was sent: steps that lead nowhere there are a validator's."""
-    origin, *steps = fault["loc"]
-    if origin != "body":
-        return ".".join(map(str, steps))
-    parts = []
-    for i, step in enumerate(steps):
-        at = (
-            step in body
-            if isinstance(body, dict)
-            else isinstance(body, list) and step in range(len(body))
-        )
-        if at:
-            body = body[step]
-        elif i < len(steps) - 1 or not isinstance(body, dict) or fault["type"] not in _OF_A_KEY:
-            continue
-        parts.append(str(step))
-    return ".".join(parts)
-
-
-_OF_A_KEY = {"missing", "value_error"}
-"""Faults that may be of a key that is not there."""
-
-
-def _joined(messages: list[str]) -> str:
-    """What a value should be, where it may be of several kinds."""
-    head = "Input should be "
-    first, *others = dict.fromkeys(messages)
-    return " or ".join([first, *(text.removeprefix(head) for text in others)])
+    faults = by_place(error.errors(), error.body)
+    return ApiError(in_words(faults), "invalid_request", param=next(iter(faults)) or None)

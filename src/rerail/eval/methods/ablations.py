@@ -29,7 +29,8 @@ OPTIMIZER: dict[str, dict[str, Any]] = {
     "fast-no-offsets": {"use_offsets": False},
     "fast-no-guidance": {"use_guidance": False},
     "fast-no-around-guidance": {"around_guidance": False},
-    "guidance": {"use_offsets": False, "max_iterations": 0},
+    "fast-no-fades": {"use_fades": False},
+    "guidance": {"use_offsets": False, "use_fades": False, "max_iterations": 0},
     "fast-iterates-only": {"accept_perturbations": False},
 }
 """Method to the settings of ``fast`` that it replaces."""
