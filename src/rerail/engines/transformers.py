@@ -919,7 +919,7 @@ class TransformersEngine(TokenizerEngine):
             moved = torch.cat([embeds, embeds * 1.01])
             try:
                 logits = self._forward(mask, None, n, input_ids=torch.cat([ids, other]))
-                expected, ahead = logits.split(1)
+                expected, ahead = logits[:1], logits[1:]
                 from_embeds = self._forward(mask, None, n, inputs_embeds=moved)
                 keeps = partial(self._keeps, embeds, expected)
                 self._pads = self._pads and keeps(shared=0, pads=3)
