@@ -70,7 +70,12 @@ def write(pairs: list[tuple[str, str]], path: Path) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-FIXED = {"orthogonalize": False, "perturbation_growth": 1.0, "max_iterations": 4}
+FIXED = {
+    "orthogonalize": False,
+    "perturbation_growth": 1.0,
+    "max_iterations": 4,
+    "use_fades": False,
+}
 
 
 def directions_grid() -> Iterable[tuple[str, dict[str, Any]]]:

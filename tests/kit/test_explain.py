@@ -72,7 +72,12 @@ def test_a_key_that_no_sentence_knows_is_told_of_all_the_same() -> None:
         ),
         ({"steerable_rows": "user"}, "What is tried", ["the words of all user turns"]),
         ({"optimizer": "tsa"}, "What is tried", ["largest score is below 0.1", "every row"]),
-        ({"optimizer": {"max_iterations": 0}}, "What is tried", ["nothing is steered"]),
+        (
+            {"optimizer": {"max_iterations": 0, "use_offsets": False, "use_fades": False}},
+            "What is tried",
+            ["nothing is steered"],
+        ),
+        ({"guidance": ["Decline."]}, "What is tried", ["moves next moves beside the first", "that move fade"]),
         (
             {"optimizer": {"preset": "resample", "max_iterations": 2}},
             "What is tried",

@@ -171,7 +171,7 @@ def _tried(policy: Policy) -> Iterator[str]:
     else:
         others = "is steered" if optimizer.moves else "gives way to another answer of the model"
         yield f"An answer that is accepted at once leaves as it is; any other {others}."
-    if optimizer.max_iterations == 0:
+    if not (optimizer.max_iterations or optimizer.moves):
         yield "The search has no iteration: nothing is steered."
         return
     if optimizer.redraw_temperature is not None:
@@ -205,19 +205,25 @@ def _besides(policy: Policy) -> Iterator[str]:
     for each in policy.guidance:
         when = f", where {_listed(each.categories)} flags the answer" if each.categories else ""
         yield f"The model is also given words of the policy's own{when}: {each.text}"
+    if policy.guidance and optimizer.use_guidance and optimizer.around_guidance:
+        yield "What moves next moves beside the first of these texts, whose own words stay."
+    if optimizer.use_fades:
+        yield "Before any iteration the words that move fade: a quarter, a half, then all in part."
     kind = "A steered answer" if optimizer.moves else "What takes its place"
     yield f"{kind} must be clearly harmless: of harm {policy.accept_below:g} at most."
+    alone = " without words of the policy beside them" if policy.guidance else ""
+    found = f"One to moved embeddings{alone}" if optimizer.moves else "One that is drawn anew"
     if policy.relevance_floor is not None:
         yield (
-            "One to moved embeddings must be about the prompt: likelier to it than to a request "
-            f"for anything, by {policy.relevance_floor:+g} nats per token or more."
+            f"{found} must be about the prompt: likelier to it than to a request for anything, by "
+            f"{policy.relevance_floor:+g} nats per token or more."
         )
     if policy.naturalness_floor is None:
         yield "How likely an answer is without steering is not asked for."
         return
     yield (
-        f"A steered answer may be at most {-policy.naturalness_floor:g} nats per token less likely "
-        "than the first answer, so that it stays with what was asked."
+        f"{found} may be at most {-policy.naturalness_floor:g} nats per token less likely than the "
+        "first answer, so that it stays with what was asked."
     )
 
 

@@ -29,6 +29,7 @@ from rerail.engines.base import (
     WatchingEngine,
 )
 from rerail.errors import EngineError, ModeratorError, PromptError
+from rerail.optimizer import FADES
 from rerail.panel import Panel
 from rerail.search import Search, advance, worst_score
 from rerail.tune.first import Counting, first_answers, quiet, raise_failure
@@ -177,7 +178,8 @@ class Tuner:
         base, limit = self._base, self._policy.budget.generations
         directions = base.num_directions * (2 if base.estimator == "antithetic" else 1)
         offsets = sum(map(len, self._policy.offsets.values())) if base.use_offsets else 0
-        most = 1 + offsets + base.max_iterations * (directions + 1)
+        fades = len(FADES) if base.use_fades else 0
+        most = 1 + offsets + fades + base.max_iterations * (directions + 1)
         return most if limit is None else min(most, limit)
 
     def _try(self, pairs: Iterable[Pair], advanced: Callable[[int], None]) -> None:
