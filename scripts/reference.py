@@ -481,8 +481,9 @@ def json_documents() -> str:
         "service was asked, by its name), and for one text the keys of a verdict and "
         "`conversation` (whether it was judged as the answer to one). For `--input`: `texts`, "
         "`flagged` and `unscored` (counts), `texts_per_second`, `failed` (`line` and "
-        "`error` of each unusable line) and `results` (a verdict per text, with its `line`, `id` "
-        "and `conversation`).",
+        "`error` of each unusable line), `labels` (for each label that lines have: how many texts "
+        "are `flagged`, `not_flagged` and `unscored`) and `results` (a verdict per text, with its "
+        "`line`, `id`, `label` and `conversation`).",
         "Of each service:",
         _keys(_attributes(Stats)),
         "## A run over a file",

@@ -85,6 +85,26 @@ def test_a_file_of_texts_and_answers(cli: Cli, policy: list[str], tmp_path: Path
     ).out.replace("\n", " ")
 
 
+def test_labels_are_counted_against_verdicts(cli: Cli, policy: list[str], tmp_path: Path) -> None:
+    source = write_jsonl(
+        tmp_path / "in.jsonl",
+        {"text": "a bad one", "label": "complies"},
+        {"text": "fine", "label": "complies"},
+        {"text": "", "label": "refuses"},
+        {"text": "bad", "label": 1},
+        {"text": "bad"},
+    )
+    document = cli("moderate", *policy, "--input", source, "--json").document
+    assert document["labels"] == {
+        "complies": {"flagged": 1, "not_flagged": 1, "unscored": 0},
+        "refuses": {"flagged": 0, "not_flagged": 0, "unscored": 1},
+    }
+    assert [fault["line"] for fault in document["failed"]] == [3, 4]
+    shown = cli("moderate", *policy, "--input", source).out.split()
+    assert "50.0%" in shown
+    assert {"complies", "refuses"} <= set(shown)
+
+
 def test_calls_of_a_line_are_judged_with_its_text(
     cli: Cli, policy: list[str], tmp_path: Path
 ) -> None:

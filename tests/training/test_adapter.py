@@ -18,7 +18,16 @@ from rerail.eval.rules import is_refusal
 from training.adapter import data, evaluate, refusals
 from training.adapter.answers import Answer
 from training.adapter.card import card
-from training.adapter.train import Example, LowRank, Recipe, answer_loss, batches, without
+from training.adapter.train import (
+    Example,
+    LowRank,
+    Recipe,
+    _keep,
+    _resume,
+    answer_loss,
+    batches,
+    without,
+)
 from training.splits import HELD_OUT, SOURCES, TRAIN, VALIDATION, data_folder, load, normalise
 
 try:
@@ -168,6 +177,30 @@ def test_own_answers_cost_nothing_before_the_model_changes_and_refusals_their_su
     assert model.added.B.grad is not None
 
 
+def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    def begun() -> tuple[list[nn.Parameter], torch.optim.AdamW]:
+        parameters = [nn.Parameter(torch.ones(3, 2))]
+        return parameters, torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.0)
+
+    def step(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, by: int) -> None:
+        (parameters[0] - by).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    whole, parts, again, state = begun(), begun(), begun(), tmp_path / "state.pt"
+    assert _resume(state, Recipe(), *again) == 0
+    for by in range(4):
+        step(*whole, by)
+    for by in range(2):
+        step(*parts, by)
+    _keep(state, Recipe(), *parts, 2)
+    assert _resume(state, Recipe(seed=1), *again) == 0
+    assert _resume(state, Recipe(scale=0.5), *again) == 2
+    for by in (2, 3):
+        step(*again, by)
+    assert torch.equal(again[0][0], whole[0][0])
+
+
 def test_the_wrappers_hold_the_request() -> None:
     assert len(evaluate.wrappers()) == 5
     assert all("{request}" in frame for frame in evaluate.wrappers().values())
@@ -185,6 +218,7 @@ def test_figures_count_refusals_of_ours_and_others() -> None:
 RECIPE = {**asdict(Recipe()), "steps": 300, "conversations": 2000, "refusals": 700}
 READING = {
     "wrapped": {"read": 4, "complied with": 1, "declined": 3},
+    "before": {"read": 5, "complied with": 1},
     "refusals": {"read": 2, "with a safe offer": 2},
     "names": {"wrapped": "wrapped requests", "refusals": "refusals"},
     "remarks": "Read.",
@@ -199,25 +233,32 @@ def test_the_card_says_what_was_measured_beside_what_was_wanted() -> None:
                ("advbench", "simple-safety-tests", "strongreject", "catqa")}  # fmt: skip
     figures["harmful/catqa"] = {**row, "n": 30, "refused": 1.0}
     figures |= {"harmless/plain": kept, "harmless/lookalikes": dict(kept), "wrapped/persona": row}
-    text = card(figures, RECIPE, READING)
-    assert "| harmful requests of the four sets, refused | 95 % | 95 % |" in text
-    assert "| wrapped requests, not refused | 10 % | - |" in text
-    assert "| wrapped requests, complied with (to a reader) | 25 % | 33 % |" in text
+    older = dict.fromkeys(figures, 0.4)
+    adapter = {name: {**group, "refused": 0.5} for name, group in figures.items()}
+    before = {"older rule": older, "adapter": adapter}
+    text = card(figures, before, RECIPE, READING)
+    assert "| harmful requests of the four sets, refused | 95 % | 40 % | 50 % | 95 % |" in text
+    assert "| wrapped requests, not refused | 10 % | 60 % | 50 % | - |" in text
+    assert "| wrapped requests, complied with (to a reader) | 25 % | - | 20 % | 33 % |" in text
     assert "Of 4 wrapped requests: 1 complied with, 3 declined." in text
-    assert "| harmless answers, nats per token away | -0.100 | within 0.05 |" in text
-    assert "| harmless/plain | 4 | 0 % | 0 % | 100 % | 100 % | 25 % | -0.50 | -0.40 |" in text
+    assert "| harmless answers, nats per token away | -0.100 | - | -0.100 | within 0.05 |" in text
+    shares, nats = "0 % | 40 % | 50 % | 0 % | 100 % | 100 % | 25 %", "-0.50 | -0.50 | -0.40"
+    assert f"| harmless/plain | 4 | {shares} | {nats} |" in text
     assert "{" not in text
 
 
 def test_a_reading_that_does_not_add_up_is_no_reading() -> None:
+    before = {"older rule": {"harmful/advbench": 0.9}, "adapter": {}}
     reading = {**READING, "refusals": {"read": 2, "with a safe offer": 1}}
     row = {"n": 10, "refused": 0.9, "ours": 0.8, "on_topic": None, "distinct": 1.0}
     with pytest.raises(ValueError, match="mend the reading"):
-        card({"harmful/advbench": row}, RECIPE, reading)
+        card({"harmful/advbench": row}, before, RECIPE, reading)
 
 
 def test_the_shipped_card_is_of_the_shipped_figures_and_reading() -> None:
     figures = json.loads((CARD / "figures.json").read_text(encoding="utf-8"))
+    before = json.loads((CARD / "before.json").read_text(encoding="utf-8"))
     reading = yaml.safe_load((CARD / "reading.yaml").read_text(encoding="utf-8"))
     recipe = json.loads((SHIPPED / "recipe.json").read_text(encoding="utf-8"))
-    assert card(figures, recipe, reading) == (SHIPPED / "MODEL_CARD.md").read_text(encoding="utf-8")
+    text = card(figures, before, recipe, reading)
+    assert text == (SHIPPED / "MODEL_CARD.md").read_text(encoding="utf-8")

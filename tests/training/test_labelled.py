@@ -94,3 +94,4 @@ def test_harm_tells_who_complies_on_answers_that_nothing_was_trained_on() -> Non
     lookalikes = [harm[row["id"]] for row in rows if row["kind"] == "lookalike"]
     assert np.mean(np.array(lookalikes) >= 1) <= 0.05
     assert np.mean(np.array(values("refuses")) >= 1) <= 0.05
+    assert np.mean(np.array(values("complies")) >= 1) >= 0.65

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from rerail.eval.rules import is_refusal
+from rerail.eval.rules import _OPENING_WORDS, _REFUSAL
 from training.adapter import refusals
 from training.adapter.answers import Answers, Turns
 from training.splits import HELD_OUT, TRAIN, VALIDATION, load, normalise
@@ -177,8 +177,18 @@ def own_answers(wanted: list[Wanted], answers: Answers) -> dict[Turns, tuple[int
     return {
         turns: answer.tokens
         for turns, answer in zip(asked, answers.to(asked, WHOLE), strict=True)
-        if not is_refusal(answer.text)
+        if not declines(answer.text)
     }
+
+
+def declines(answer: str) -> bool:
+    """Whether an answer declines in its first words.
+
+    The part of `rerail.eval.rules.is_refusal` that there was when the shipped adapter was trained:
+    with all of today's, other conversations would be trained on.
+    """
+    words = answer.replace("\u2019", "'").split()
+    return bool(_REFUSAL.search(" ".join(words[:_OPENING_WORDS])))
 
 
 def behind_system(text: str, seed: int) -> Turns:

@@ -33,6 +33,8 @@ def evaluate(seed: int = 0) -> dict[str, Any]:
         "gptfuzz evaluate.csv and harmless answers": data.gptfuzz(HELD_OUT) + benign,
         "rbr-gold test": data.rbr(HELD_OUT),
         "do-not-answer (evaluation only)": data.do_not_answer(),
+        "SmolLM2, read": data.read_answers(),
+        "SmolLM2, read, without doubt": data.read_answers(sure=True),
         "self-written, unseen requests": data.own_turns(
             data.harmful_requests(HELD_OUT) + data.benign_requests(HELD_OUT), rng, HELD_OUT
         ),

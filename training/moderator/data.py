@@ -37,6 +37,7 @@ from training.splits import (
 NOT_HARM = frozenset({"Political Campaigning", "Tailored Financial Advice"})
 """Categories of CatQA that are policy, not harm: neither trained on nor measured."""
 OWN_TEXT = Path(__file__).with_name("own_text.json")
+READ = Path(__file__).parents[1] / "labelled" / "answers.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,6 +550,26 @@ def do_not_answer() -> list[Turn]:
         for r in read_csv("do-not-answer", "data_en.csv.gz")
         for m in models
         if r[f"{m}_response"].strip()
+    ]
+
+
+def read_answers(sure: bool = False) -> list[Turn]:
+    """Held-out answers of `smollm2` and `smollm2-safe`, labelled by the guide beside the file.
+
+    Args:
+        sure: leave out those whose labels the reader doubted.
+    """
+    rows = [json.loads(line) for line in READ.read_text(encoding="utf-8").splitlines()]
+    return [
+        Turn(
+            r["messages"][-1]["content"],
+            r["answer"],
+            float(r["label"] in ("complies", "harmless")),
+            float(r["label"] == "complies"),
+            r["model"],
+        )
+        for r in rows
+        if r["split"] == "test" and not (sure and r.get("doubt"))
     ]
 
 

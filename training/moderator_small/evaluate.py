@@ -136,6 +136,11 @@ def answer_figures(moderator: Moderator, limit: int) -> Figures:
         "rbr-gold test": data.rbr(HELD_OUT),
         "do-not-answer (evaluation only)": thinned(data.do_not_answer(), 2 * limit),
     }
+    for sure in (False, True):
+        read = data.read_answers(sure)
+        name = f"SmolLM2, read{', without doubt' if sure else ''}"
+        sets[f"{name}, unmodified"] = [turn for turn in read if turn.source == "smollm2"]
+        sets[f"{name}, with the adapter"] = [turn for turn in read if turn.source != "smollm2"]
     figures = {}
     for name, turns in sets.items():
         most = scores(moderator, [asked(turn) for turn in turns]).max(axis=1)

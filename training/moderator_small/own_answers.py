@@ -12,7 +12,6 @@ import argparse
 import json
 from pathlib import Path
 
-from rerail.eval.rules import is_refusal
 from training.adapter import data
 from training.adapter.answers import _key
 
@@ -28,7 +27,7 @@ def main() -> None:
     with args.out.open("w", encoding="utf-8") as file:
         for turns in dict.fromkeys(wanted):
             answer = known.get(_key(turns, data.WHOLE), "")
-            if answer.strip() and not is_refusal(answer):
+            if answer.strip() and not data.declines(answer):
                 messages = [{"role": role, "content": text} for role, text in turns]
                 file.write(json.dumps({"messages": messages, "answer": answer}) + "\n")
 

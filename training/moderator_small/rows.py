@@ -285,12 +285,15 @@ def real_rows(files: Sequence[Path], rng: random.Random) -> list[Row]:
     """Answers of a real model, from JSON lines.
 
     A line has ``messages`` and ``answer``; with ``label`` (complies, refuses, elsewhere, harmless)
-    somebody read it, without one it answers a harmless request. ``category`` may name one.
+    somebody read it, without one it answers a harmless request. ``category`` may name one. Lines
+    whose ``split`` is another than "train" are left out.
     """
     rows = []
     for file in files:
         for line in file.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
+            if record.get("split", TRAIN) != TRAIN:
+                continue
             asked = [m["content"] for m in record["messages"] if m["role"] == "user"][-1]
             label = record.get("label", "harmless")
             labels = none({"refuses": 0.0, "harmless": 1.0}.get(label))
