@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.rerail-setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test unit harnesses lint fmt docs site pictures editor extras assets clean
+.PHONY: help setup demo test unit harnesses lint fmt docs site pictures notebook editor extras assets clean
 
 help:
 	@echo "make setup    .venv with everything pinned, and a chat model of 135 million parameters (once)"
@@ -31,6 +31,7 @@ help:
 	@echo "make site     the documentation as a site, in build/site"
 	@echo "make pictures  take docs/assets/*.png anew, with Chromium"
 	@echo "make editor   bundle the page's editor of policies anew, with Node (20 or later) and npm"
+	@echo "make notebook  run examples/first-steps.ipynb anew, and keep what comes out"
 	@echo "make extras   each extra in an environment of its own, and every command in each"
 	@echo "make assets   train the toy model, the adapter, the moderator and the judge anew"
 
@@ -84,6 +85,8 @@ pictures: setup
 # Its packages are those of scripts/editor/package-lock.json; the same ones give the same bytes.
 editor:
 	cd scripts/editor && npm ci --ignore-scripts && node build.js
+notebook: setup
+	$(BIN)/python scripts/notebook.py
 
 # Not with the torch of .venv: TORCH_INDEX is for pip, as in setup.
 extras: setup

@@ -16,7 +16,6 @@ from rerail.engines.base import Sampling
 from rerail.engines.fake import FakeEngine
 from rerail.errors import EngineError, PolicyError, PromptError, PromptTooLongError
 from rerail.moderators import Combined, FakeModerator
-from rerail.optimizer import Units
 from rerail.panel import Panel, is_degenerate
 from rerail.policy import Budget, Policy
 from rerail.search import advance, loss, prompt_seed
@@ -80,9 +79,7 @@ def test_an_acceptable_first_answer_asks_nothing_of_the_embedding_table():
             raise AssertionError("the table is large: reading it costs time")
 
     engine = Watched(answer=lambda embedded, point: "fine")
-    aligner = make(engine=engine)
-    aligner.units = Units()
-    assert aligner.align("hello there").outcome is Outcome.PASSED
+    assert make(engine=engine).align("hello there").outcome is Outcome.PASSED
 
 
 @pytest.mark.parametrize("preset", PRESETS)

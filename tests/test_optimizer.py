@@ -58,7 +58,7 @@ def run(optimizer, f, goal=-math.inf, rounds=1000):
 def make(preset="fast", mask=ALL_ROWS, x0=None, seed=3, units=UNITS, **changes):
     chosen = OptimizerSettings.of(preset, **{"use_fades": False} | changes)
     x0 = start() if x0 is None else x0
-    return Optimizer(x0, mask, chosen, units, np.random.default_rng(seed))
+    return Optimizer(x0, mask, chosen, lambda: units, np.random.default_rng(seed))
 
 
 DESCENTS = {

@@ -88,7 +88,7 @@ def test_the_optimiser_is_algorithm_1(
     )
     settings = OptimizerSettings.of("tsa", perturbation_scale=mu, step_size=eta, min_cosine=kappa)
     mask = np.ones(len(x0), dtype=np.bool_)
-    optimizer = Optimizer(x0, mask, settings, Units(), np.random.default_rng(seed))
+    optimizer = Optimizer(x0, mask, settings, Units, np.random.default_rng(seed))
     mine, asked, least, kept = [], 0, np.inf, x0
     while not optimizer.stop():
         candidates = optimizer.ask()

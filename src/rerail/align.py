@@ -103,15 +103,17 @@ class Aligner:
                 What it raises is ignored.
 
         Raises:
+            PolicyError: the policy's offsets do not fit the model.
             PromptError: the prompt is empty, malformed or too long.
             EngineError: the engine cannot embed it.
         """
+        self._known_offsets()  # refused before anything is spent, if they do not fit
         return Search(
             self.engine,
             self.panel,
             Prompt.of(prompt),
             self.settings,
-            self.units,
+            lambda: self.units,
             sampling=sampling or self.sampling,
             seed=self.seed if seed is None else seed,
             seconds=seconds,
@@ -181,7 +183,8 @@ class Aligner:
             PolicyError: they do not fit the model.
         """
         settings, name = self.settings, self.engine.name
-        known = self.policy.offsets.get(name, ()) if settings.use_offsets else ()
+        used = settings.use_offsets and "moves" in abilities(self.engine)
+        known = self.policy.offsets.get(name, ()) if used else ()
         if known and max(map(len, known)) > (width := _width(self.engine.table)):
             raise PolicyError(
                 f"policy {self.policy.name!r} has offsets for {name!r} with more than {width} "

@@ -17,8 +17,9 @@ elsewhere come before the first iteration, and then fades, in which rows go towa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,11 +79,11 @@ class Optimizer:
         x0: ``(n_tokens, d_model)`` where the search starts.
         steerable: ``(n_tokens,)`` mask of the rows that may move.
         settings: which search.
-        units: lengths of the embedding table.
+        units: gives the lengths of the embedding table; asked once something is to be moved.
         generator: all randomness.
 
     Raises:
-        ValueError: no row may move, shapes differ, or a subspace is set without its basis.
+        ValueError: no row may move, or shapes differ.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Optimizer:
         x0: FloatArray,
         steerable: BoolArray,
         settings: OptimizerSettings,
-        units: Units,
+        units: Callable[[], Units],
         generator: np.random.Generator,
     ) -> None:
         if steerable.shape != x0.shape[:1]:
@@ -106,15 +107,14 @@ class Optimizer:
         self.best: Told | None = None
         self._x0 = x0
         self._steerable = steerable
-        self._units = units
+        self._measure = units
         self._generator = generator
-        self._family = direction_family(settings, units.basis)
         self._centre = x0
         self._centre_loss = math.inf
         self._directions = np.empty((0, 0, 0), dtype=np.float32)
         self._gradient_sum: FloatArray = np.zeros(1, dtype=np.float32)
         self._queue: list[Candidate] = [Candidate(x0, AcceptedFrom.INITIAL)]
-        self._offsets = units.offsets if settings.use_offsets else ()
+        self._knows_offsets = settings.use_offsets
         self._fades = FADES if settings.use_fades else ()
         self._asked: list[Candidate] = []
         self._losses: list[float] = []
@@ -206,8 +206,13 @@ class Optimizer:
 
     def _known(self) -> list[Candidate]:
         """The known offsets, once."""
-        known, self._offsets = self._offsets, ()
+        known = self._units.offsets if self._knows_offsets else ()
+        self._knows_offsets = False
         return [self.shifted(offset) for offset in known]
+
+    @cached_property
+    def _units(self) -> Units:
+        return self._measure()
 
     def _faded(self) -> list[Candidate]:
         """x0 with parts of its steerable rows nearer to zero, once."""
@@ -220,7 +225,8 @@ class Optimizer:
     def _perturbations(self) -> list[Candidate]:
         """Draw N directions around the centre: x + μu, and x − μu if antithetic."""
         rows, width = int(self._steerable.sum()), self._x0.shape[1]
-        self._directions = self._family(self._generator, self.settings.num_directions, rows, width)
+        family = direction_family(self.settings, self._units.basis)
+        self._directions = family(self._generator, self.settings.num_directions, rows, width)
         signs = (1.0, -1.0) if self.settings.estimator == "antithetic" else (1.0,)
         length = self.perturbation_scale * self._units.perturbation
         # A point that may be the result keeps the cosine floor; the published loop, whose

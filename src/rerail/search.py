@@ -82,7 +82,7 @@ class Search:
         panel: Panel,
         prompt: Prompt,
         settings: OptimizerSettings,
-        units: Units,
+        units: Callable[[], Units],
         *,
         sampling: Sampling,
         seed: int,
@@ -297,14 +297,18 @@ class Search:
             return
         self._moving_rows = rows
         self._moving, self._around = embedded, told.guidance
-        self._optimizer = self._search_from(embedded, rows, replace(self._units, offsets=()))
+        self._optimizer = self._search_from(
+            embedded, rows, lambda: replace(self._units(), offsets=())
+        )
         self._optimizer.ask()
         self._optimizer.tell([known], [False])
 
     def _steerable(self, embedded: EmbeddedPrompt) -> BoolArray:
         return embedded.steerable(self._settings.rows or self.panel.policy.steerable_rows)
 
-    def _search_from(self, embedded: EmbeddedPrompt, rows: BoolArray, units: Units) -> Optimizer:
+    def _search_from(
+        self, embedded: EmbeddedPrompt, rows: BoolArray, units: Callable[[], Units]
+    ) -> Optimizer:
         generator = np.random.default_rng(self.seed)
         return Optimizer(embedded.point, rows, self._settings, units, generator)
 

@@ -22,6 +22,7 @@ from rerail.cli import app
 from rerail.demo import demo_prompts
 from rerail.engines import SMOLLM2, SMOLLM2_SAFE, GenerationRequest, Sampling, load_engine
 from rerail.engines import _packaged as packaged
+from rerail.engines.transformers import TransformersEngine
 from rerail.errors import EngineError, ModelNotThereError
 from rerail.eval.rules import is_refusal
 from tests.engines import tiny
@@ -229,14 +230,14 @@ def test_without_the_package_it_comes_from_the_hub(
 ) -> None:
     caplog.set_level("INFO", logger="rerail.engines")
     asked = []
-    read = packaged.TransformersEngine.load
+    read = TransformersEngine.load
 
     def hub(source: Any, **options: Any) -> Any:
         asked.append(source)
         return read(tmp_path / "tiny.gguf", **options)
 
     monkeypatch.setattr(packaged, "_file_in", lambda package: None)
-    monkeypatch.setattr(packaged.TransformersEngine, "load", hub)
+    monkeypatch.setattr(TransformersEngine, "load", hub)
     folder = packaged.packaged_folder(SMOLLM2)
     assert packaged.packaged_folder(SMOLLM2) == folder
     assert asked == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
@@ -251,7 +252,7 @@ def test_with_neither_the_error_names_the_remedies(
         raise EngineError(f"cannot load {source}: offline")
 
     monkeypatch.setattr(packaged, "_file_in", lambda package: None)
-    monkeypatch.setattr(packaged.TransformersEngine, "load", offline)
+    monkeypatch.setattr(TransformersEngine, "load", offline)
     with pytest.raises(ModelNotThereError) as error:
         packaged.packaged_folder(name)
     for remedy in (

@@ -77,7 +77,11 @@ def test_a_key_that_no_sentence_knows_is_told_of_all_the_same() -> None:
             "What is tried",
             ["nothing is steered"],
         ),
-        ({"guidance": ["Decline."]}, "What is tried", ["moves next moves beside the first", "that move fade"]),
+        (
+            {"guidance": ["Decline."]},
+            "What is tried",
+            ["moves next moves beside the first", "that move fade"],
+        ),
         (
             {"optimizer": {"preset": "resample", "max_iterations": 2}},
             "What is tried",

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +195,36 @@ def test_the_image_has_no_cuda_unless_it_is_asked_for(
     assert (says or "") in run.stderr
     (compose,) = documents(DEPLOY / "compose.yaml")
     assert set(compose["services"]["rerail"]["build"]["args"]) == {"TORCH", "TORCH_INDEX"}
+
+
+def test_the_images_health_check_is_kept_and_asks_whether_the_server_is_ready() -> None:
+    file = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "deploy.md").read_text(encoding="utf-8")
+    builds = re.findall(r"podman build .*", file + page)
+    assert builds
+    assert all("--format docker" in build for build in builds)  # images in OCI's have no checks
+    check = re.search(r"^HEALTHCHECK [^\n]*\n +CMD (\[.*\])$", file, re.MULTILINE)
+    assert check is not None
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200 if len(asked) == 1 else 503)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        words = json.loads(check[1].replace(":8000/", f":{server.server_port}/"))
+        codes = [
+            subprocess.run([sys.executable, *words[1:]], capture_output=True).returncode
+            for _ in range(2)
+        ]
+        server.shutdown()
+    assert (words[0], codes, asked) == ("python", [0, 1], ["/readyz", "/readyz"])
 
 
 def test_what_is_downloaded_outlives_the_server() -> None:

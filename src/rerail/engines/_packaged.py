@@ -1,6 +1,7 @@
 """Models that rerail knows by name and does not carry: made once, kept in the user's cache.
 
-They come from the file in a Python package, if that is installed, else from the hub.
+They come from the file in a Python package, if that is installed, else from the hub. Nothing heavy
+is imported here: a folder is looked through while torch is being imported.
 """
 
 from __future__ import annotations
@@ -16,15 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from filelock import FileLock
 from platformdirs import user_cache_path
-from safetensors.torch import load_file
 
 from rerail._hf import quiet
 from rerail.engines import EMBEDDED
-from rerail.engines.transformers import TransformersEngine
 from rerail.errors import EngineError, ModelNotThereError
 
 _LOG = logging.getLogger(__name__)
@@ -101,6 +98,9 @@ def packaged_folder(name: str) -> Path:
 
 def merge(model: Any, adapter: Path) -> None:
     """Add to each weight that the adapter names the product of its two matrices, B · A."""
+    import torch
+    from safetensors.torch import load_file
+
     tensors = load_file(adapter)
     with torch.no_grad():
         for name in sorted({name.rpartition(".")[0] for name in tensors}):
@@ -109,12 +109,16 @@ def merge(model: Any, adapter: Path) -> None:
 
 
 def _make(name: str, source: str | Path, adapter: Path | None, folder: Path) -> None:
+    import transformers
+
+    from rerail.engines.transformers import TransformersEngine
+
     if isinstance(source, Path):
         _LOG.info("making the model %s of the file in its package, once", name)
     else:
         _LOG.info("downloading %s from the hub, 270 MB, once", source)
     try:
-        engine = TransformersEngine.load(source, device="cpu", dtype=torch.float32)
+        engine = TransformersEngine.load(source, device="cpu", dtype="float32")
     except EngineError as error:
         if isinstance(source, Path):
             raise

@@ -913,35 +913,44 @@ class TransformersEngine(TokenizerEngine):
         chosen = words[np.linspace(0, len(words) - 1, n).astype(np.int64)]
         ids = torch.from_numpy(chosen).to(self._device)[None]
         other = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
-        mask = torch.ones_like(ids)
+        mask = torch.ones_like(ids).repeat(2, 1)
         with torch.no_grad():
             embeds = self._embedding(ids)
+            moved = torch.cat([embeds, embeds * 1.01])
             try:
-                expected = self._forward(mask, None, n, input_ids=ids)
-                from_embeds = self._forward(mask, None, n, inputs_embeds=embeds)
-                moved = self._forward(mask, None, n, inputs_embeds=embeds * 1.01)
-                ahead = self._forward(mask, None, n, input_ids=other)
-                answer = self._continue(3, input_ids=ids, attention_mask=mask)
-                steered = self._continue(3, inputs_embeds=embeds, attention_mask=mask)
+                logits = self._forward(mask, None, n, input_ids=torch.cat([ids, other]))
+                expected, ahead = logits[:1], logits[1:]
+                from_embeds = self._forward(mask, None, n, inputs_embeds=moved)
+                keeps = partial(self._keeps, embeds, expected)
+                self._pads = self._pads and keeps(shared=0, pads=3)
+                self._bridges = (
+                    "position_ids" in self._accepts
+                    and self._prefix_reuse
+                    and keeps(shared=4, pads=3)
+                )
+                alike = self._bridges or self._continues_alike(ids, embeds)
             except Exception as error:
                 raise UnsteerableModelError(
                     f"{self._name} does not answer from input embeddings ({error}): "
                     "choose another model"
                 ) from error
             fault = None
-            same = _close(from_embeds, expected) and answer[0][-len(steered[0]) :] == steered[0]
-            if not same or not torch.isfinite(moved).all():
+            finite = torch.isfinite(from_embeds).all()
+            if not (alike and finite and _close(from_embeds[:1], expected)):
                 fault = "answers differently from tokens and from their embeddings"
             elif not _close(ahead[:, :-1], expected[:, :-1]):
                 fault = "reads ahead, so it is no causal language model"
             if fault:
                 raise UnsteerableModelError(f"{self._name} {fault}: choose another model")
-            keeps = partial(self._keeps, embeds, expected)
-            self._pads = self._pads and keeps(shared=0, pads=3)
-            self._prefix_reuse = self._prefix_reuse and keeps(shared=4, pads=0)
-            self._bridges = (
-                "position_ids" in self._accepts and self._prefix_reuse and keeps(shared=4, pads=3)
-            )
+            if not self._bridges:
+                self._prefix_reuse = self._prefix_reuse and keeps(shared=4, pads=0)
+
+    def _continues_alike(self, ids: torch.Tensor, embeds: torch.Tensor) -> bool:
+        """Whether transformers' own generation, where answers are left to it, takes embeddings."""
+        mask = torch.ones_like(ids)
+        answer = self._continue(3, input_ids=ids, attention_mask=mask)
+        steered = self._continue(3, inputs_embeds=embeds, attention_mask=mask)
+        return answer[0][-len(steered[0]) :] == steered[0]
 
     def _keeps(
         self, embeds: torch.Tensor, expected: torch.Tensor, *, shared: int, pads: int
