@@ -85,6 +85,7 @@ pictures: setup
 # Its packages are those of scripts/editor/package-lock.json; the same ones give the same bytes.
 editor:
 	cd scripts/editor && npm ci --ignore-scripts && node build.js
+
 notebook: setup
 	$(BIN)/python scripts/notebook.py
 
