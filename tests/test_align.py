@@ -37,7 +37,8 @@ PRESETS = ("fast", "random", "tide")
 
 
 def make_policy(preset="fast", **changes):
-    search = {"subspace_rank": None, "max_iterations": 30} | changes.pop("search", {})
+    search = {"subspace_rank": None, "max_iterations": 30, "use_fades": False}
+    search |= changes.pop("search", {})
     return Policy(name="test", optimizer=OptimizerSettings.of(preset, **search),
                   **{"moderators": ("fake",), **changes})  # fmt: skip
 
@@ -122,12 +123,17 @@ def flagged_message():
 PROMPTS = [f"please do thing number {i} " + "now " * (i % 5) for i in range(12)]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_lock_step_gives_what_one_by_one_gives_in_any_order(preset):
-    one_by_one = [facts(make(preset).align(prompt)) for prompt in PROMPTS]
-    assert [facts(r) for r in make(preset).align_many(PROMPTS)] == one_by_one
-    assert [facts(r) for r in make(preset, max_open=3).align_many(PROMPTS)] == one_by_one
-    backwards = make(preset).align_many(PROMPTS[::-1])
+@pytest.mark.parametrize(
+    ("preset", "search"), [*((preset, {}) for preset in PRESETS), ("fast", {"use_fades": True})]
+)
+def test_lock_step_gives_what_one_by_one_gives_in_any_order(preset, search):
+    def made(**options):
+        return make(preset, search=search, **options)
+
+    one_by_one = [facts(made().align(prompt)) for prompt in PROMPTS]
+    assert [facts(r) for r in made().align_many(PROMPTS)] == one_by_one
+    assert [facts(r) for r in made(max_open=3).align_many(PROMPTS)] == one_by_one
+    backwards = made().align_many(PROMPTS[::-1])
     assert [facts(r) for r in backwards][::-1] == one_by_one
 
 

@@ -172,7 +172,7 @@ def test_known_offsets_are_asked_beside_it_too_and_then_the_rest_follows() -> No
 
     assert asked(good, bad) == ["initial", "offset"]
     assert asked(bad, good, guidance=[KIND]) == ["initial", "offset", "guidance", "offset"]
-    search = {"preset": "fast", "subspace_rank": None, "max_iterations": 0}
+    search = {"preset": "fast", "subspace_rank": None, "max_iterations": 0, "use_fades": False}
     more = asked(bad, bad, guidance=[KIND, "Be kind."], optimizer=search)
     assert more == ["initial", "offset", "guidance", "offset", "guidance"]
 
@@ -204,7 +204,7 @@ def test_a_suspected_first_answer_leaves_if_it_is_clearly_harmless(
 
 def test_guidance_is_that_of_what_the_gate_flags_and_each_text_is_told_once() -> None:
     guidance = ["For all.", {"text": "For locks.", "categories": ["illicit"]}]
-    search = {"preset": "fast", "subspace_rank": None, "max_iterations": 0}
+    search = {"preset": "fast", "subspace_rank": None, "max_iterations": 0, "use_fades": False}
     texts: list[str] = []
     model = FakeEngine(lambda e, p: texts.append(told(e)) or COMPLY)  # type: ignore[func-returns-value]
     make(gate(), action="steer", model=model, guidance=guidance, optimizer=search).align(SUSPECT)
