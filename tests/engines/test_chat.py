@@ -355,7 +355,7 @@ def test_a_policy_that_needs_more_than_there_is_is_an_error_at_load(load: Any) -
         aligner(engine, naturalness_floor=-0.3)
     with pytest.raises(PolicyError, match="embeddings cannot be moved"):
         aligner(engine, optimizer={"preset": "fast", "max_iterations": 0})
-    still = {"preset": "fast", "max_iterations": 0, "use_offsets": False}
+    still = {"preset": "fast", "max_iterations": 0, "use_offsets": False, "use_fades": False}
     for able in (engine, FakeEngine(lambda e, p: "Hello.")):
         assert aligner(able, optimizer=still).align("hello").outcome is Outcome.PASSED
 
