@@ -147,7 +147,7 @@ def test_watching_tells_everything_but_the_texts(slow: Made) -> None:
     assert (first["origin"], first["xy"], first["flagged"]) == ("initial", [0.0, 0.0], True)
     assert first["harm"] == 2.0
     assert any(e["accepted"] for e in evaluations)
-    assert last["origin"] == "perturbation"
+    assert last["origin"] == "fade"
     assert all(abs(x) + abs(y) > 0 for x, y in (e["xy"] for e in evaluations[1:]))
     assert response["text"] == REFUSE
     assert FLAGGED not in "\n".join(said)

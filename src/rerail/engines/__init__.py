@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from importlib import import_module, resources
 from inspect import Parameter, signature
@@ -119,11 +118,10 @@ def load_engine(name_or_path: str | Path = DEFAULT_MODEL, **options: Any) -> Eng
     if not Path(name_or_path).exists():  # the name of a folder may hold a ?
         name_or_path, _, query = str(name_or_path).partition("?")
         _check_spelling(name_or_path)
-    with ThreadPoolExecutor(1) as beside:  # while torch is imported, hashes are checked
-        found = beside.submit(own_folder, str(name_or_path))
-        engine_class = _engine_class(EMBEDDED, "gguf" if _is_gguf(str(name_or_path)) else None)
-        options = _options(query, options, engine_class.load, engine_class.__init__)
-    folder = found.result()
+    # Not beside each other: a folder that has to be made imports the same modules.
+    engine_class = _engine_class(EMBEDDED, "gguf" if _is_gguf(str(name_or_path)) else None)
+    options = _options(query, options, engine_class.load, engine_class.__init__)
+    folder = own_folder(str(name_or_path))
     if folder is None:
         engine: Engine = engine_class.load(name_or_path, **options)
     else:

@@ -1,7 +1,6 @@
 """Models that rerail knows by name and does not carry: made once, kept in the user's cache.
 
-They come from the file in a Python package, if that is installed, else from the hub. Nothing heavy
-is imported here: a folder is looked through while torch is being imported.
+They come from the file in a Python package, if that is installed, else from the hub.
 """
 
 from __future__ import annotations
