@@ -1178,12 +1178,22 @@ def test_best_never_gives_a_flagged_answer():
     assert response.outcome is Outcome.REFUSED
 
 
-@pytest.mark.parametrize("text", ["", "  \n", "again and " * 30, "ha" * 200])
-def test_silence_and_loops_are_not_accepted(text):
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_silence_is_not_accepted(text):
     engine = FakeEngine(answer=lambda e, p: text)
     response = make(engine=engine, search={"max_iterations": 1}).align("hi")
     assert response.outcome is Outcome.REFUSED
-    assert {e.rejection for e in response.evaluations} <= {"empty", "degenerate"}
+    assert {e.rejection for e in response.evaluations} == {"empty"}
+
+
+@pytest.mark.parametrize("text", ["again and " * 30, "ha" * 200])
+def test_a_loop_leaves_as_the_model_s_own_and_not_as_a_steered_answer(text):
+    own = make(engine=FakeEngine(answer=lambda e, p: text)).align("hi")
+    assert (own.outcome, own.text, own.cost.generations) == (Outcome.PASSED, text, 1)
+    engine = FakeEngine(lambda e, p: COMPLY if p is e.point or (p == e.point).all() else text)
+    steered = make(engine=engine, search={"max_iterations": 1}).align("hi")
+    assert steered.outcome is Outcome.REFUSED
+    assert {e.rejection for e in steered.evaluations[1:]} == {"degenerate"}
 
 
 def test_silence_is_never_sent_to_the_moderator():
@@ -1218,7 +1228,7 @@ def test_degenerate_means_repeating_itself(text, expected):
 def test_order_of_rejections_and_losses():
     def evaluation(text, score, natural):
         gives = FakeModerator(lambda exchange: score, categories=("illicit",))
-        (judged,) = Panel(make_policy(), gives).judge([Exchange((), text)])
+        (judged,) = Panel(make_policy(), gives).judge([Exchange((), text)], steered=True)
         reason = judged.rejection or (None if natural else Rejection.UNNATURAL)
         return Evaluation(AcceptedFrom.PERTURBATION, None, Generation(text, ()), judged, 0.0,
                           reason)  # fmt: skip

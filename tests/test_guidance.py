@@ -21,7 +21,9 @@ from rerail.types import AcceptedFrom, Message, Outcome, Prompt, Rejection, Scor
 
 COMPLY, REFUSE = "Sure, here is how I comply with it.", "No, rather not."
 KIND = "Decline what would hurt somebody and say what may be done about it instead."
-NO_FADES = {"preset": "fast", "subspace_rank": None, "use_fades": False}
+SEARCH = {"preset": "fast", "subspace_rank": None}
+WORDS_FIRST = SEARCH | {"fade_first": False}
+NO_FADES = SEARCH | {"use_fades": False}
 NO_SEARCH = NO_FADES | {"max_iterations": 0}
 AROUND = "Answer politely. {prompt} Stay polite."
 
@@ -40,7 +42,7 @@ def engine(helps=KIND, answer=REFUSE, **options):
 
 def make(*texts, model=None, moderator=None, **changes):
     data = {"name": "test", "moderators": ["fake"], "guidance": list(texts)} | changes
-    policy = Policy.parse({"optimizer": {"preset": "fast", "subspace_rank": None}} | data)
+    policy = Policy.parse({"optimizer": WORDS_FIRST} | data)
     return Aligner(model or engine(), Panel(policy, moderator or FakeModerator()))
 
 
@@ -255,8 +257,8 @@ def test_the_prompt_alone_moves_where_that_is_wanted_and_where_nothing_is_flagge
     _, moved = moves(alone, optimizer=NO_FADES | {"around_guidance": False})
     assert moved
     assert all(np.array_equal(e.unmoved, own.point) for e in moved)
-    broken = FakeEngine(lambda e, p: "la " * 40 if (p == e.point).all() else "fine")
-    _, moved = moves(broken, optimizer=NO_FADES)
+    silent = FakeEngine(lambda e, p: "" if (p == e.point).all() else "fine")
+    _, moved = moves(silent, optimizer=NO_FADES)
     assert moved
     assert all(np.array_equal(e.unmoved, own.point) for e in moved)
 
@@ -286,6 +288,46 @@ def test_what_moves_beside_a_text_is_held_to_no_floor_and_must_repeat_nothing():
     assert unguided.evaluations[-1].rejection is Rejection.UNNATURAL
 
 
+def asked(aligner, words):
+    """The kinds of points that were asked for, in order."""
+    return [e.origin for e in aligner.align(words).evaluations]
+
+
+def test_the_first_fade_comes_before_a_text_for_all_and_after_one_for_a_category():
+    model = FakeEngine(lambda e, p: COMPLY)
+    words = "one two three four five six seven eight"
+    first, guided, fade = AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE, AcceptedFrom.FADE
+    every, own = "Be kind. {prompt}", {"text": "Be warm. {prompt}", "categories": ["illicit"]}
+    order = asked(make(every, "Be brief.", model=model, optimizer=SEARCH), words)
+    assert order[:7] == [first, fade, guided, guided, fade, fade, fade]
+    order = asked(make(every, own, model=model, optimizer=SEARCH), words)
+    assert order[:7] == [first, guided, guided, fade, fade, fade, fade]
+    # It goes with fades beside guidance: without these, or without guidance, nothing is first.
+    for changes in ({"fade_first": False}, {"around_guidance": False}):
+        order = asked(make(every, model=model, optimizer=SEARCH | changes), words)
+        assert order[:3] == [first, guided, fade]
+    assert (
+        asked(make(every, model=model, optimizer=SEARCH | {"use_fades": False}), words)[1] == guided
+    )
+    assert asked(make(model=model, optimizer=SEARCH), words)[1] == fade
+
+
+def test_the_first_fade_is_beside_the_guidance_and_what_follows_goes_on_from_there():
+    model = FakeEngine(lambda e, p: COMPLY)
+    seen = []
+    words = "one two three four five six seven eight"
+    search = make("Be kind. {prompt}", model=model, optimizer=SEARCH).open(
+        words, observe=seen.append
+    )
+    while not search.done:
+        advance([search])
+    told_point = model.embed(Prompt.of(f"Be kind. {words}")).point
+    fades = [e for e in seen if e.origin is AcceptedFrom.FADE]
+    assert len(fades) == 4
+    assert all(np.array_equal(e.unmoved, told_point) for e in fades)
+    assert len({e.point.tobytes() for e in seen}) == len(seen), "nothing is asked for twice"
+
+
 def test_nothing_is_told_to_a_model_whose_first_answer_is_acceptable():
     model = FakeEngine(lambda e, p: "fine")
     response = make(KIND, model=model).align("hello")
@@ -293,10 +335,10 @@ def test_nothing_is_told_to_a_model_whose_first_answer_is_acceptable():
     assert (model.embed_calls, model.generated) == (1, 1)
 
 
-def test_nothing_is_told_where_an_answer_is_broken_and_not_flagged():
-    model = FakeEngine(lambda e, p: "la " * 40 if p is e.point or (p == e.point).all() else "fine")
+def test_nothing_is_told_where_an_answer_is_empty_and_not_flagged():
+    model = FakeEngine(lambda e, p: "" if p is e.point or (p == e.point).all() else "fine")
     response = make(KIND, model=model).align("please sing")
-    assert response.evaluations[0].rejection is Rejection.DEGENERATE
+    assert response.evaluations[0].rejection is Rejection.EMPTY
     assert response.outcome is Outcome.STEERED
     assert AcceptedFrom.GUIDANCE not in {e.origin for e in response.evaluations}
 

@@ -186,6 +186,7 @@ def test_a_borderline_answer_that_repeats_itself_is_borderline() -> None:
     loops = "loop " * 40
     assert judge({"hate": 0.4}, text=loops, steered=True).rejection is Rejection.BORDERLINE
     assert judge({"hate": 0.1}, text=loops, steered=True).rejection is Rejection.DEGENERATE
+    assert judge({"hate": 0.1}, text=loops).rejection is None
 
 
 def test_those_that_confirm_hold_a_steered_answer_to_accept_below_too() -> None:
@@ -225,7 +226,7 @@ def test_only_what_is_accepted_is_put_to_those_that_confirm() -> None:
     steers = FakeModerator(words=["bad"])
     made = Panel(Policy(name="p"), steers, second)
     texts = ["bad", "fine", " ", "loop " * 40]
-    judged = made.judge([Exchange((), text) for text in texts])
+    judged = made.judge([Exchange((), text) for text in texts], steered=True)
     assert [e.answer for batch in second.calls for e in batch] == ["fine"]
     assert [j.confirmed for j in judged] == [None, True, None, None]
 

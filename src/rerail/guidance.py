@@ -34,7 +34,7 @@ def fitting(policy: Policy, flags: Mapping[str, bool]) -> list[Guidance]:
         policy: with its guidance.
         flags: of each category, whether it flags the answer. Texts for one that does come first,
             then those for all; a text for other categories is not tried. None is where nothing is
-            flagged: an answer that is only broken needs no words about what is harmful.
+            flagged: an answer that is empty, say, needs no words about what is harmful.
     """
     flagged = {category for category, flag in flags.items() if flag}
     if not flagged:

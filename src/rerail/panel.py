@@ -400,7 +400,9 @@ def _judged(question: Question, score: Score) -> Judged:
     elif not _low_enough(question, value):
         rejection = Rejection.BORDERLINE
     else:
-        rejection = Rejection.DEGENERATE if is_degenerate(text) else None
+        # A first answer that nobody flags is the model's own, well said or not.
+        broken = question.steered and is_degenerate(text)
+        rejection = Rejection.DEGENERATE if broken else None
     return Judged(score, value, rejection, _verdict(score, value))
 
 

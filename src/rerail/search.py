@@ -263,12 +263,13 @@ class Search:
             asks = [self._ask(candidate) for candidate in self._optimizer.ask(left)]
             guided = self._guided() if left is None or left > len(asks) else None
             return asks + ([guided] if guided else [])
-        if self._optimizer.next is not AcceptedFrom.OFFSET and (guided := self._guided()):
-            return [guided]
+        if self._optimizer.next is not AcceptedFrom.OFFSET and not self._fades_first():
+            if guided := self._guided():
+                return [guided]
+            if (reason := self._optimizer.stop()) is None:
+                self._move_beside(self._guided_first, self._guided_loss)
         if reason := self._optimizer.stop():
             self._end(reason)
-        elif self._optimizer.next is not AcceptedFrom.OFFSET:
-            self._move_beside_guidance()
         return [self._ask(candidate) for candidate in self._optimizer.ask(left)]
 
     def _guided(self) -> Ask | None:
@@ -281,20 +282,30 @@ class Search:
                 return ask
         return None
 
-    def _move_beside_guidance(self) -> None:
-        """From now on, move the user's words in the prompt with the first guidance.
+    def _fades_first(self) -> bool:
+        """Whether the first fade is next, beside guidance that was not yet tried as it is.
 
-        Its words stay as they are. The answer to it where nothing has moved is known.
+        Texts for a category were written for those who said just that, and are tried as they are.
         """
-        told, known = self._guided_first, self._guided_loss
+        settings, texts = self._settings, self._guidance
+        wanted = settings.fade_first and settings.use_fades and texts and not texts[0].categories
+        if not wanted or self._told_texts or self._around:
+            return False
+        return self._move_beside(self.guided(texts[0].text), math.inf)
+
+    def _move_beside(self, told: Ask | None, known: float | None) -> bool:
+        """From now on, move the user's words in the prompt with that guidance, if it can be done.
+
+        Its words stay as they are. What the answer to it is worth where nothing has moved is known.
+        """
         wanted = self._settings.around_guidance and isinstance(self._optimizer, Optimizer)
         if not wanted or self._around or told is None or known is None:
-            return
+            return False
         embedded = told.request.embedded
         own = guidance.own_rows(self.engine, self.embedded.prompt, embedded, told.guidance)
         rows = own & self._steerable(embedded)
         if not rows.any():
-            return
+            return False
         self._moving_rows = rows
         self._moving, self._around = embedded, told.guidance
         self._optimizer = self._search_from(
@@ -302,6 +313,7 @@ class Search:
         )
         self._optimizer.ask()
         self._optimizer.tell([known], [False])
+        return True
 
     def _steerable(self, embedded: EmbeddedPrompt) -> BoolArray:
         return embedded.steerable(self._settings.rows or self.panel.policy.steerable_rows)

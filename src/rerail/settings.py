@@ -130,6 +130,9 @@ class OptimizerSettings(Frozen):
     use_fades: bool
     """Whether the words that may move fade before the first iteration: the first quarter of them
     is gone, the first half, then all of them go half of the way to zero, and more."""
+    fade_first: bool
+    """Whether the first of these fades is asked for before the guidance as it is, unless that is
+    for a category. It goes with ``around_guidance`` and ``use_fades``."""
     descend: bool
     """Whether the centre moves. False is undirected random search around the original point."""
     accept_perturbations: bool
@@ -222,6 +225,7 @@ _FAST: dict[str, Any] = {
     "use_guidance": True,
     "around_guidance": True,
     "use_fades": True,
+    "fade_first": True,
     "descend": True,
     "accept_perturbations": True,
     "redraw_temperature": None,
@@ -255,6 +259,7 @@ _TSA: dict[str, Any] = {
     "use_guidance": False,
     "around_guidance": False,
     "use_fades": False,
+    "fade_first": False,
     "descend": True,
     "accept_perturbations": False,
     "redraw_temperature": None,
@@ -281,12 +286,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "use_guidance": False,
         "around_guidance": False,
         "use_fades": False,
+        "fade_first": False,
         "descend": False,
     },
     "resample": {
         **_FAST,
         "use_offsets": False,
         "use_fades": False,
+        "fade_first": False,
         "descend": False,
         "max_iterations": 1,
         "redraw_temperature": 1.0,

@@ -468,10 +468,11 @@ class Layer(StrEnum):
 class Rejection(StrEnum):
     """Why an answer is not acceptable.
 
-    ``borderline`` is a steered answer that is not flagged, and whose harm is above the policy's
-    ``accept_below`` all the same. ``irrelevant`` is one that could as well answer anything else.
-    ``invalid`` is one that does not fit the prompt's schema, or calls a tool that there is not, or
-    in a way that cannot be read. ``uncalled`` is one that calls no tool, where it must.
+    ``degenerate`` is a steered answer that repeats itself. ``borderline`` is one that is not
+    flagged, and whose harm is above the policy's ``accept_below`` all the same. ``irrelevant`` is
+    one that could as well answer anything else. ``invalid`` is one that does not fit the prompt's
+    schema, or calls a tool that there is not, or in a way that cannot be read. ``uncalled`` is one
+    that calls no tool, where it must.
     """
 
     EMPTY = "empty"

@@ -205,10 +205,13 @@ def _besides(policy: Policy) -> Iterator[str]:
     for each in policy.guidance:
         when = f", where {_listed(each.categories)} flags the answer" if each.categories else ""
         yield f"The model is also given words of the policy's own{when}: {each.text}"
-    if policy.guidance and optimizer.use_guidance and optimizer.around_guidance:
+    beside = policy.guidance and optimizer.use_guidance and optimizer.around_guidance
+    if beside:
         yield "What moves next moves beside the first of these texts, whose own words stay."
     if optimizer.use_fades:
         yield "Before any iteration the words that move fade: a quarter, a half, then all in part."
+    if beside and optimizer.use_fades and optimizer.fade_first:
+        yield "A text for all is tried with the first quarter of these words gone, then as it is."
     kind = "A steered answer" if optimizer.moves else "What takes its place"
     yield f"{kind} must be clearly harmless: of harm {policy.accept_below:g} at most."
     alone = " without words of the policy beside them" if policy.guidance else ""

@@ -30,6 +30,7 @@ OPTIMIZER: dict[str, dict[str, Any]] = {
     "fast-no-guidance": {"use_guidance": False},
     "fast-no-around-guidance": {"around_guidance": False},
     "fast-no-fades": {"use_fades": False},
+    "fast-words-first": {"fade_first": False},
     "guidance": {"use_offsets": False, "use_fades": False, "max_iterations": 0},
     "fast-iterates-only": {"accept_perturbations": False},
 }
