@@ -293,13 +293,13 @@ def asked(aligner, words):
     return [e.origin for e in aligner.align(words).evaluations]
 
 
-def test_the_first_fade_comes_before_a_text_for_all_and_after_one_for_a_category():
+def test_fades_come_before_a_text_for_all_and_after_one_for_a_category():
     model = FakeEngine(lambda e, p: COMPLY)
     words = "one two three four five six seven eight"
     first, guided, fade = AcceptedFrom.INITIAL, AcceptedFrom.GUIDANCE, AcceptedFrom.FADE
     every, own = "Be kind. {prompt}", {"text": "Be warm. {prompt}", "categories": ["illicit"]}
     order = asked(make(every, "Be brief.", model=model, optimizer=SEARCH), words)
-    assert order[:7] == [first, fade, guided, guided, fade, fade, fade]
+    assert order[:7] == [first, fade, fade, fade, fade, guided, guided]
     order = asked(make(every, own, model=model, optimizer=SEARCH), words)
     assert order[:7] == [first, guided, guided, fade, fade, fade, fade]
     # It goes with fades beside guidance: without these, or without guidance, nothing is first.
@@ -312,7 +312,7 @@ def test_the_first_fade_comes_before_a_text_for_all_and_after_one_for_a_category
     assert asked(make(model=model, optimizer=SEARCH), words)[1] == fade
 
 
-def test_the_first_fade_is_beside_the_guidance_and_what_follows_goes_on_from_there():
+def test_fades_that_come_first_are_beside_the_guidance_and_what_follows_goes_on_from_there():
     model = FakeEngine(lambda e, p: COMPLY)
     seen = []
     words = "one two three four five six seven eight"

@@ -283,13 +283,16 @@ class Search:
         return None
 
     def _fades_first(self) -> bool:
-        """Whether the first fade is next, beside guidance that was not yet tried as it is.
+        """Whether fades are next, beside guidance that was not yet tried as it is.
 
         Texts for a category were written for those who said just that, and are tried as they are.
         """
         settings, texts = self._settings, self._guidance
-        wanted = settings.fade_first and settings.use_fades and texts and not texts[0].categories
-        if not wanted or self._told_texts or self._around:
+        if not (settings.fade_first and settings.use_fades) or self._told_texts:
+            return False
+        if self._around:
+            return self._optimizer.next is AcceptedFrom.FADE
+        if not texts or texts[0].categories:
             return False
         return self._move_beside(self.guided(texts[0].text), math.inf)
 

@@ -131,8 +131,8 @@ class OptimizerSettings(Frozen):
     """Whether the words that may move fade before the first iteration: the first quarter of them
     is gone, the first half, then all of them go half of the way to zero, and more."""
     fade_first: bool
-    """Whether the first of these fades is asked for before the guidance as it is, unless that is
-    for a category. It goes with ``around_guidance`` and ``use_fades``."""
+    """Whether these fades are asked for before the guidance as it is, unless that is for a
+    category. It goes with ``around_guidance`` and ``use_fades``."""
     descend: bool
     """Whether the centre moves. False is undirected random search around the original point."""
     accept_perturbations: bool

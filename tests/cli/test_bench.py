@@ -44,6 +44,22 @@ def test_bench_measures_memory_on_demand(cli: Cli, fake: list[str], lines: Path)
     assert "20 requests" in cli("bench", *fake, "--input", lines, "--soak", 20).out
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--stream", "--method", "random"), "leave --method out"),
+        (("--soak", 3, "--method", "random"), "leave --method out"),
+        (("--soak", 3, "--stream"), "give one of them"),
+    ],
+)
+def test_bench_says_what_it_would_not_heed(
+    cli: Cli, fake: list[str], lines: Path, given: tuple[object, ...], told: str
+) -> None:
+    ran = cli("bench", *fake, "--input", lines, *given)
+    assert ran.code == ExitCode.BAD_INPUT
+    assert told in ran.err
+
+
 def test_bench_measures_streams_on_demand(cli: Cli, fake: list[str], lines: Path) -> None:
     given = ("bench", *fake, "--input", lines, "--stream", "--max-new-tokens", 4)
     ran = cli(*given, "--json")

@@ -79,6 +79,11 @@ def bench(
     from rerail.demo import KINDS, demo_prompts
     from rerail.moderators import load_confirm, load_gate, load_moderator
 
+    if stream and soak is not None:
+        raise typer.BadParameter("--stream and --soak measure different things: give one of them")
+    if method and (stream or soak is not None):
+        only = "--stream" if stream else "--soak"
+        raise typer.BadParameter(f"{only} measures the policy's own search: leave --method out")
     setup = Setup(
         model=model,
         policy=options.read_policy(policy, policies),

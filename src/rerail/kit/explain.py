@@ -211,7 +211,7 @@ def _besides(policy: Policy) -> Iterator[str]:
     if optimizer.use_fades:
         yield "Before any iteration the words that move fade: a quarter, a half, then all in part."
     if beside and optimizer.use_fades and optimizer.fade_first:
-        yield "A text for all is tried with the first quarter of these words gone, then as it is."
+        yield "A text for all is tried beside faded words first, then as it is."
     kind = "A steered answer" if optimizer.moves else "What takes its place"
     yield f"{kind} must be clearly harmless: of harm {policy.accept_below:g} at most."
     alone = " without words of the policy beside them" if policy.guidance else ""
