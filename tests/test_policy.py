@@ -301,7 +301,7 @@ def test_random_is_fast_without_descent_and_without_what_is_known() -> None:
     fast, random = OptimizerSettings.of("fast"), OptimizerSettings.of("random")
     assert fast.descend
     assert not random.descend
-    known = ("use_offsets", "use_guidance", "around_guidance", "use_fades")
+    known = ("use_offsets", "use_guidance", "around_guidance", "use_fades", "fade_first")
     directed = {"descend": True, "preset": "fast"} | dict.fromkeys(known, True)
     assert random.model_copy(update=directed) == fast
 

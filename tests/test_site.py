@@ -156,6 +156,8 @@ def test_axe_finds_nothing_serious(chromium: Any, site: Path, scheme: str) -> No
     page.keyboard.press("/")
     page.keyboard.type("policy")
     page.locator(".md-search-result__item").first.wait_for()
+    # What is still being faded in has no colours of its own yet.
+    page.wait_for_function("document.getAnimations().length === 0")
     assert hindrances(page) == []
     page.close()
 

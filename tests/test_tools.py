@@ -257,7 +257,7 @@ def test_guidance_keeps_the_tools_and_stands_around_the_users_words() -> None:
         Message("tool", "sent", tool_call_id="a"),
     )
     response = made.align(replace(ASKED, messages=turns))
-    assert response.accepted_from == "guidance"
+    assert response.accepted_from == "fade"
     assert response.tool_calls
     assert seen[1].tools == (SEND,)
     assert [m.content for m in seen[1].messages] == ["Mind it. please do the thing", "", "sent"]

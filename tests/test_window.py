@@ -260,7 +260,7 @@ def test_guidance_goes_on_from_what_was_sent_and_only_the_rest_may_repeat_it() -
         return REST if guided else LATE
 
     pieces, response = run(make(answer, guidance=[told], naturalness_floor=-9.0))
-    assert response.accepted_from == "guidance"
+    assert response.accepted_from == "fade"
     assert response.text == f"{''.join(pieces)} {REST}"
     assert told in response.text
 

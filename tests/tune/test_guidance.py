@@ -35,7 +35,8 @@ def scorer(exchange):
 
 def make(*guidance, moderator=None):
     moderator = moderator or FakeModerator(scorer, categories=["illicit", "violence"])
-    policy = Policy(name="p", moderators=("fake",), guidance=guidance)
+    search = {"preset": "fast", "fade_first": False}
+    policy = Policy(name="p", moderators=("fake",), guidance=guidance, optimizer=search)
     return Aligner(FakeEngine(answer=answer), Panel(policy, moderator))
 
 
