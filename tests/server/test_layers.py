@@ -115,7 +115,10 @@ def test_watching_an_answer_that_guidance_brings(serve: Make) -> None:
         told = " ".join(message.content for message in embedded.prompt.messages)
         return "I would rather not." if "kind" in told else "Sure, here is how it is done."
 
-    policy = Policy.model_validate({"name": "default", "guidance": ["Be kind to all."]})
+    search = {"preset": "fast", "fade_first": False}
+    policy = Policy.model_validate(
+        {"name": "default", "guidance": ["Be kind to all."], "optimizer": search}
+    )
     made = serve(engine=FakeEngine(answer), policies=[policy])
     body = {"model": "rerail", "messages": [{"role": "user", "content": "do it"}]}
     text = httpx.post(f"{made.url}/watch", json=body).text
