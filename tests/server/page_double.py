@@ -58,8 +58,8 @@ x < 1
 CATEGORIES = ("harassment", "hate", "illicit", "self-harm", "sexual", "violence")
 
 # One letter per candidate after the first answer: Flagged, unNatural, Unscored, Degenerate,
-# Accepted, accepted with a harm of Zero; to guidance: h flagged, g accepted. Capital letters are
-# iterates of the descent.
+# Accepted, accepted with a harm of Zero; to guidance: h flagged, g accepted; to faded words: w
+# flagged, v accepted. Capital letters are iterates of the descent.
 SCRIPTS = {
     "steer": "ffnffFfnfufFfna",
     "refuse": "ffffFfnfuffFfdnf" * 13,
@@ -70,6 +70,7 @@ SCRIPTS = {
     "zero": "ffz",
     "call": "fa",
     "guide": "hg",
+    "fade": "wv",
     "markdown": "",
     "pass": "",
 }
@@ -285,7 +286,8 @@ def candidates(script: str, limits: dict[str, float]) -> list[dict[str, Any]]:
         if iterate:
             centre = centre + [0.35, 0.2] + 0.1 * rng.standard_normal(2)
         guided = letter in "gh"
-        letter = {"g": "a", "h": "f"}.get(letter, letter)
+        faded = letter in "wv"
+        letter = {"g": "a", "h": "f", "v": "a", "w": "f"}.get(letter, letter)
         offset = np.zeros(2) if index == 0 or iterate or guided else 0.55 * rng.standard_normal(2)
         scores = {category: float(rng.uniform(0.01, 0.2)) for category in limits}
         top = {"f": rng.uniform(0.62, 0.97), "a": 0.12, "n": 0.2, "d": 0.24}
@@ -306,6 +308,8 @@ def candidates(script: str, limits: dict[str, float]) -> list[dict[str, Any]]:
                 if index == 0
                 else "guidance"
                 if guided
+                else "fade"
+                if faded
                 else "iterate"
                 if iterate
                 else "perturbation",

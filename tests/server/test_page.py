@@ -506,6 +506,16 @@ def test_where_nothing_moved_words_say_what_was_done(open_page: Open, double: An
     expect(page.locator("#plane")).to_be_visible()
 
 
+def test_words_that_faded_are_told_above_the_plot(open_page: Open, double: Any) -> None:
+    page = open_page(double()[1])
+    ask(page, "fade")
+    told = page.locator("#guided")
+    expect(page.locator("#plane")).to_be_visible()
+    expect(told).to_contain_text("the user's words fainter")
+    expect(told).to_contain_text("The answer to the second of 2 was given.")
+    expect(told.locator("table")).to_have_count(0)
+
+
 def test_a_conversation_goes_on_and_a_refusal_is_marked(open_page: Open, double: Any) -> None:
     server, url = double()
     page = open_page(url)

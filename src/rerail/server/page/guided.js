@@ -1,4 +1,4 @@
-/** What is told in words where no point moved: the model was asked again, with words of the policy. */
+/** What a plot cannot tell: the model was asked again, with words of the policy or fainter ones. */
 
 import { h } from "./dom.js";
 import { number } from "./format.js";
@@ -8,13 +8,29 @@ import { symbol } from "./symbols.js";
 /** Whether any answer came from moved embeddings. */
 export const moved = (run) => run.evaluations.some(({ xy }) => xy.some((value) => value !== 0));
 
-/** What happened in place of a path through embedding space; nothing while that is open. */
+/** What happened beside a path through embedding space, or in its place; nothing while that is open. */
 export function guided(run) {
-  const told = run?.evaluations.filter(({ origin }) => origin === "guidance") ?? [];
-  if (told.length > 0) return [h("p", {}, ...opening(run, told)), table(run, told)];
+  const of = (kind) => run?.evaluations.filter(({ origin }) => origin === kind) ?? [];
+  const [told, faded] = [of("guidance"), of("fade")];
+  const said = faded.length > 0 ? [h("p", {}, fading(run, faded))] : [];
+  if (told.length > 0) return [...said, h("p", {}, ...opening(run, told)), table(run, told)];
+  if (said.length > 0) return said;
   if (!run?.response || moved(run)) return [];
   return [h("p", { class: "empty" }, unmoved(run))];
 }
+
+function fading(run, faded) {
+  const place = faded.indexOf(chosen(run)) + 1;
+  const end = place > 0
+    ? `The answer to the ${ordinal(place)} of ${faded.length} was given.`
+    : run.response ? "No answer to them was given." : "";
+  return (
+    "The model was asked again with the user's words fainter, beside guidance of the policy where " +
+    `there is some: the first quarter of them gone, the first half, then all in part. ${end}`
+  );
+}
+
+const ordinal = (place) => ["first", "second", "third", "fourth"][place - 1] ?? `${place}th`;
 
 function opening(run, told) {
   const place = told.indexOf(chosen(run)) + 1;
