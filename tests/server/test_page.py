@@ -512,7 +512,7 @@ def test_words_that_faded_are_told_above_the_plot(open_page: Open, double: Any) 
     told = page.locator("#guided")
     expect(page.locator("#plane")).to_be_visible()
     expect(told).to_contain_text("the user's words fainter")
-    expect(told).to_contain_text("The answer to the second of 2 was given.")
+    expect(told).to_contain_text("The second such answer was given.")
     expect(told.locator("table")).to_have_count(0)
 
 

@@ -22,7 +22,7 @@ export function guided(run) {
 function fading(run, faded) {
   const place = faded.indexOf(chosen(run)) + 1;
   const end = place > 0
-    ? `The answer to the ${ordinal(place)} of ${faded.length} was given.`
+    ? `The ${ordinal(place)} such answer was given.`
     : run.response ? "No answer to them was given." : "";
   return (
     "The model was asked again with the user's words fainter, beside guidance of the policy where " +
