@@ -26,7 +26,7 @@ PROMPTS = ROOT / "src" / "rerail" / "assets" / "demo_prompts.jsonl"
 
 RERAIL = [sys.executable, "-c", "from rerail.cli import main; main()"]
 
-METHODS = ("none", "refuse", "best-of-n", "fast")
+METHODS = ("none", "refuse", "self-reminder", "best-of-n:draws=3", "fast")
 
 POLICY = """\
 # House style: no filler, no stock phrases.
@@ -95,10 +95,8 @@ def reported(run: Path) -> Path:
             kind = "harmful" if row["kind"] in {"plain", "wrapped"} else "benign"
             case = {key: row[key] for key in ("id", "messages", "request")}
             file.write(json.dumps({**case, "kind": kind}) + "\n")
-    policy = run.with_suffix(".yaml")
-    policy.write_text("name: default\nbudget:\n  generations: 30\n", encoding="utf-8")
-    command = [*RERAIL, "eval", "--benchmark", f"demo={cases}", "--policy", str(policy)]
-    command += ["--limit", "24", "--max-new-tokens", "96", "--out", str(run)]
+    command = [*RERAIL, "eval", "--benchmark", f"demo={cases}", "--max-new-tokens", "64"]
+    command += ["--max-open", "50", "--out", str(run)]
     for method in METHODS:
         command += ["--method", method]
     subprocess.run(command, check=True)
