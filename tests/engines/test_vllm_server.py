@@ -707,6 +707,19 @@ def test_something_else_than_vllm_is_not_taken_for_it(folder: Path, start: Start
         VllmServerEngine.load(fake.url, model=folder)
 
 
+@pytest.mark.parametrize(
+    ("says", "given", "taken"), [(True, 512, 64), (True, 32, 32), (False, 32, 32)]
+)
+def test_what_a_router_leaves_out_can_be_said_and_no_more_is_believed(
+    folder: Path, start: Start, says: bool, given: int, taken: int
+) -> None:
+    fake = start(max_model_len=64)
+    fake.says_length = says
+    engine = VllmServerEngine.load(fake.url, model=folder, max_model_len=given)
+    assert engine.context_length == taken - 1, "one token of it is always generated"
+    engine.close()
+
+
 def test_the_key_is_sent_and_never_shown(
     start: Start,
     connect: Connect,

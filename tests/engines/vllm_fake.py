@@ -70,6 +70,7 @@ class FakeVllm:
         faults: answer the next requests, one each.
         broken: answers every request while it is not None.
         healthy: what ``/health`` says.
+        says_length: whether ``/v1/models`` has ``max_model_len``, as behind vLLM's own router.
         heeds_stops: whether it knows the parameter ``stop``, as vLLM does.
         keys: authorization headers that arrived.
     """
@@ -95,6 +96,7 @@ class FakeVllm:
         self.faults: deque[Fault] = deque()
         self.broken: Fault | None = None
         self.healthy = True
+        self.says_length = True
         self.heeds_stops = True
         self.keys: set[str | None] = set()
         self.closing = threading.Event()
@@ -137,7 +139,7 @@ class FakeVllm:
         """What vLLM answers to a completion request."""
         module = self.engine._embedding
         if "prompt_embeds" in body:
-            assert "prompt" not in body
+            assert not body.get("prompt")
             rows = [self._decoded(text) for text in body["prompt_embeds"]]
             self.rows += rows
             rows = [row.to(self.dtype) for row in rows]
@@ -279,7 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path != "/v1/models":
             self.reply(404, {"error": {"message": "no such path"}})
         elif self._admitted():
-            length = self.fake.max_model_len
+            length = self.fake.max_model_len if self.fake.says_length else None
             self.reply(
                 200,
                 {

@@ -85,6 +85,7 @@ class VllmServerEngine(ClientSide):
         *,
         model: str | Path,
         served: str | None = None,
+        max_model_len: int | None = None,
         dtype: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -106,6 +107,8 @@ class VllmServerEngine(ClientSide):
             model: folder or hub id of the checkpoint that they serve. Its tokenizer, config and
                 embedding table are read here.
             served: name under which the servers serve it; may be left out if they serve one model.
+            max_model_len: tokens of prompt and answer together, where the servers do not say it
+                themselves, as behind some routers.
             dtype: that the servers compute in (their ``--dtype``); ``auto`` is the checkpoint's.
             revision: of the checkpoint: branch, tag or commit on the hub.
             trust_remote_code: whether code that comes with the checkpoint may run here.
@@ -135,8 +138,12 @@ class VllmServerEngine(ClientSide):
             deadline=deadline,
             attempts=attempts,
         )
+
+        def read(reply: Any) -> Served:
+            return _served(reply, served, max_model_len)
+
         try:
-            offered = replicas.call("/v1/models", lambda reply: _served(reply, served), within=wait)
+            offered = replicas.call("/v1/models", read, within=wait)
             return cls(
                 replicas,
                 offered,
@@ -235,9 +242,9 @@ class VllmServerEngine(ClientSide):
                 raise UnreadableError(f"{count} answers were asked for")
             return [read(i, found[i]) for i in range(count)]
 
-        return self._replicas.call(
-            "/v1/completions", choices, {"model": self._served.model, **body}
-        )
+        # No words beside the embeddings; vLLM needs no key for that, routers before it do.
+        common = {"model": self._served.model, "prompt": ""}
+        return self._replicas.call("/v1/completions", choices, {**common, **body})
 
     def _read_answer(self, log_probability: bool, _: int, choice: Mapping[str, Any]) -> Answer:
         if choice.get("finish_reason") not in FINISHED:
@@ -274,7 +281,7 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _served(reply: Any, wanted: str | None) -> Served:
+def _served(reply: Any, wanted: str | None, longest: int | None) -> Served:
     models = [m for m in _field(reply, "data", list) if _field(m, "id", str)]
     names = [m["id"] for m in models]
     bases = [m for m in models if m.get("parent") is None]
@@ -284,10 +291,14 @@ def _served(reply: Any, wanted: str | None) -> Served:
             f"the server offers {', '.join(names) or 'no model'}: name the one to use by the "
             "option served"
         )
-    length = chosen[0].get("max_model_len")
-    if not isinstance(length, int) or length < 3:
-        raise UnreadableError("'max_model_len' is missing: is it a vLLM server?")
-    return Served(chosen[0]["id"], length)
+    said = chosen[0].get("max_model_len")
+    known = [length for length in (said, longest) if isinstance(length, int)]
+    if not known or min(known) < 3:
+        raise UnreadableError(
+            "'max_model_len' is missing: is it a vLLM server? A router that leaves it out needs "
+            "the option max_model_len"
+        )
+    return Served(chosen[0]["id"], min(known))
 
 
 def _read_prompt(choice: Mapping[str, Any], tokens: list[int], count: int) -> list[float]:
