@@ -230,6 +230,13 @@ def test_few_prompts_failures_and_a_lost_comparison_are_said() -> None:
     assert said["Against undirected search"].startswith("Undirected search is ahead")
 
 
+def test_solving_more_at_the_same_cost_is_being_ahead() -> None:
+    trials = [steered(i, "fast", 2) for i in range(8)] + [refused(i, "random", 2) for i in range(8)]
+    said = {f.about: f.says for f in report.findings(summarise(trials, []), "fast")}
+    assert said["Against undirected search"].startswith("fast is ahead. Up to 2 generations")
+    assert "+100.0 pt" in said["Against undirected search"]
+
+
 def test_enough_prompts_and_no_failure_are_not_mentioned() -> None:
     trials = [steered(i, "fast") for i in range(report.FEW)]
     about = {finding.about for finding in report.findings(summarise(trials, []), "fast")}

@@ -220,19 +220,20 @@ def _against_undirected(summary: Mapping[str, Any], reference: str) -> Iterator[
     if not rows or not rows[-1]["pairs"]:
         return
     row = rows[-1]
-    saved = Figure(row["saved"], "count")
-    low, high = row["saved"]["low"], row["saved"]["high"]
-    if low is not None and low > 0:
-        verdict = "Descent is ahead."
-    elif high is not None and high < 0:
+    more, saved = Figure(row["difference"], "points"), Figure(row["saved"], "count")
+    both = (row["difference"], row["saved"])
+    ahead = any(each["low"] is not None and each["low"] > 0 for each in both)
+    behind = any(each["high"] is not None and each["high"] < 0 for each in both)
+    if ahead and not behind:
+        verdict = f"{reference} is ahead."
+    elif behind and not ahead:
         verdict = "Undirected search is ahead."
     else:
         verdict = "No difference is shown."
     yield Finding(
         "Against undirected search",
-        f"{verdict} Under one floor of naturalness, up to {row['budget']} generations and over "
-        f"{row['pairs']} prompts, {reference} saves {saved} generations per prompt against "
-        f"{row['methods'][1]}.",
+        f"{verdict} Up to {row['budget']} generations, over {row['pairs']} prompts and against "
+        f"{row['methods'][1]}: {more} neutralised, {saved} generations saved per prompt.",
     )
 
 
