@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ SERVED_AT = "http://127.0.0.1:8000"
 # Read here: tests see no variables of the developer's.
 LLM = os.environ.get("RERAIL_LLM") or shutil.which("llm")
 LLAMA_INDEX = os.environ.get("RERAIL_LLAMA_INDEX")
+PROMPTFOO = os.environ.get("RERAIL_PROMPTFOO") or shutil.which("promptfoo")
 
 
 def block(opening: str) -> str:
@@ -56,11 +58,32 @@ def test_llama_index(made: Made, tmp_path: Path) -> None:
     assert (run.returncode, run.stdout) == (0, f"{TULIPS}\npassed\n"), run.stderr
 
 
-def test_promptfoo_is_told_of_a_provider_that_it_has() -> None:
-    """Of a shape only: it is a program for Node."""
+def test_promptfoo_is_told_of_questions_that_it_has() -> None:
+    """Of the shape, where the program is not there."""
     settings = yaml.safe_load(block('yaml title="promptfooconfig.yaml"'))
-    (provider,) = settings["providers"]
-    assert provider["id"] == "openai:chat:rerail"
-    assert provider["config"]["apiBaseUrl"] == f"{SERVED_AT}/v1"
     for case in settings["tests"]:
         assert all(f"{{{{{name}}}}}" in settings["prompts"][0] for name in case["vars"])
+
+
+@pytest.mark.timeout(200)
+def test_promptfoo(made: Made, tmp_path: Path) -> None:
+    if PROMPTFOO is None:
+        pytest.skip("no promptfoo: npm install promptfoo, and set RERAIL_PROMPTFOO to its program")
+    settings = block('yaml title="promptfooconfig.yaml"').replace(SERVED_AT, made.url)
+    (tmp_path / "promptfooconfig.yaml").write_text(settings, encoding="utf-8")
+    quiet = ("DISABLE_TELEMETRY", "DISABLE_UPDATE", "DISABLE_REMOTE_GENERATION", "DISABLE_SHARING")
+    environment = {
+        **os.environ,
+        **{f"PROMPTFOO_{name}": "1" for name in quiet},
+        "PROMPTFOO_CONFIG_DIR": str(tmp_path / "home"),
+    }
+    run = subprocess.run(
+        [PROMPTFOO, "eval", "--no-cache", "--no-progress-bar", "--no-table", "-o", "out.json"],
+        env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=180,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    found = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    (result,) = found["results"]["results"]
+    assert result["success"]
+    assert result["response"]["output"] == TULIPS
