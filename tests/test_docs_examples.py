@@ -48,22 +48,11 @@ COMMANDS_NOT_RUN = {
 }
 """Commands of rerail to why they are only read."""
 
-OTHERS = {
-    *("cat", "cd", "curl", "docker", "echo", "export", "garak", "inspect", "kubectl", "lm-eval"),
-    *(
-        "llm",
-        "npx",
-        "make",
-        "mike",
-        "openssl",
-        "pip",
-        "podman",
-        "printf",
-        "python",
-        "scripts/vllm_env.sh",
-    ),
-    *("sudo", "vllm"),
-}
+_OTHERS = """
+    cat cd curl docker echo export garak helm inspect kubectl llm lm-eval make mike npx openssl
+    pip podman printf python scripts/vllm_env.sh serve sudo vllm vllm-router
+"""
+OTHERS = set(_OTHERS.split())
 """Programs that are not ours, or need a network, a cluster, an hour: their lines are not run."""
 
 
