@@ -39,6 +39,7 @@ def test_no_text_is_kept_and_every_figure_is(tmp_path: Path) -> None:
         shares = ("neutralised_share", "flagged_before", "flagged_after", "generations")
         assert [after[method].get(s) for s in shares] == [before[method].get(s) for s in shares]
     assert kept[1].naturalness == pytest.approx(-1 / 3, abs=1e-6)
+    assert "| fast |" in show([path])
     write(trials(), again := tmp_path / "again.jsonl.gz")
     assert again.read_bytes() == path.read_bytes()
 
@@ -49,4 +50,3 @@ def test_what_is_kept_is_read_and_has_no_text(path: Path) -> None:
     assert kept
     assert all(not t.text and not t.first_text and t.sent is None for t in kept)
     assert all(not t.flagged_after for t in kept if t.method == "fast")
-    assert "| fast |" in show([path])
