@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +22,10 @@ INSPECT = os.environ.get("RERAIL_INSPECT") or shutil.which(
 )
 
 LM_EVAL = os.environ.get("RERAIL_LM_EVAL") or shutil.which("lm-eval")
+
+GARAK = os.environ.get("RERAIL_GARAK")
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "harnesses.md"
 
 INSPECT_TASK = f"""
 from inspect_ai import Task, task
@@ -113,3 +118,29 @@ def test_lm_eval(made: Made, tmp_path: Path) -> None:
     (found,) = (tmp_path / "out").rglob("results_*.json")
     results = json.loads(found.read_text())["results"]["smoke"]
     assert results["exact_match,none"] == 1.0
+
+
+def test_garak(made: Made, tmp_path: Path) -> None:
+    """The settings of the page, with a probe of garak's own that asks for nothing harmful."""
+    if GARAK is None:
+        pytest.skip(
+            "no garak: pip install garak in an environment of its own, and set RERAIL_GARAK to "
+            "its Python"
+        )
+    (settings,) = re.findall(r"g\.json <<'J'\n(.*?)\nJ\n", PAGE.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "g.json").write_text(settings.replace("http://localhost:8000", made.url))
+    homes = {f"XDG_{kind}_HOME": str(tmp_path / kind) for kind in ("DATA", "CONFIG", "CACHE")}
+    run = subprocess.run(
+        [GARAK, "-m", "garak", "--target_type", "openai.OpenAICompatible", "--target_name",
+         "rerail", "-G", "g.json", "--spec", "probes.test.Test", "-g", "1", "--seed", "0"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=170,
+        env={**os.environ, **homes, "OPENAICOMPATIBLE_API_KEY": "x", "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    (report,) = tmp_path.rglob("*.report.jsonl")
+    lines = [json.loads(line) for line in report.read_text("utf-8").splitlines()]
+    attempts = [line for line in lines if line["entry_type"] == "attempt" and line["outputs"]]
+    assert attempts
+    said = [output["text"] for attempt in attempts for output in attempt["outputs"] if output]
+    assert said
+    assert all(said)
