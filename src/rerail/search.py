@@ -283,7 +283,7 @@ class Search:
         return None
 
     def _fades_first(self) -> bool:
-        """Whether fades are next, beside guidance that was not yet tried as it is.
+        """Whether fades are next, beside guidance not yet tried as it is; turns to it, once.
 
         Texts for a category were written for those who said just that, and are tried as they are.
         """

@@ -70,7 +70,7 @@ class FakeVllm:
         faults: answer the next requests, one each.
         broken: answers every request while it is not None.
         healthy: what ``/health`` says.
-        says_length: whether ``/v1/models`` has ``max_model_len``, as behind vLLM's own router.
+        says_length: whether ``/v1/models`` has ``max_model_len``, which a router may leave out.
         heeds_stops: whether it knows the parameter ``stop``, as vLLM does.
         keys: authorization headers that arrived.
     """

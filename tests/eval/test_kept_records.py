@@ -36,12 +36,20 @@ def test_no_text_is_kept_and_every_figure_is(tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     for method in before:
         assert after[method]["outcomes"] == before[method]["outcomes"]
-        shares = ("neutralised_share", "flagged_before", "flagged_after", "generations")
-        assert [after[method].get(s) for s in shares] == [before[method].get(s) for s in shares]
+        figures = ("neutralised_share", "flagged_before", "flagged_after", "generations_per_prompt")
+        assert [after[method][name] for name in figures] == [
+            before[method][name] for name in figures
+        ]
     assert kept[1].naturalness == pytest.approx(-1 / 3, abs=1e-6)
     assert "| fast |" in show([path])
     write(trials(), again := tmp_path / "again.jsonl.gz")
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_records_of_both_real_models_are_kept() -> None:
+    assert {path.name for path in KEPT} == {
+        f"real-model-{model}.jsonl.gz" for model in ("smollm2", "smollm2-safe")
+    }
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
