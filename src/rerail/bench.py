@@ -43,7 +43,7 @@ METHODS = ("fast", "tsa", "tide", "random")
 SIZES = (1, 8, 64, 512)
 STREAM_SIZES = (1, 8)
 OVERHEAD_SIZES = (1, 64)
-OVERHEAD_PROMPTS = 16
+OVERHEAD_PROMPTS = 8
 """Answered, in batches of each size, to compare alignment with plain generation."""
 MIN_OVERHEAD_REPETITIONS = 9
 REPEATED_TEMPERATURE = 0.7
@@ -70,9 +70,10 @@ class Bench:
 
     Attributes:
         engine: runs the model.
-        moderator: judges.
-        confirm: must accept, too, if the policy has such moderators.
-        gate: the moderators of its gate, if it has one.
+        moderator: makes the one that judges, anew for every measurement: some remember what they
+            have read.
+        confirm: makes the one that must accept, too; None where the policy has none.
+        gate: makes the moderators of its gate, if it has one.
         policy: its optimiser is replaced by the preset of each method but its own.
         prompts: what is asked. Where more are needed they are asked again, with other seeds.
         max_new_tokens: of each answer.
@@ -81,11 +82,11 @@ class Bench:
     """
 
     engine: Engine
-    moderator: Moderator
+    moderator: Callable[[], Moderator]
     policy: Policy
     prompts: Sequence[Prompt]
-    confirm: Moderator | None = None
-    gate: Sequence[Moderator] = ()
+    confirm: Callable[[], Moderator | None] = lambda: None
+    gate: Callable[[], Sequence[Moderator]] = tuple
     max_new_tokens: int = 128
     repetitions: int = 3
     seed: int = 0
@@ -167,7 +168,7 @@ class Bench:
         policy = self.policy.model_copy(update=changes)
         return Aligner(
             engine or self.engine,
-            Panel(policy, self.moderator, self.confirm, self.gate),
+            Panel(policy, self.moderator(), self.confirm(), self.gate()),
             sampling=self.sampling,
             seed=self.seed,
             max_open=max(64, len(self.prompts)),
@@ -390,13 +391,14 @@ class Bench:
         wanted = size * max(1, OVERHEAD_PROMPTS // size)
         aligner = self._aligner("fast")
         passed: list[Job] = []
-        for job in self._jobs(8 * max(size, len(self.prompts))):
-            search = self._open(aligner, job)
-            advance([search])
-            if search.done and search.response().outcome is Outcome.PASSED:
-                passed.append(job)
-            if len(passed) == wanted:
+        jobs = self._jobs(8 * max(size, len(self.prompts)))
+        for start in range(0, len(jobs), size):
+            searches = [(job, self._open(aligner, job)) for job in jobs[start : start + size]]
+            advance([search for _, search in searches])
+            passed += [job for job, search in searches if _passed(search)]
+            if len(passed) >= wanted:
                 break
+        passed = passed[:wanted]
         return [passed[start : start + size] for start in range(0, len(passed), size)]
 
     def _open(self, aligner: Aligner, job: Job, release: Release | None = None) -> Search:
@@ -438,11 +440,12 @@ class Bench:
         clock = Clock()
         engine = timed(self.engine, clock)
         policy = self.policy.model_copy(update={"optimizer": self.settings("fast")})
-        confirm = timed(self.confirm, clock) if self.confirm else None
-        gate = [timed(moderator, clock) for moderator in self.gate]
+        confirm = self.confirm()
+        confirm = timed(confirm, clock) if confirm else None
+        gate = [timed(moderator, clock) for moderator in self.gate()]
         aligner = Aligner(
             engine,
-            Panel(policy, timed(self.moderator, clock), confirm, gate),
+            Panel(policy, timed(self.moderator(), clock), confirm, gate),
             sampling=self.sampling,
             seed=self.seed,
         )
@@ -544,6 +547,10 @@ def timed(one: T, clock: Clock) -> T:
         if hasattr(one, name):
             object.__setattr__(twin, name, clock.part(part)(getattr(one, name)))
     return twin
+
+
+def _passed(search: Search) -> bool:
+    return search.done and search.response().outcome is Outcome.PASSED
 
 
 def _finish(searches: list[Search]) -> None:
