@@ -256,12 +256,21 @@ def size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def asked(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; without names of extras, all those of users."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("extras", nargs="*", default=OF_USERS, choices=[*OF_USERS, []])
+    parser.add_argument("extras", nargs="*", help="by default all")
     parser.add_argument("--torch", type=Path, help="site-packages whose torch is to be seen")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "extras")
     given = parser.parse_args(arguments)
+    if unknown := set(given.extras) - set(OF_USERS):
+        parser.error(f"no extra of users: {', '.join(sorted(unknown))}; they are {OF_USERS}")
+    given.extras = given.extras or list(OF_USERS)
+    return given
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = asked(arguments)
     work = given.work.resolve()
     wheel = build(work)
     table: dict[str, list[str]] = {}

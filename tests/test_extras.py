@@ -156,3 +156,11 @@ def test_every_command_is_tried() -> None:
     lines = [tried.line for tried in extras.TRIES]
     few = {name for name in listed if not any(f"{line} ".startswith(f"{name} ") for line in lines)}
     assert few <= {"serve keys list", "serve keys revoke"}
+
+
+def test_all_extras_of_users_are_tried_where_none_is_named(capsys):
+    assert extras.asked([]).extras == list(extras.OF_USERS)
+    assert extras.asked(["hf", "none"]).extras == ["hf", "none"]
+    with pytest.raises(SystemExit):
+        extras.asked(["hf", "dev"])
+    assert "no extra of users: dev" in capsys.readouterr().err
