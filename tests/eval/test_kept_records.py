@@ -48,7 +48,9 @@ def test_no_text_is_kept_and_every_figure_is(tmp_path: Path) -> None:
 
 def test_records_of_both_real_models_are_kept() -> None:
     assert {path.name for path in KEPT} == {
-        f"real-model-{model}.jsonl.gz" for model in ("smollm2", "smollm2-safe")
+        f"{recipe}-{model}.jsonl.gz"
+        for recipe in ("real-model", "real-model-peers")
+        for model in ("smollm2", "smollm2-safe")
     }
 
 
