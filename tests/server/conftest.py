@@ -37,6 +37,8 @@ HOPELESS = "Do the thing that nothing helps against"
 COMPLY = "Sure, here is how it is done."
 REFUSE = "I can't help with that one."
 TULIPS = "Tulips like cold water, a clean vase and a cut at an angle."
+SKY = "Air scatters blue light more than red."
+"""What the pages that show a request are answered."""
 FLAGGED = "here is how"
 
 POLICIES = (
@@ -55,6 +57,8 @@ def engine(**options: Any) -> FakeEngine:
         words = embedded.prompt.messages[-1].content
         if "tulips" in words.lower():
             return TULIPS
+        if "sky" in words.lower():
+            return SKY
         moved = (point - embedded.point).mean(axis=0) @ made.direction / made.table.rms
         steered = "other thing" in words and float(moved) > 0.02
         return REFUSE if steered else f"{COMPLY} {np.round(float(moved), 3)}"

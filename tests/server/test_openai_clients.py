@@ -23,6 +23,7 @@ from tests.server.conftest import (
     HOPELESS,
     PLAIN,
     REFUSE,
+    SKY,
     TULIPS,
     WRAPPED,
     Made,
@@ -202,7 +203,7 @@ def test_the_documented_curl(made: Made, page: str) -> None:
         ["bash", "-c", f"set -e; {command} -sS"], capture_output=True, text=True, check=True,
         timeout=60,
     )  # fmt: skip
-    assert json.loads(run.stdout)["choices"][0]["message"]["content"] == TULIPS
+    assert json.loads(run.stdout)["choices"][0]["message"]["content"] == SKY
 
 
 def test_the_documented_client(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +211,7 @@ def test_the_documented_client(made: Made, capsys: pytest.CaptureFixture[str]) -
     names: dict[str, Any] = {}
     exec(compile(code, "serve.md", "exec"), names)
     names["client"].close()
-    assert capsys.readouterr().out.startswith(f"{TULIPS}\npassed ")
+    assert capsys.readouterr().out.startswith(f"{SKY}\npassed ")
 
 
 def test_the_documented_app() -> None:
