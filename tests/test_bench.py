@@ -26,6 +26,7 @@ from rerail.engines import FakeEngine, Sampling
 from rerail.engines.base import WatchingEngine
 from rerail.errors import PromptError
 from rerail.moderators import FakeModerator
+from rerail.moderators.combine import Combined
 from rerail.panel import Panel
 from rerail.policy import Policy
 from rerail.settings import OptimizerSettings
@@ -49,7 +50,7 @@ def make(prompts=(*PROMPTS, *FINE), **changes):
     optimizer = OptimizerSettings.of("fast", **search)
     policy = Policy(name="p", moderators=("fake",), optimizer=optimizer, **changes)
     engine = Mixed(comply=COMPLY, refuse=REFUSE)
-    return Bench(engine, FakeModerator, policy, prompts, repetitions=2)
+    return Bench(engine, FakeModerator(), policy, prompts, repetitions=2)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def document():
 
 def test_figures_are_those_of_the_responses(document):
     bench = make()
-    responses = Aligner(bench.engine, Panel(bench.policy, bench.moderator()),
+    responses = Aligner(bench.engine, Panel(bench.policy, bench.moderator),
                         sampling=bench.sampling).align_many(PROMPTS)  # fmt: skip
     tokens = [r.cost.generated_tokens for r in responses]
     fast = document["fast"]
@@ -90,11 +91,8 @@ def test_streams_are_measured_beside_whole_ones():
 
 
 def test_what_only_the_moderators_that_confirm_flag_is_counted():
-    bench = replace(
-        make(),
-        moderator=lambda: FakeModerator(words=["never"]),
-        confirm=lambda: FakeModerator(name="second"),
-    )
+    lax, strict = FakeModerator(words=["never"]), FakeModerator(name="second")
+    bench = replace(make(), moderator=lax, confirm=strict)
     fast = bench.run(["fast"], sizes=(1,))["fast"]
     assert (fast["flagged"], fast["steered"]) == (len(PROMPTS), len(PROMPTS))
 
@@ -113,7 +111,7 @@ def test_naturalness_is_compared_where_both_steered():
             bench.engine,
             Panel(
                 bench.policy.model_copy(update={"optimizer": bench.settings(method)}),
-                bench.moderator(),
+                bench.moderator,
             ),
             sampling=bench.sampling,
         ).align_many(bench.prompts)
@@ -149,22 +147,24 @@ def test_every_size_answers_the_same_prompts(monkeypatch):
 
 def test_what_a_moderator_remembers_does_not_make_the_next_measurement_cheaper():
     class Remembers(FakeModerator):
-        read = 0
-
         def __init__(self):
             super().__init__()
-            self.known = {}
+            self.read, self.known = 0, {}
+
+        def forget(self):
+            self.known.clear()
 
         def score(self, exchanges):
             for new in set(exchanges) - self.known.keys():
-                type(self).read += 1
+                self.read += 1
                 self.known[new] = super().score([new])[0]
             return [self.known[each] for each in exchanges]
 
-    bench = replace(make(FINE), moderator=Remembers)
+    remembers = Remembers()
+    bench = replace(make(FINE), moderator=Combined([remembers]))
     assert bench._overhead(1)["prompts"] == OVERHEAD_PROMPTS
     # Once to find those that pass, and once in each repetition; they are two texts.
-    assert Remembers.read == (1 + MIN_OVERHEAD_REPETITIONS) * len(FINE)
+    assert remembers.read == (1 + MIN_OVERHEAD_REPETITIONS) * len(FINE)
 
 
 def test_the_promised_keys_are_there_and_json(document):
@@ -236,7 +236,7 @@ def test_a_timed_engine_answers_as_the_engine_and_can_be_watched_if_that_can(mon
 
 def test_memory_is_measured_around_the_requests():
     bench = make()
-    aligner = Aligner(bench.engine, Panel(bench.policy, bench.moderator()))
+    aligner = Aligner(bench.engine, Panel(bench.policy, bench.moderator))
     figures = soak(aligner, PROMPTS, 40)
     assert figures["requests"] == sum(figures["outcomes"].values()) == 40
     assert figures["resident_mib_before"] > 1

@@ -70,10 +70,9 @@ class Bench:
 
     Attributes:
         engine: runs the model.
-        moderator: makes the one that judges, anew for every measurement: some remember what they
-            have read.
-        confirm: makes the one that must accept, too; None where the policy has none.
-        gate: makes the moderators of its gate, if it has one.
+        moderator: judges.
+        confirm: must accept, too, if the policy has such moderators.
+        gate: the moderators of its gate, if it has one.
         policy: its optimiser is replaced by the preset of each method but its own.
         prompts: what is asked. Where more are needed they are asked again, with other seeds.
         max_new_tokens: of each answer.
@@ -82,11 +81,11 @@ class Bench:
     """
 
     engine: Engine
-    moderator: Callable[[], Moderator]
+    moderator: Moderator
     policy: Policy
     prompts: Sequence[Prompt]
-    confirm: Callable[[], Moderator | None] = lambda: None
-    gate: Callable[[], Sequence[Moderator]] = tuple
+    confirm: Moderator | None = None
+    gate: Sequence[Moderator] = ()
     max_new_tokens: int = 128
     repetitions: int = 3
     seed: int = 0
@@ -163,12 +162,15 @@ class Bench:
     def _aligner(
         self, method: str, engine: Engine | None = None, release: str = "whole"
     ) -> Aligner:
-        """An aligner that remembers no verdict yet."""
+        """An aligner that remembers no verdict yet, and whose moderators remember none."""
+        for moderator in filter(None, (self.moderator, self.confirm, *self.gate)):
+            if forget := getattr(moderator, "forget", None):
+                forget()
         changes = {"optimizer": self.settings(method), "release": release}
         policy = self.policy.model_copy(update=changes)
         return Aligner(
             engine or self.engine,
-            Panel(policy, self.moderator(), self.confirm(), self.gate()),
+            Panel(policy, self.moderator, self.confirm, self.gate),
             sampling=self.sampling,
             seed=self.seed,
             max_open=max(64, len(self.prompts)),
@@ -440,12 +442,11 @@ class Bench:
         clock = Clock()
         engine = timed(self.engine, clock)
         policy = self.policy.model_copy(update={"optimizer": self.settings("fast")})
-        confirm = self.confirm()
-        confirm = timed(confirm, clock) if confirm else None
-        gate = [timed(moderator, clock) for moderator in self.gate()]
+        confirm = timed(self.confirm, clock) if self.confirm else None
+        gate = [timed(moderator, clock) for moderator in self.gate]
         aligner = Aligner(
             engine,
-            Panel(policy, timed(self.moderator(), clock), confirm, gate),
+            Panel(policy, timed(self.moderator, clock), confirm, gate),
             sampling=self.sampling,
             seed=self.seed,
         )

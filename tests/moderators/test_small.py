@@ -140,6 +140,9 @@ def test_of_an_answer_that_grows_only_what_is_new_is_read(monkeypatch: pytest.Mo
     read.clear()
     assert used.score(grown) == growing
     assert read == []
+    used.forget()
+    used.score(grown)
+    assert read
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t ", "\u200b\ufeff", "\u00ad "])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,13 +101,14 @@ def bench(
         with options.working(f"answering {soak} requests"):
             figures = soaked(setup.aligner(), prompts, soak)
         return Report(figures, lambda console: _print_soak(console, figures), as_json)
+    moderator, confirm = load_moderator(setup.policy), load_confirm(setup.policy)
     what = Bench(
         setup.engine(),
-        partial(load_moderator, setup.policy),
+        moderator,
         setup.policy,
         prompts,
-        confirm=partial(load_confirm, setup.policy),
-        gate=partial(load_gate, setup.policy),
+        confirm=confirm,
+        gate=load_gate(setup.policy),
         max_new_tokens=max_new_tokens,
         repetitions=repetitions,
         seed=seed,

@@ -49,6 +49,12 @@ class Combined:
         """What the members count, by name."""
         return {name: stats for m in self._members for name, stats in counters(m).items()}
 
+    def forget(self) -> None:
+        """Have the members forget what they remember of answers, if they do."""
+        for member in self._members:
+            if forget := getattr(member, "forget", None):
+                forget()
+
     def score(self, exchanges: Sequence[Exchange]) -> list[Score]:
         """One verdict per exchange from one call to each member."""
         verdicts = [member.score(exchanges) for member in self._members]

@@ -90,6 +90,11 @@ class SmallModerator:
                 scores[i] = Score.of(dict(zip(CATEGORIES, row.tolist(), strict=True)))
         return scores
 
+    def forget(self) -> None:
+        """Read every window again: what is measured next is to be paid for."""
+        with self._lock:
+            self._known.clear()
+
     def logits(self, exchanges: Sequence[Exchange]) -> NDArray[np.float64]:
         """``(n, 6)``: of each answer the largest logit of its windows, per category."""
         inputs, owners = self._inputs(exchanges)
